@@ -1,0 +1,54 @@
+"""Every error that ferdeploy raises on purpose, each with a message of one line.
+
+The tree::
+
+    FerDeployError              could not be done: exit code 1, `error: <message>` on stderr
+    ├── DataError               a data set, face or picture cannot be used
+    ├── RecipeError             a recipe is unknown, or a key or value in it is wrong
+    ├── RunError                a run folder, checkpoint or weights file is missing, damaged or of another run
+    ├── TrainingError           training cannot go on (loss not finite, device lost)
+    ├── ExportError             a file could not be written as asked
+    │   └── ParityError         the file does not say what the PyTorch model says
+    ├── ModelFileError          an ONNX file breaks the contract, or is unsafe to load
+    └── UnavailableError        an engine, device or optional package is absent
+
+A message says what is wrong, where (file, row, key), and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class FerDeployError(Exception):
+    """Base of all errors raised on purpose. `str(error)` is one line, fit to be shown to a user."""
+
+
+class DataError(FerDeployError):
+    """A data set, face or picture cannot be used as it is."""
+
+
+class RecipeError(FerDeployError):
+    """A recipe is unknown, or a key or value in it is wrong."""
+
+
+class RunError(FerDeployError):
+    """A run folder, checkpoint or weights file is missing, damaged, or belongs to another run."""
+
+
+class TrainingError(FerDeployError):
+    """Training cannot go on."""
+
+
+class ExportError(FerDeployError):
+    """An ONNX file could not be written as asked."""
+
+
+class ParityError(ExportError):
+    """An exported file does not say what the PyTorch model says."""
+
+
+class ModelFileError(FerDeployError):
+    """An ONNX file breaks the contract, or is not safe to load."""
+
+
+class UnavailableError(FerDeployError):
+    """An engine, a device or an optional package is absent."""
