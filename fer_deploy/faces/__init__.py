@@ -1,0 +1,8 @@
+"""Faces to learn from and to be judged by: FER2013 in every layout people have, FER+ votes, and drawn faces."""
+
+from __future__ import annotations
+
+from fer_deploy.faces.dataset import OFFICIAL_COUNTS, SPLITS, Dataset, Faces
+from fer_deploy.faces.load import load_dataset
+
+__all__ = ["OFFICIAL_COUNTS", "SPLITS", "Dataset", "Faces", "load_dataset"]

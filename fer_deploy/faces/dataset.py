@@ -1,0 +1,184 @@
+"""What a data set of faces is: three splits of 48x48 grey faces with labels, and the copies among them.
+
+A `Dataset` is FER2013 only when its class counts are the official ones (`OFFICIAL_COUNTS`); every other one keeps the
+name of its source and is never reported as FER2013.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import DataError
+
+SIZE = 48
+"""Height and width of a face, in pixels."""
+
+SPLITS: tuple[str, ...] = ("training", "validation", "test")
+"""The splits in order; FER2013 calls them Training, PublicTest and PrivateTest."""
+
+OFFICIAL_COUNTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "training": (3995, 436, 4097, 7215, 4830, 3171, 4965),
+        "validation": (467, 56, 496, 895, 653, 415, 607),
+        "test": (491, 55, 528, 879, 594, 416, 626),
+    }
+)
+"""Faces of each class in each split of FER2013, as its authors published it (ICML 2013 workshop, Kaggle)."""
+
+VOTE_NAMES: tuple[str, ...] = (
+    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "not_face",
+)  # fmt: skip
+"""The ten columns of FER+ votes, in the order of fer2013new.csv (github.com/microsoft/FERPlus)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """Labelled grey faces, in the order of their source.
+
+    Attributes:
+        images: uint8 (n, 48, 48), 0 black to 255 white.
+        labels: int64 (n,), 0 to 6 in the order of `EMOTIONS`.
+        rows: int64 (n,), the row (from 0, header not counted) or file number of each face in its source.
+        votes: uint8 (n, 10) FER+ votes in the order of `VOTE_NAMES`, or None where there are none.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    votes: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        _expect("images", self.images, np.uint8, (count, SIZE, SIZE))
+        _expect("labels", self.labels, np.int64, (count,))
+        _expect("rows", self.rows, np.int64, (count,))
+        if self.votes is not None:
+            _expect("votes", self.votes, np.uint8, (count, len(VOTE_NAMES)))
+        if count and not (0 <= self.labels.min() and self.labels.max() < len(EMOTIONS)):
+            raise ValueError(f"labels must be 0 to {len(EMOTIONS) - 1}, got {self.labels.min()} to {self.labels.max()}")
+
+    def __len__(self) -> int:
+        """How many faces there are."""
+        return len(self.images)
+
+    def take(self, which: NDArray[Any]) -> Self:
+        """The faces that an index array or a boolean mask (n,) picks, in that order."""
+        votes = None if self.votes is None else self.votes[which]
+        return type(self)(self.images[which], self.labels[which], self.rows[which], votes)
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """How many faces each of the seven classes has."""
+        return tuple(int(count) for count in np.bincount(self.labels, minlength=len(EMOTIONS)))
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No faces at all."""
+        none = np.empty(0, np.int64)
+        return cls(np.empty((0, SIZE, SIZE), np.uint8), none, none)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits of faces, and what is known of them.
+
+    Attributes:
+        name: "FER2013" for the official one only, "synthetic", or the name of the source's file or folder.
+        official: whether the class counts of every split are FER2013's.
+        sha256: 64 hexadecimal digits that depend on pixels, labels and splits alone: not on the kind of file, its
+            compression or the order of its rows.
+        training: the faces to learn from; `clean_training` is what a scored network may learn from.
+        validation: the faces on which everything is chosen (PublicTest).
+        test: the faces that are scored once, for the report (PrivateTest).
+        notes: what a reader should know of how the data was read, a sentence each.
+    """
+
+    name: str
+    official: bool
+    sha256: str
+    training: Faces
+    validation: Faces
+    test: Faces
+    notes: tuple[str, ...] = ()
+
+    def split(self, name: str) -> Faces:
+        """The faces of the split "training", "validation" or "test"; ValueError for any other name."""
+        if name not in SPLITS:
+            raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
+        faces: Faces = getattr(self, name)
+        return faces
+
+    @property
+    def split_names(self) -> Mapping[str, str]:
+        """How each split is shown to people: FER2013's own names for FER2013."""
+        shown = ("Training", "PublicTest", "PrivateTest") if self.official else SPLITS
+        return dict(zip(SPLITS, shown, strict=True))
+
+    @cached_property
+    def copies(self) -> NDArray[np.bool_]:
+        """Training rows, bool (n,), whose pixels equal those of any validation or test row: 703 in FER2013."""
+        return _occurs_in(self.training, _pixels(self.validation) | _pixels(self.test))
+
+    @cached_property
+    def clean_training(self) -> Faces:
+        """Training without `copies`: 28,006 faces in FER2013."""
+        return self.training.take(~self.copies)
+
+    @cached_property
+    def unseen_test(self) -> NDArray[np.bool_]:
+        """Test rows, bool (n,), whose pixels occur in no training or validation row: 3,275 in FER2013."""
+        return ~_occurs_in(self.test, _pixels(self.training) | _pixels(self.validation))
+
+    @classmethod
+    def of(
+        cls, name: str, training: Faces, *, validation: Faces, test: Faces, official: bool, notes: tuple[str, ...] = ()
+    ) -> Self:
+        """A data set whose `sha256` is worked out here; DataError when a split has no face."""
+        splits = {"training": training, "validation": validation, "test": test}
+        for split, faces in splits.items():
+            if not len(faces):
+                raise DataError(f"{name}: the {split} split has no face; all of {', '.join(SPLITS)} are needed")
+        return cls(name, official, content_sha256(splits), training, validation, test, notes)
+
+
+def content_sha256(splits: Mapping[str, Faces]) -> str:
+    """A SHA-256 of pixels, labels and splits that does not depend on the order of rows.
+
+    Each row is hashed with its split's and label's numbers, the rows' digests are sorted, and the whole is hashed.
+    """
+    digests: list[bytes] = []
+    for number, split in enumerate(SPLITS):
+        faces = splits[split]
+        images = np.ascontiguousarray(faces.images).reshape(len(faces), -1)
+        for image, label in zip(images, faces.labels.tolist(), strict=True):
+            digest = hashlib.sha256(bytes((number, label)))
+            digest.update(image.data)
+            digests.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def pixel_keys(faces: Faces) -> list[bytes]:
+    """The pixels of each face as bytes: equal for exact copies, and only for them."""
+    return [image.tobytes() for image in faces.images]
+
+
+def _pixels(faces: Faces) -> set[bytes]:
+    return set(pixel_keys(faces))
+
+
+def _occurs_in(faces: Faces, others: set[bytes]) -> NDArray[np.bool_]:
+    return np.fromiter((key in others for key in pixel_keys(faces)), bool, len(faces))
+
+
+def _expect(what: str, array: NDArray[Any], dtype: type, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{what} must be {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
