@@ -1,0 +1,433 @@
+"""What every ONNX file of ours holds to, checked on the file's bytes before any engine is given them.
+
+A model file is a program: it can name files beside it, call into libraries, loop for ever, or be somebody else's
+classifier with other labels. `check_model_file` therefore reads the file's structure with a small protobuf reader of
+its own (the runtime needs neither `onnx` nor `protobuf`) and refuses whatever the contract does not allow. It runs
+nothing and allocates nothing beyond the file's own bytes.
+
+The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3, the encoding that of
+https://protobuf.dev/programming-guides/encoding/.
+
+>>> contract = check_model_file("exports/B.onnx")  # doctest: +SKIP
+>>> contract.name, contract.precision, contract.opset  # doctest: +SKIP
+('B', 'fp32', 18)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import ModelFileError
+
+INPUT_NAME = "faces"
+"""The one input: uint8 (batch, height, width, 3), RGB."""
+OUTPUT_NAME = "probabilities"
+"""The one output: float32 (batch, 7), rows that sum to 1."""
+PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "int8")
+"""How the weights of a file may be stored."""
+OPSET_VERSION = 18
+"""The default domain's version that we write: ONNX Runtime reads it from 1.14 on."""
+MAXIMUM_OPSET = 19
+"""The newest version that ONNX Runtime 1.16 reads."""
+IR_VERSION = 8
+"""The file format's version that we write: ONNX Runtime reads it from 1.10 on."""
+MAXIMUM_IR_VERSION = 9
+"""The newest version that ONNX Runtime 1.16 reads."""
+MAXIMUM_BYTES = 1 << 30
+"""A file larger than this is refused: the largest network of the registry has 80 million weights, 321 MB."""
+MAXIMUM_NODES = 20_000
+"""A graph with more nodes is refused: five EfficientNets fused have under 2,000."""
+MAXIMUM_FIELDS = 4_000_000
+"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes."""
+CONTROL_FLOW: frozenset[str] = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""Operators that hold graphs of their own. A classifier needs none, and a loop may never end."""
+
+_UINT8, _FLOAT32 = 2, 1  # TensorProto.DataType
+_EXTERNAL = 1  # TensorProto.DataLocation
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What a file that holds to the contract says of itself."""
+
+    source: str
+    """The file, as it was named to us."""
+    bytes: int
+    """The file's size."""
+    sha256: str
+    """The SHA-256 of the file, 64 hexadecimal digits."""
+    ir_version: int
+    opset: int
+    """The version of the default operator domain."""
+    shape: tuple[int | None, int | None, int | None]
+    """Batch, height and width of the input; None for an axis of any size."""
+    operators: Mapping[str, int]
+    """How many nodes of each operator the graph has."""
+    metadata: Mapping[str, str]
+    """The file's `metadata_props`, all of them."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The seven labels, in the order of the output's columns."""
+        return EMOTIONS
+
+    @property
+    def name(self) -> str:
+        """The model's name, as in `B+E`; the file's stem where the file does not say."""
+        return self.metadata.get("name") or Path(self.source).name.split(".")[0]
+
+    @property
+    def precision(self) -> str:
+        """How weights are stored: one of PRECISIONS."""
+        return self.metadata.get("precision", "fp32")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The runs that are fused in the file, in order; empty where the file does not say."""
+        return _strings(self.metadata.get("members"))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Each member's share in the fusion; empty where the file does not say."""
+        return tuple(
+            float(value) for value in _json_list(self.metadata.get("weights")) if isinstance(value, int | float)
+        )
+
+    @property
+    def is_static(self) -> bool:
+        """Whether an axis of the input has a fixed size."""
+        return any(axis is not None for axis in self.shape)
+
+
+def check_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) -> ModelContract:
+    """Read the structure of the ONNX file at `path`, and refuse it if it breaks the contract.
+
+    Raises ModelFileError: no such file, larger than `maximum_bytes`, not an ONNX file or a damaged one, external data,
+    operators outside the default domain, functions, control flow, an opset or format that ONNX Runtime 1.16 can't
+    read, or other inputs, outputs or labels than the contract's.
+    """
+    return read_model_file(path, maximum_bytes=maximum_bytes)[1]
+
+
+def read_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) -> tuple[bytes, ModelContract]:
+    """As `check_model_file`, and give the bytes that were checked.
+
+    An engine that is handed these bytes, rather than the path, can't be given a file that was exchanged after the
+    check, and can't follow a path out of it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder: name an .onnx file in it")
+    try:
+        size = path.stat().st_size
+        if size > maximum_bytes:
+            raise ModelFileError(f"{path} has {size:,} bytes, more than the {maximum_bytes:,} that are allowed")
+        with path.open("rb") as file:
+            content = file.read(maximum_bytes + 1)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} does not exist: export it, or name another file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from None
+    return content, check_model_bytes(content, source=str(path), maximum_bytes=maximum_bytes)
+
+
+def check_model_bytes(
+    content: bytes, *, source: str = "the model", maximum_bytes: int = MAXIMUM_BYTES
+) -> ModelContract:
+    """As `check_model_file`, for a file that is in memory; `source` names it in errors."""
+    if len(content) > maximum_bytes:
+        raise ModelFileError(f"{source} has {len(content):,} bytes, more than the {maximum_bytes:,} that are allowed")
+    if content.startswith(b"version https://git-lfs"):
+        raise ModelFileError(f"{source} is a Git LFS pointer, not the model: run `git lfs pull`")
+    try:
+        reader = _Reader(MAXIMUM_FIELDS)
+        model = reader.message(memoryview(content))
+        if not content or not model.has(7) or not model.has(1):
+            raise _BrokenError("it has no graph")
+        return _check_model(reader, model, content, source)
+    except _BrokenError as error:
+        raise ModelFileError(f"{source} is not an ONNX file, or a damaged one: {error}") from None
+    except _RefusedError as error:
+        raise ModelFileError(f"{source} is refused: {error}") from None
+
+
+def _check_model(reader: _Reader, model: _Message, content: bytes, source: str) -> ModelContract:
+    ir_version = model.integer(1)
+    if not 3 <= ir_version <= MAXIMUM_IR_VERSION:
+        raise _RefusedError(
+            f"its format is IR version {ir_version}, and ONNX Runtime 1.16 reads up to {MAXIMUM_IR_VERSION}"
+        )
+    if model.has(25):
+        raise _RefusedError("it defines functions of its own, and only standard operators are allowed")
+    if model.has(20):
+        raise _RefusedError("it holds training graphs, and only inference is allowed")
+    opset = _check_opsets(reader, model)
+    graph = reader.message(model.single(7, "graph"))
+    operators = _check_graph(reader, graph)
+    shape = _check_ends(reader, graph)
+    metadata = {}
+    for entry in model.messages(14):
+        pair = reader.message(entry)
+        key = pair.text(1)
+        if key in metadata:
+            raise _RefusedError(f"its metadata names {key!r} twice")
+        metadata[key] = pair.text(2)
+    _check_metadata(metadata)
+    return ModelContract(
+        source=source,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        ir_version=ir_version,
+        opset=opset,
+        shape=shape,
+        operators=MappingProxyType(dict(sorted(operators.items()))),
+        metadata=MappingProxyType(metadata),
+    )
+
+
+def _check_opsets(reader: _Reader, model: _Message) -> int:
+    versions: dict[str, int] = {}
+    for entry in model.messages(8):
+        pair = reader.message(entry)
+        domain = pair.text(1)
+        if domain not in ("", "ai.onnx"):
+            raise _RefusedError(f"it asks for operators of the domain {domain!r}, and only standard ones are allowed")
+        versions[domain] = pair.integer(2)
+    if len(versions) != 1:
+        raise _RefusedError("it names no version, or several, of the standard operators")
+    (opset,) = versions.values()
+    if not 13 <= opset <= MAXIMUM_OPSET:
+        raise _RefusedError(f"it uses operator set {opset}; ONNX Runtime 1.16 reads up to {MAXIMUM_OPSET}, we from 13")
+    return opset
+
+
+def _check_graph(reader: _Reader, graph: _Message) -> Counter[str]:
+    for tensor in graph.messages(5):
+        _check_tensor(reader, tensor)
+    if graph.has(15):
+        raise _RefusedError("it holds sparse weights")
+    operators: Counter[str] = Counter()
+    nodes = graph.messages(1)
+    if len(nodes) > MAXIMUM_NODES:
+        raise _RefusedError(f"its graph has {len(nodes):,} nodes, more than the {MAXIMUM_NODES:,} that are allowed")
+    for content in nodes:
+        node = reader.message(content)
+        operator = node.text(4)
+        for domain in node.texts(7):
+            if domain not in ("", "ai.onnx"):
+                raise _RefusedError(f"it uses the custom operator {domain}::{operator}; only standard ones are allowed")
+        if operator in CONTROL_FLOW:
+            raise _RefusedError(f"it uses the operator {operator}: control flow is not allowed")
+        for attribute_content in node.messages(5):
+            attribute = reader.message(attribute_content)
+            if attribute.has(6) or attribute.has(11):
+                raise _RefusedError(f"its operator {operator} holds a graph: control flow is not allowed")
+            if attribute.has(22) or attribute.has(23):
+                raise _RefusedError("it holds sparse weights")
+            for tensor in attribute.messages(5) + attribute.messages(10):
+                _check_tensor(reader, tensor)
+        operators[operator] += 1
+    if not operators:
+        raise _RefusedError("its graph is empty")
+    return operators
+
+
+def _check_tensor(reader: _Reader, content: memoryview) -> None:
+    tensor = reader.message(content)
+    if tensor.has(13) or any(value == _EXTERNAL for value in tensor.integers(14)):
+        raise _RefusedError(f"its tensor {tensor.text(8)!r} lies in another file: external data is not allowed")
+
+
+def _check_ends(reader: _Reader, graph: _Message) -> tuple[int | None, int | None, int | None]:
+    inputs = [_read_end(reader, content) for content in graph.messages(11)]
+    outputs = [_read_end(reader, content) for content in graph.messages(12)]
+    wanted = f"one input {INPUT_NAME!r}, uint8 [batch, height, width, 3]"
+    if len(inputs) != 1 or inputs[0][0] != INPUT_NAME:
+        raise _RefusedError(f"it must have {wanted}; it has {_names(inputs)}")
+    _, kind, shape = inputs[0]
+    if kind != _UINT8 or shape is None or len(shape) != 4 or shape[3] != 3:
+        raise _RefusedError(f"it must have {wanted}; its input has type {kind} and shape {_shape(shape)}")
+    wanted = f"one output {OUTPUT_NAME!r}, float32 [batch, {len(EMOTIONS)}]"
+    if len(outputs) != 1 or outputs[0][0] != OUTPUT_NAME:
+        raise _RefusedError(f"it must have {wanted}; it has {_names(outputs)}")
+    _, kind, answer = outputs[0]
+    if kind != _FLOAT32 or answer is None or len(answer) != 2 or answer[1] != len(EMOTIONS):
+        raise _RefusedError(f"it must have {wanted}; its output has type {kind} and shape {_shape(answer)}")
+    batch, height, width = shape[:3]
+    if 0 in (batch, height, width):
+        raise _RefusedError(f"its input has an axis of size 0: {_shape(shape)}")
+    return batch, height, width
+
+
+_End = tuple[str, int, tuple[int | None, ...] | None]
+
+
+def _read_end(reader: _Reader, content: memoryview) -> _End:
+    """Name, element type (0: not a tensor) and shape (None: not said) of a graph's input or output."""
+    value = reader.message(content)
+    name = value.text(1)
+    if not value.has(2):
+        return name, 0, None
+    kind = reader.message(value.single(2, "type"))
+    if not kind.has(1):
+        return name, 0, None
+    tensor = reader.message(kind.single(1, "tensor type"))
+    if not tensor.has(2):
+        return name, tensor.integer(1), None
+    axes: list[int | None] = []
+    for axis_content in reader.message(tensor.single(2, "shape")).messages(1):
+        axis = reader.message(axis_content)
+        axes.append(axis.integer(1) if axis.has(1) and not axis.has(2) else None)
+    return name, tensor.integer(1), tuple(axes)
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
+    if "labels" not in metadata:
+        raise _RefusedError("its metadata has no `labels`: it is not one of ferdeploy's files")
+    labels = _strings(metadata["labels"])
+    if labels != EMOTIONS:
+        raise _RefusedError(f"its labels are {metadata['labels'][:120]}, and must be {json.dumps(EMOTIONS)}")
+    precision = metadata.get("precision", "fp32")
+    if precision not in PRECISIONS:
+        raise _RefusedError(f"its precision is {precision[:40]!r}, and must be one of {', '.join(PRECISIONS)}")
+    members, weights = _json_list(metadata.get("members")), _json_list(metadata.get("weights"))
+    if not all(isinstance(weight, int | float) for weight in weights) or len(members) != len(weights):
+        raise _RefusedError("its metadata must name as many `weights`, numbers, as `members`")
+
+
+def _json_list(text: str | None) -> list[object]:
+    """The list that `text` holds as JSON; empty for None, and for anything else than a list."""
+    try:
+        value = json.loads(text or "[]")
+    except (ValueError, RecursionError):
+        return []
+    return value if isinstance(value, list) else []
+
+
+def _strings(text: str | None) -> tuple[str, ...]:
+    values = _json_list(text)
+    return tuple(value for value in values if isinstance(value, str)) if values else ()
+
+
+def _names(ends: list[_End]) -> str:
+    return ", ".join(repr(name[:60]) for name, _, _ in ends[:8]) or "none"
+
+
+def _shape(shape: tuple[int | None, ...] | None) -> str:
+    return "unknown" if shape is None else f"[{', '.join('any' if axis is None else str(axis) for axis in shape)}]"
+
+
+class _BrokenError(Exception):
+    """The bytes are not a well-formed ONNX message."""
+
+
+class _RefusedError(Exception):
+    """The message is well formed, and not what the contract allows."""
+
+
+class _Message:
+    """The fields of one protobuf message, by number, in the order in which they were met."""
+
+    def __init__(self, numbers: dict[int, list[int]], parts: dict[int, list[memoryview]]) -> None:
+        self._numbers = numbers
+        self._parts = parts
+
+    def has(self, field: int) -> bool:
+        return field in self._parts or field in self._numbers
+
+    def integers(self, field: int) -> list[int]:
+        return self._numbers.get(field, [])
+
+    def integer(self, field: int) -> int:
+        """The last value, as protobuf has it; 0 where there is none. Two's complement over 64 bits."""
+        values = self._numbers.get(field)
+        if not values:
+            return 0
+        return values[-1] - (1 << 64) if values[-1] >> 63 else values[-1]
+
+    def messages(self, field: int) -> list[memoryview]:
+        return self._parts.get(field, [])
+
+    def single(self, field: int, what: str) -> memoryview:
+        """The one part; protobuf would merge several, which no writer does and which could hide something."""
+        parts = self._parts.get(field, [])
+        if len(parts) != 1:
+            raise _BrokenError(f"it must have one {what}, and has {len(parts)}")
+        return parts[0]
+
+    def texts(self, field: int) -> list[str]:
+        try:
+            return [str(part, "utf-8") for part in self._parts.get(field, [])]
+        except UnicodeDecodeError:
+            raise _BrokenError("a text in it is not UTF-8") from None
+
+    def text(self, field: int) -> str:
+        values = self.texts(field)
+        return values[-1] if values else ""
+
+
+class _Reader:
+    """Splits messages into fields, and counts them."""
+
+    def __init__(self, maximum_fields: int) -> None:
+        self._left = maximum_fields
+
+    def message(self, content: memoryview) -> _Message:
+        numbers: dict[int, list[int]] = {}
+        parts: dict[int, list[memoryview]] = {}
+        for field, value in self._fields(content):
+            if isinstance(value, int):
+                numbers.setdefault(field, []).append(value)
+            else:
+                parts.setdefault(field, []).append(value)
+        return _Message(numbers, parts)
+
+    def _fields(self, content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+        position, end = 0, len(content)
+        while position < end:
+            self._left -= 1
+            if self._left < 0:
+                raise _RefusedError(f"it has more than {MAXIMUM_FIELDS:,} parts")
+            key, position = _varint(content, position)
+            field, wire = key >> 3, key & 7
+            if not 1 <= field < 1 << 29:
+                raise _BrokenError(f"it has a field numbered {field}")
+            if wire == _VARINT:
+                number, position = _varint(content, position)
+                yield field, number
+                continue
+            if wire == _BYTES:
+                length, position = _varint(content, position)
+            elif wire == _FIXED32:
+                length = 4
+            elif wire == _FIXED64:
+                length = 8
+            else:
+                raise _BrokenError(f"it has a field of wire type {wire}")
+            if length > end - position:
+                raise _BrokenError("it ends in the middle of a field")
+            if wire == _BYTES:
+                yield field, content[position : position + length]
+            position += length
+
+
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
+    """The number at `position`, least significant seven bits first, and the position after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(content):
+            raise _BrokenError("it ends in the middle of a number")
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & ((1 << 64) - 1), position
+    raise _BrokenError("it has a number of more than ten bytes")
