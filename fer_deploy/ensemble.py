@@ -1,0 +1,212 @@
+"""Fusing the probabilities of several networks: weighted average, reciprocal rank fusion, and the search for weights.
+
+Arrays in, arrays out; `fer_deploy.export.graph` builds the same two fusions into an ONNX file, and the tests hold one
+against the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Fusion = Literal["wap", "rrf"]
+"""`wap`: weighted average of probabilities. `rrf`: reciprocal rank fusion."""
+FUSIONS: tuple[Fusion, ...] = ("wap", "rrf")
+RANK_CONSTANT = 60
+"""The k of reciprocal rank fusion, as in the study and in Cormack, Clarke and Büttcher, SIGIR 2009."""
+MIRROR = "~mirror"
+"""What a member's name ends with when it is the run's view of the mirrored face: `B~mirror`."""
+STUDY_SOURCE = "the study, searched on PrivateTest"
+"""Where the study's weights come from: they were chosen on the very rows that report its accuracy."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Each member's share in a fusion, and where the shares come from.
+
+    >>> Weights.of([1, 3], source="given").values
+    (0.25, 0.75)
+    """
+
+    values: tuple[float, ...]
+    """One share a member, none negative; they sum to 1."""
+    source: str
+    """Where they come from, in words: it is written into the file."""
+    accuracy: float | None = None
+    """Accuracy that a search saw with them, on the data it searched on; None where there was no search."""
+
+    def __post_init__(self) -> None:
+        if not self.values or not all(math.isfinite(value) and value >= 0 for value in self.values):
+            raise ValueError(f"weights must be finite and not negative, got {list(self.values)}")
+        if abs(sum(self.values) - 1) > 1e-6:
+            raise ValueError(f"weights must sum to 1, got {list(self.values)}: use Weights.of to scale them")
+
+    @classmethod
+    def of(cls, values: Sequence[float], *, source: str) -> Self:
+        """Weights in the proportion of `values`, scaled to sum to 1. ValueError where that can't be done."""
+        total = math.fsum(values)
+        if not math.isfinite(total) or total <= 0 or min(values) < 0:
+            raise ValueError(f"weights must be finite, not negative and not all zero, got {list(values)}")
+        return cls(tuple(round(value / total, 12) for value in values), source)
+
+    @classmethod
+    def equal(cls, count: int) -> Self:
+        """The same share for each of `count` members."""
+        return cls((1 / count,) * count, "equal")
+
+
+@dataclass(frozen=True)
+class StudyEnsemble:
+    """A fusion that the study published: its members in order, their weights, how they are fused."""
+
+    members: tuple[str, ...]
+    weights: tuple[float, ...]
+    fusion: Fusion
+
+
+STUDY_ENSEMBLES: Mapping[str, StudyEnsemble] = MappingProxyType(
+    {
+        "A+B+C+D+E": StudyEnsemble(("A", "B", "C", "D", "E"), (0.1, 0.3, 0.1, 0.2, 0.3), "wap"),
+        "B+E": StudyEnsemble(("B", "E"), (0.45, 0.55), "wap"),
+        "B+E.rrf": StudyEnsemble(("B", "E"), (0.55, 0.45), "rrf"),
+    }
+)
+"""The study's own three, by the name that the file gets."""
+
+
+def ensemble_name(members: Sequence[str], *, fusion: Fusion = "wap") -> str:
+    """What a fusion of these members is called: `B+E`, `B+E.rrf`.
+
+    >>> ensemble_name(["B", "B~mirror"])
+    'B+B~mirror'
+    """
+    return "+".join(members) + (".rrf" if fusion == "rrf" else "")
+
+
+def default_weights(members: Sequence[str], *, fusion: Fusion = "wap") -> Weights:
+    """The study's weights for the study's own ensembles, whatever the members' order, and equal ones for the rest."""
+    for study in STUDY_ENSEMBLES.values():
+        if study.fusion == fusion and sorted(study.members) == sorted(members):
+            share = dict(zip(study.members, study.weights, strict=True))
+            return Weights.of([share[member] for member in members], source=STUDY_SOURCE)
+    return Weights.equal(len(members))
+
+
+def weighted_average(probabilities: Sequence[ArrayLike], weights: Sequence[float]) -> NDArray[np.float32]:
+    """The average of members' probabilities, each in proportion to its weight.
+
+    Takes one array (n, classes) a member and as many weights, in any proportion; gives float32 (n, classes) whose rows
+    sum to 1 as the members' rows do. ValueError for arrays of unequal shape, or weights that don't fit.
+    """
+    stacked, shares = _checked(probabilities, weights)
+    fused: NDArray[np.float32] = np.einsum("m,mnc->nc", shares, stacked).astype(np.float32)
+    return fused
+
+
+def reciprocal_rank_fusion(
+    probabilities: Sequence[ArrayLike], weights: Sequence[float], *, k: float = RANK_CONSTANT
+) -> NDArray[np.float32]:
+    """Fuse members by the ranks that they give to the classes: each class scores the sum of weight / (k + rank).
+
+    A member's most probable class has rank 1; of two classes with equal probability the earlier one ranks first. Takes
+    what `weighted_average` takes; gives float32 (n, classes), the scores divided by their sum so that rows sum to 1.
+    They order the classes, and are no measure of confidence: with k = 60 all lie near 1 / classes.
+
+    Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
+    SIGIR 2009.
+    """
+    stacked, shares = _checked(probabilities, weights)
+    if not k > 0:
+        raise ValueError(f"k must be above 0, got {k}")
+    scores = np.einsum("m,mnc->nc", shares, 1 / (k + ranks(stacked)))
+    fused: NDArray[np.float32] = (scores / scores.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return fused
+
+
+def ranks(probabilities: ArrayLike) -> NDArray[np.int64]:
+    """Each class's rank along the last axis: 1 for the most probable; ties go to the earlier class.
+
+    >>> ranks([0.2, 0.5, 0.2, 0.1]).tolist()
+    [2, 1, 3, 4]
+    """
+    order = np.argsort(-np.asarray(probabilities), axis=-1, kind="stable")
+    places: NDArray[np.int64] = np.argsort(order, axis=-1, kind="stable") + 1
+    return places
+
+
+def fuse(
+    probabilities: Sequence[ArrayLike], weights: Sequence[float], *, fusion: Fusion = "wap"
+) -> NDArray[np.float32]:
+    """`weighted_average` or `reciprocal_rank_fusion`, by name."""
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+    return (weighted_average if fusion == "wap" else reciprocal_rank_fusion)(probabilities, weights)
+
+
+def search_weights(
+    probabilities: Sequence[ArrayLike],
+    labels: ArrayLike,
+    *,
+    step: float = 0.05,
+    fusion: Fusion = "wap",
+    source: str = "searched on validation",
+) -> Weights:
+    """The weights on a grid over the simplex with which the fusion gets most of `labels` right.
+
+    Every combination of multiples of `step` that sums to 1 is tried. Of equally accurate ones the one nearest to equal
+    weights is taken, as the least fitted to these rows; of equally near ones the first in the grid's order.
+
+    Give it validation rows, never test rows: the accuracy it finds is the best of many, so the rows that it searched on
+    overstate it.
+
+    Args:
+        probabilities: one array (n, classes) a member.
+        labels: int (n,).
+        step: grid step, a unit fraction (1/20 by default), in (0, 1].
+        fusion: `wap` or `rrf`.
+        source: goes into the result's `source`.
+    """
+    stacked, _ = _checked(probabilities, [1.0] * len(probabilities))
+    truth = np.asarray(labels)
+    if truth.shape != (stacked.shape[1],) or not len(truth):
+        raise ValueError(f"labels must be ({stacked.shape[1]},) and not empty, got {truth.shape}")
+    parts = round(1 / step) if 0 < step <= 1 else 0
+    if not parts or abs(parts * step - 1) > 1e-9:
+        raise ValueError(f"step must be 1 divided by a whole number, got {step}")
+    count = len(stacked)
+    scored = stacked if fusion == "wap" else 1 / (RANK_CONSTANT + ranks(stacked))
+    best: tuple[int, float] | None = None
+    found: tuple[int, ...] = ()
+    for shares in _simplex(count, parts):
+        fused = np.tensordot(np.asarray(shares, np.float64), scored, axes=1)
+        right = int((fused.argmax(axis=1) == truth).sum())
+        distance = sum((share / parts - 1 / count) ** 2 for share in shares)
+        if best is None or right > best[0] or (right == best[0] and distance < best[1] - 1e-12):
+            best, found = (right, distance), shares
+    assert best is not None
+    return Weights(tuple(share / parts for share in found), source, best[0] / len(truth))
+
+
+def _simplex(count: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """All `count` whole numbers from 0 that sum to `parts`, in lexicographic order."""
+    for bars in itertools.combinations(range(parts + count - 1), count - 1):
+        edges = (-1, *bars, parts + count - 1)
+        yield tuple(right - left - 1 for left, right in itertools.pairwise(edges))
+
+
+def _checked(
+    probabilities: Sequence[ArrayLike], weights: Sequence[float]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    arrays = [np.asarray(array, np.float64) for array in probabilities]
+    if not arrays or any(array.ndim != 2 or array.shape != arrays[0].shape for array in arrays):
+        raise ValueError(f"members must have probabilities of one shape (n, classes), got {[a.shape for a in arrays]}")
+    if len(weights) != len(arrays):
+        raise ValueError(f"{len(arrays)} members need as many weights, got {len(weights)}")
+    return np.stack(arrays), np.asarray(Weights.of(weights, source="given").values, np.float64)
