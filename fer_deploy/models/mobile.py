@@ -1,0 +1,153 @@
+"""The mobile networks that come from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S and Lite0, MobileNetV3.
+
+The study ran torchvision's. timm's have the same layers in the same order, and fvcore counts the same multiply-adds, to
+the last one; the tests hold both libraries against each other. Dropout and stochastic depth are torchvision's defaults,
+as the study had them. Every padding is symmetric and fixed, so that nothing in the exported graph depends on sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+from torch import nn
+
+from fer_deploy.models.entry import NetworkEntry, Pretrained
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileOptions:
+    """Options of a network of timm."""
+
+    dropout: float = 0.2
+    """Share of features dropped before the last layer while training, [0, 1)."""
+
+    drop_path: float = 0.2
+    """Stochastic depth: share of samples for which the last block is skipped while training, falling linearly to 0
+    at the first, [0, 1)."""
+
+    def __post_init__(self) -> None:
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetOptions(MobileOptions):
+    """Options of MobileNetV3, which torchvision builds without stochastic depth."""
+
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteOptions(MobileOptions):
+    """Options of EfficientNet-Lite0: it can be cut after any stage, and given a head of another width."""
+
+    stages: int = 7
+    """How many of the seven stages are kept, 1 to 7."""
+
+    head: int = 1280
+    """Width of the 1x1 convolution before the pooling."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.stages <= 7:
+            raise ValueError(f"stages must be 1 to 7, got {self.stages}")
+        if self.head < 1:
+            raise ValueError(f"head must be at least 1, got {self.head}")
+
+
+def _from_timm(model: str, classes: int, options: MobileOptions, **extra: Any) -> nn.Module:
+    network: nn.Module = timm.create_model(
+        model,
+        pretrained=False,
+        in_chans=1,
+        num_classes=classes,
+        drop_rate=options.dropout,
+        drop_path_rate=options.drop_path,
+        **extra,
+    )
+    return network
+
+
+def _efficientnet_b0(classes: int, options: MobileOptions) -> nn.Module:
+    return _from_timm("efficientnet_b0", classes, options)
+
+
+def _efficientnet_b1(classes: int, options: MobileOptions) -> nn.Module:
+    return _from_timm("efficientnet_b1", classes, options)
+
+
+def _mobilenetv3_large(classes: int, options: MobileOptions) -> nn.Module:
+    return _from_timm("mobilenetv3_large_100", classes, options)
+
+
+def _efficientnetv2_s(classes: int, options: MobileOptions) -> nn.Module:
+    # timm pads this one as TensorFlow does, by sizes known only at run time; torchvision pads it symmetrically.
+    return _from_timm("tf_efficientnetv2_s", classes, options, pad_type="")
+
+
+def _efficientnet_lite0(classes: int, options: LiteOptions) -> nn.Module:
+    network: Any = _from_timm("efficientnet_lite0", classes, options)
+    if options.stages < 7:
+        network.blocks = network.blocks[: options.stages]
+    if options.stages < 7 or options.head != 1280:
+        channels = network.blocks[-1][-1].conv_pwl.out_channels if options.stages > 1 else 16
+        network.conv_head = nn.Conv2d(channels, options.head, 1, bias=False)
+        nn.init.kaiming_normal_(network.conv_head.weight, mode="fan_out")
+        network.bn2 = type(network.bn2)(options.head, act_layer=nn.ReLU6)
+        network.classifier = nn.Linear(options.head, classes)
+        network.num_features = network.head_hidden_size = options.head
+    module: nn.Module = network
+    return module
+
+
+MOBILE_NETWORKS = (
+    NetworkEntry(
+        name="efficientnet-b0",
+        build=_efficientnet_b0,
+        options_type=MobileOptions,
+        description="EfficientNet-B0, the network of the study's variants A to E",
+        source="timm efficientnet_b0 (Tan and Le 2019)",
+        gflops=0.023211,
+        pretrained=Pretrained(library="timm", model="efficientnet_b0.ra_in1k", package=True),
+    ),
+    NetworkEntry(
+        name="efficientnet-b1",
+        build=_efficientnet_b1,
+        options_type=MobileOptions,
+        description="EfficientNet-B1",
+        source="timm efficientnet_b1 (Tan and Le 2019)",
+        gflops=0.035440,
+        pretrained=Pretrained(library="timm", model="efficientnet_b1.ft_in1k"),
+    ),
+    NetworkEntry(
+        name="mobilenetv3-large",
+        build=_mobilenetv3_large,
+        options_type=MobileNetOptions,
+        description="MobileNetV3-Large with its head of 1280",
+        source="timm mobilenetv3_large_100 (Howard et al. 2019)",
+        gflops=0.014446,
+        pretrained=Pretrained(library="timm", model="mobilenetv3_large_100.ra_in1k"),
+    ),
+    NetworkEntry(
+        name="efficientnetv2-s",
+        build=_efficientnetv2_s,
+        options_type=MobileOptions,
+        description="EfficientNetV2-S, padded symmetrically as torchvision's",
+        source="timm tf_efficientnetv2_s (Tan and Le 2021)",
+        gflops=0.156170,
+        pretrained=Pretrained(library="torchvision", model="efficientnet_v2_s"),
+    ),
+    NetworkEntry(
+        name="efficientnet-lite0",
+        build=_efficientnet_lite0,
+        options_type=LiteOptions,
+        description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6; quantises well",
+        source="timm efficientnet_lite0 (Liu 2020)",
+        gflops=0.022468,
+        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite0.in1k", package=True),
+    ),
+)
+"""The entries of this module, for the registry."""
