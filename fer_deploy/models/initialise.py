@@ -208,7 +208,11 @@ def _load(network: nn.Module, source: Mapping[str, Tensor]) -> str:
         first = sorted(set(missing) - head)[0]
         raise RunError(f"pretrained weights do not fit the network: '{first}' is missing or has another shape")
     network.load_state_dict(chosen, strict=False)
-    return ", a new head of its own width" if head else ""
+    # The last layer as a fresh torch.nn.Linear, as in the study; timm's own starts with logits many times larger.
+    last = _last_layer(network)
+    if last is not None:
+        network.get_submodule(last).reset_parameters()
+    return (", a new head of its own width" if head else "") + ", a new last layer"
 
 
 def _from_file(network: nn.Module, path: Path, name: str) -> str:
@@ -222,8 +226,8 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
     own = network.state_dict()
-    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
-    last = {f"{linear[-1]}.weight", f"{linear[-1]}.bias"} if linear else set()
+    layer = _last_layer(network)
+    last = {f"{layer}.weight", f"{layer}.bias"} if layer is not None else set()
     for key in own:
         if key not in source:
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
@@ -245,6 +249,11 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     network.load_state_dict(chosen, strict=False)
     new_head = "" if len(chosen) == len(own) else ", a new last layer"
     return f"weights of {path.name}{new_head}"
+
+
+def _last_layer(network: nn.Module) -> str | None:
+    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
 
 
 def _one_line(error: BaseException) -> str:

@@ -88,7 +88,7 @@ class PlainLayer(nn.Module):
 class PlainNetwork(nn.Module):
     """A network of the plain family: float32 (n, 1, s, s), normalised to [-1, 1], to logits (n, classes)."""
 
-    def __init__(self, classes: int = 7, options: PlainOptions = PlainOptions()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, classes: int = 7, options: PlainOptions = PlainOptions()) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 1
