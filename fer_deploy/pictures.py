@@ -1,0 +1,277 @@
+"""Pictures from files, bytes, Pillow and arrays, as uint8 RGB: upright, bounded, and never hanging on a bad one.
+
+A picture from outside can be damaged, enormous, not a picture at all, or not even a file (a named pipe blocks its
+reader for ever). Everything that can be wrong with one is a `DataError` of one line that names the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+import unicodedata
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PICTURE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Endings, lower case, of the files that a folder is searched for. A file named outright may end in anything."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
+"""Pillow's names of the formats that are read, where its build has them. Others (PostScript, say, which starts a
+program) are refused."""
+
+MAXIMUM_BYTES = 256 * 1024 * 1024
+"""Larger picture files are refused before they are read."""
+
+MAXIMUM_PIXELS = 80_000_000
+"""Pictures whose header promises more are refused before they are decoded: 80 megapixels are 240 MB as RGB."""
+
+Pixels = NDArray[np.uint8]
+"""A picture: uint8 (height, width, 3), RGB, C-contiguous, values 0 to 255."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that was read.
+
+    Attributes:
+        pixels: uint8 (height, width, 3), RGB, turned upright by its EXIF orientation.
+        frames: how many frames the file holds; more than one for an animation, of which the first was read.
+    """
+
+    pixels: Pixels
+    frames: int = 1
+
+
+def shown(path: str | bytes | os.PathLike[Any]) -> str:
+    """A file's name as one printable line: bytes that are not UTF-8 and control characters become escapes.
+
+    >>> shown("a photo.jpg")
+    'a photo.jpg'
+    >>> shown(b"caf\\xe9\\n.jpg")
+    'caf\\\\xe9\\\\x0a.jpg'
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cf") else c for c in text)
+
+
+def read_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES, what: str = "picture") -> bytes:
+    """The bytes of a regular file; never blocks on a pipe or a device.
+
+    Raises:
+        DataError: no such file, not a regular file, not readable, empty, or larger than `maximum_bytes`.
+    """
+    name = shown(path)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: {_why_not_opened(error, path)}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise DataError(f"{name}: {_kind_of_file(status.st_mode)}, not a {what} file")
+    with os.fdopen(descriptor, "rb") as file:
+        if status.st_size > maximum_bytes:
+            raise DataError(
+                f"{name}: {status.st_size / 2**20:.0f} MiB, more than the "
+                f"{maximum_bytes / 2**20:.0f} MiB that a {what} may have"
+            )
+        try:
+            content = file.read(maximum_bytes + 1)
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise DataError(f"{name}: the file is empty (0 bytes)")
+    if len(content) > maximum_bytes:  # it grew while being read, or lies about its size as files of /proc do
+        raise DataError(f"{name}: more than the {maximum_bytes / 2**20:.0f} MiB that a {what} may have")
+    return content
+
+
+def read_picture(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any],
+    *,
+    name: str | None = None,
+    maximum_pixels: int = MAXIMUM_PIXELS,
+    maximum_bytes: int = MAXIMUM_BYTES,
+) -> Picture:
+    """Read one picture.
+
+    Args:
+        source: a path; an encoded picture's bytes; a Pillow image; or an array, uint8 (height, width) grey,
+            (height, width, 1) grey, (height, width, 3) RGB or (height, width, 4) RGBA.
+        name: what to call it in an error; the path where there is one.
+        maximum_pixels: refuse a picture whose header promises more.
+        maximum_bytes: refuse a larger file.
+
+    Returns:
+        The picture, upright (EXIF orientation applied). Transparent parts are laid on white; CMYK and palettes become
+        RGB; 16-bit grey is scaled to 8 bits; of an animation the first frame is read.
+
+    Raises:
+        DataError: it is not a picture, is damaged or truncated, or is larger than the limits.
+    """
+    if isinstance(source, np.ndarray):
+        return Picture(array_to_rgb(source, name=name or "array"))
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, name or "image", maximum_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content, label = bytes(source), name or "bytes"
+        if not content:
+            raise DataError(f"{label}: empty (0 bytes), not a picture")
+        if len(content) > maximum_bytes:
+            raise DataError(f"{label}: {len(content)} bytes, more than the {maximum_bytes} that a picture may have")
+    elif isinstance(source, (str, os.PathLike)):
+        content, label = read_file(source, maximum_bytes=maximum_bytes), name or shown(source)
+    else:  # mypy knows the kinds that may come, a caller without it may not
+        kind = type(source).__name__  # type: ignore[unreachable]
+        raise DataError(f"cannot read a picture from {kind}: give a path, bytes, a Pillow image or an array")
+    try:
+        image = _open_pillow(content)
+    except UnidentifiedImageError as error:
+        raise DataError(f"{label}: {_why_not_a_picture(content)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{label}: has far more pixels than the {maximum_pixels:,} that a picture may have") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
+        raise DataError(f"{label}: damaged: {_one_line(error)}") from error
+    with image:
+        return _from_pillow(image, label, maximum_pixels)
+
+
+def array_to_rgb(array: NDArray[Any], *, name: str = "array") -> Pixels:
+    """One picture's array as uint8 (height, width, 3), RGB, C-contiguous; alpha is laid on white.
+
+    Raises:
+        DataError: not uint8, or not of shape (height, width) or (height, width, 1, 3 or 4), or without pixels.
+    """
+    if array.dtype != np.uint8:
+        remedy = "multiply by 255 and convert" if array.dtype.kind == "f" else "convert"
+        raise DataError(
+            f"{name}: uint8 pixels, 0 to 255, are needed, got {array.dtype}: {remedy} with .astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[:, :, np.newaxis]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise DataError(f"{name}: shape (height, width) or (height, width, 1, 3 or 4) is needed, got {array.shape}")
+    if array.size == 0:
+        raise DataError(f"{name}: a picture without pixels, shape {array.shape}")
+    if array.shape[2] == 1:
+        array = np.broadcast_to(array, (*array.shape[:2], 3))
+    elif array.shape[2] == 4:
+        alpha = array[:, :, 3:].astype(np.uint32)
+        array = ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(array)
+
+
+def _open_pillow(content: bytes) -> Image.Image:
+    """Open with the plugins that Pillow has loaded, and load the rest (20 ms) only for a picture that needs them."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.preinit()
+    try:
+        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError:
+        Image.init()
+        return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
+    from PIL import ImageOps
+
+    width, height = image.size
+    if width * height > maximum_pixels:
+        raise DataError(f"{name}: {width}x{height} pixels, more than the {maximum_pixels:,} that a picture may have")
+    if width * height == 0:
+        raise DataError(f"{name}: a picture without pixels ({width}x{height})")
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+    except Exception:  # a damaged later frame does not spoil the first
+        frames = 1
+    try:
+        image.seek(0)
+        image.load()
+        with suppress(Exception):  # damaged EXIF: the picture itself is good
+            image = ImageOps.exif_transpose(image) or image
+        pixels = _pillow_to_rgb(image, name)
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{name}: {width}x{height} pixels do not fit into memory") from error
+    except Exception as error:
+        raise DataError(f"{name}: damaged or truncated: {_one_line(error)}") from error
+    return Picture(pixels, frames)
+
+
+def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip instead of scale
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise DataError(f"{name}: 32-bit samples: save it with 8 or 16 bits")
+        return array_to_rgb(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError(f"{name}: floating-point samples: save it with 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return array_to_rgb(np.asarray(image.convert("RGBA")))
+    return array_to_rgb(np.asarray(image.convert("RGB")))
+
+
+def _why_not_opened(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.ELOOP:
+        return "a symbolic link that leads back to itself"
+    if number == errno.ENOENT:
+        return "a symbolic link to nothing" if Path(path).is_symlink() else "no such file"
+    if number in (errno.EACCES, errno.EPERM):
+        return "cannot be read: permission denied"
+    if number == errno.ENXIO:
+        return "a socket, not a file"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _kind_of_file(mode: int) -> str:
+    for test, kind in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if test(mode):
+            return kind
+    return "not a regular file"
+
+
+def _why_not_a_picture(content: bytes) -> str:
+    head = content[:512]
+    known = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"%!": "PostScript"}
+    for start, kind in known.items():
+        if head.startswith(start):
+            return f"{kind}, not a picture"
+    if b"ftyphei" in head[:32] or b"ftypmif1" in head[:32]:
+        return "a HEIC picture, which is not supported: save it as JPEG or PNG"
+    try:
+        text = head.decode("utf-8", "strict" if len(content) <= 512 else "ignore")
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(c.isprintable() or c.isspace() for c in text):
+        return "a text file, not a picture"
+    return "not a picture, or damaged from its first bytes on"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,394 @@
+"""The runtime: load one exported ONNX file and read the emotion of faces. Needs numpy and ONNX Runtime alone.
+
+Nothing here re-implements what the file does: the picture goes in as it is (uint8, any size), and luma, resize,
+normalisation, networks, fusion and softmax happen inside the graph. An app in another language does the same.
+
+    >>> import numpy as np
+    >>> from fer_deploy import Recognizer
+    >>> recognizer = Recognizer(model)              # doctest: +SKIP
+    >>> face = np.full((64, 64), 128, np.uint8)     # grey or RGB, any size; a path, bytes, a Pillow image as well
+    >>> recognizer.predict(face).label              # doctest: +SKIP
+    'neutral'
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.contract import MAXIMUM_BYTES, ModelContract, check_model_bytes
+from fer_deploy.detection.box import Box
+from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
+from fer_deploy.pictures import Pixels, array_to_rgb, read_file, read_picture, shown
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from PIL import Image
+
+__all__ = ["Box", "Face", "Recognition", "Recognizer", "default_model"]
+
+Face: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
+"""One face's picture: a path, an encoded picture's bytes, a Pillow image, or a uint8 array."""
+
+PROVIDERS: Mapping[str, str] = MappingProxyType(
+    {
+        "cpu": "CPUExecutionProvider",
+        "cuda": "CUDAExecutionProvider",
+        "tensorrt": "TensorrtExecutionProvider",
+        "coreml": "CoreMLExecutionProvider",
+        "directml": "DmlExecutionProvider",
+        "openvino": "OpenVINOExecutionProvider",
+        "rocm": "ROCMExecutionProvider",
+        "migraphx": "MIGraphXExecutionProvider",
+        "webgpu": "WebGpuExecutionProvider",
+        "xnnpack": "XnnpackExecutionProvider",
+    }
+)
+"""Short names of ONNX Runtime's execution providers; its own names are taken too."""
+
+_BATCH = 64
+"""Faces to a call of ONNX Runtime: larger batches gain nothing on a CPU and cost memory."""
+
+_BATCH_BYTES = 32 * 1024 * 1024
+"""At most this many bytes of pixels to a call, so that large pictures do not multiply memory by 64."""
+
+
+@dataclass(frozen=True, eq=False)
+class Recognition:
+    """What a model says of one face.
+
+    Attributes:
+        label: the most probable label; the first in label order where two are equal.
+        probabilities: label to probability, in the model's label order; they sum to 1.
+        box: where the face is in its photo, in pixels; None when the picture was a face already.
+
+    >>> Recognition.from_row([0.1, 0, 0, 0.9, 0, 0, 0], ["angry", "disgust", "fear", "happy", "sad", "surprise",
+    ...                                                  "neutral"]).label
+    'happy'
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+    box: Box | None = None
+
+    @classmethod
+    def from_row(
+        cls, row: Sequence[float] | NDArray[Any], labels: Sequence[str], *, box: Box | None = None
+    ) -> Recognition:
+        """The result that one row of probabilities stands for.
+
+        Args:
+            row: one probability a label.
+            labels: the labels, in the row's order.
+            box: where the face is.
+
+        Raises:
+            ValueError: row and labels differ in length.
+        """
+        named = dict(zip(labels, map(float, row), strict=True))
+        return cls(max(named, key=named.__getitem__), MappingProxyType(named), box)
+
+    @property
+    def probability(self) -> float:
+        """The probability of `label`: how often the model is right when it is this sure, if it is well calibrated."""
+        return self.probabilities[self.label]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: label, probabilities, and box as {left, top, right, bottom, score} or None."""
+        box = self.box
+        return {
+            "label": self.label,
+            "probabilities": dict(self.probabilities),
+            "box": None
+            if box is None
+            else {"left": box.left, "top": box.top, "right": box.right, "bottom": box.bottom, "score": box.score},
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be pickled; results cross process borders
+        return _restore, (self.label, dict(self.probabilities), self.box)
+
+
+def _restore(label: str, probabilities: dict[str, float], box: Box | None) -> Recognition:
+    return Recognition(label, MappingProxyType(probabilities), box)
+
+
+class Recognizer:
+    """One exported ONNX file, ready to read faces. Safe to share between threads; close to a second to first answer.
+
+    Args:
+        model: an exported `.onnx` file, or its bytes. None takes the model inside this package; where there is none
+            (a checkout before a release), the workspace's `exports/`.
+        threads: ONNX Runtime's threads within one call, at least 1; None lets it take all cores. For many requests at
+            once, 1 thread each and as many callers as cores gives the most faces a second.
+        providers: where to compute, best first: short names (`cpu`, `cuda`, ...) or ONNX Runtime's. The first must
+            really be in use: ONNX Runtime's silent step down to the CPU is an error here.
+
+    Raises:
+        ModelFileError: the file is missing, unsafe, or breaks the contract (input `faces`, output `probabilities`).
+        UnavailableError: a provider that was asked for is absent or cannot be started.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | None = None,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
+        if isinstance(model, bytes):
+            self._name, content = "the model's bytes", model
+        else:
+            path = default_model() if model is None else Path(model)
+            self._name, content = shown(path), _read_model(path)
+        self._contract = check_model_bytes(content, source=self._name, maximum_bytes=MAXIMUM_BYTES)
+        self._threads = threads
+        self._session = _open_session(content, self._name, threads, _provider_names(providers))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the probabilities."""
+        return self._contract.labels
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's `metadata_props`, as strings; `labels`, `members` and `weights` are JSON lists."""
+        return dict(self._contract.metadata)
+
+    @property
+    def contract(self) -> ModelContract:
+        """What the file says of itself: name, precision, members, weights, shape, SHA-256."""
+        return self._contract
+
+    @property
+    def name(self) -> str:
+        """The model's name, as in `B+E`; the file's stem where the file does not say."""
+        return self._contract.name
+
+    @property
+    def source(self) -> str:
+        """Where the model was read from, printable."""
+        return self._name
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's execution providers in use, first choice first."""
+        return tuple(self._session.get_providers())
+
+    def __repr__(self) -> str:
+        return f"Recognizer({self._name!r}, threads={self._threads}, providers={list(self.providers)})"
+
+    @overload  # a string is an iterable of strings too, but is taken as a path
+    def predict(  # type: ignore[overload-overlap]
+        self, faces: str | os.PathLike[str] | bytes | Image.Image
+    ) -> Recognition: ...
+    @overload
+    def predict(self, faces: np.ndarray[tuple[int, int], Any]) -> Recognition: ...
+    @overload
+    def predict(self, faces: np.ndarray[tuple[int, int, int, int], Any]) -> list[Recognition]: ...
+    @overload
+    def predict(self, faces: NDArray[Any]) -> Any: ...
+    @overload
+    def predict(self, faces: Iterable[Face]) -> list[Recognition]: ...
+
+    def predict(self, faces: Face | Iterable[Face]) -> Recognition | list[Recognition]:
+        """Read one face, or many.
+
+        Args:
+            faces: one face: a path, an encoded picture's bytes, a Pillow image, or a uint8 array, grey
+                (height, width), (height, width, 1), RGB (height, width, 3) or RGBA (height, width, 4). Many: an
+                iterable of these, of mixed kinds and sizes, or an array (n, height, width, 3) or, grey,
+                (n, height, width). Each picture is a face that fills it (see `read_photo` for whole photos).
+
+        Returns:
+            One `Recognition` for one face, a list in the order given for many.
+
+        Raises:
+            DataError: a picture cannot be read; the message names it, in a list by its position where it has no name.
+        """
+        if isinstance(faces, np.ndarray):
+            stack = faces.ndim == 4 or (faces.ndim == 3 and faces.shape[2] not in (1, 3, 4))
+            if not stack:
+                return self._predict_pixels([array_to_rgb(faces)])[0]
+            return self._predict_pixels(array_to_rgb(face, name=f"array[{i}]") for i, face in enumerate(faces))
+        if isinstance(faces, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_pillow(faces):
+            return self._predict_pixels([read_picture(faces).pixels])[0]  # type: ignore[arg-type]
+        if not isinstance(faces, Iterable):
+            kind = type(faces).__name__
+            raise DataError(f"cannot read a face from {kind}: give a path, bytes, a Pillow image or an array")
+        return self._predict_pixels(_read_each(faces))
+
+    def probabilities(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The file's own output for a batch of faces of one size.
+
+        Args:
+            faces: uint8 (n, height, width, 3), RGB; n may be 0.
+
+        Returns:
+            float32 (n, 7), rows summing to 1, in the order of `labels`.
+
+        Raises:
+            DataError: wrong type or shape, or a size that a file of fixed size does not take.
+            ModelFileError: ONNX Runtime failed while computing.
+        """
+        if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
+            got = f"{faces.dtype} {faces.shape}" if isinstance(faces, np.ndarray) else type(faces).__name__
+            raise DataError(f"faces must be uint8 (n, height, width, 3), got {got}")
+        if faces.shape[0] == 0:
+            return np.zeros((0, len(self.labels)), np.float32)
+        if 0 in faces.shape:
+            raise DataError(f"faces without pixels, shape {faces.shape}")
+        fixed_batch, *fixed_size = self._contract.shape
+        for side, fixed, got in zip(("height", "width"), fixed_size, faces.shape[1:3], strict=True):
+            if fixed is not None and fixed != got:
+                raise DataError(
+                    f"{self._name} takes faces of {side} {fixed} only, got {got}: resize them, or use a file exported "
+                    "without --static"
+                )
+        count = fixed_batch or max(1, min(_BATCH, _BATCH_BYTES // faces[0].nbytes))
+        parts = [self._run(faces[start : start + count], fixed_batch) for start in range(0, len(faces), count)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, faces: NDArray[np.uint8], fixed_batch: int | None) -> NDArray[np.float32]:
+        count = len(faces)
+        if fixed_batch is not None and count < fixed_batch:
+            faces = np.concatenate([faces, np.repeat(faces[-1:], fixed_batch - count, axis=0)])
+        try:
+            (values,) = self._session.run(["probabilities"], {"faces": np.ascontiguousarray(faces)})
+        except Exception as error:  # ONNX Runtime raises classes of its own extension module
+            raise ModelFileError(f"{self._name}: ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
+        result: NDArray[np.float32] = values[:count]
+        return result
+
+    def _predict_pixels(self, faces: Iterable[Pixels]) -> list[Recognition]:
+        """Read faces of any sizes: those of one size go through together, a bounded number of bytes at a time."""
+        results: list[Recognition] = []
+        for chunk in _chunks(faces):
+            rows = np.empty((len(chunk), len(self.labels)), np.float32)
+            by_size: dict[tuple[int, ...], list[int]] = {}
+            for position, pixels in enumerate(chunk):
+                by_size.setdefault(pixels.shape, []).append(position)
+            for positions in by_size.values():
+                rows[positions] = self.probabilities(np.stack([chunk[position] for position in positions]))
+            results.extend(Recognition.from_row(row, self.labels) for row in rows)
+        return results
+
+
+def default_model(workspace: Path = Path()) -> Path:
+    """The model taken when none is named: the one inside this package, else one of the workspace's `exports/`.
+
+    Of `exports/`, fp32 files come first, and of them the study's pair `B+E`, then `B`, then the first by name.
+
+    Raises:
+        ModelFileError: there is neither.
+    """
+    packaged = sorted((Path(__file__).parent / "data").glob("*.onnx"))
+    if packaged:
+        return packaged[0]
+    found = sorted((workspace / "exports").glob("*.onnx"))
+    if not found:
+        raise ModelFileError(
+            "no model: name one with --model FILE.onnx, or make one with `ferdeploy train` and `ferdeploy export`"
+        )
+    preferred = ("B+E", "B")
+    return min(
+        found,
+        key=lambda path: (
+            path.stem.endswith((".fp16", ".int8")),
+            preferred.index(path.stem) if path.stem in preferred else len(preferred),
+            path.name,
+        ),
+    )
+
+
+def _read_model(path: Path) -> bytes:
+    try:
+        return read_file(path, maximum_bytes=MAXIMUM_BYTES, what="model")
+    except DataError as error:
+        raise ModelFileError(str(error)) from error
+
+
+def _provider_names(providers: Sequence[str] | None) -> list[str]:
+    if providers is None:
+        return [PROVIDERS["cpu"]]
+    if isinstance(providers, str):
+        providers = [providers]
+    by_lower = {name.lower(): name for name in PROVIDERS.values()} | dict(PROVIDERS)
+    names = [by_lower.get(name.lower(), name) for name in providers]
+    if not names:
+        raise UnavailableError(f"no provider named: give one of {', '.join(PROVIDERS)}")
+    return names
+
+
+def _open_session(content: bytes, name: str, threads: int | None, providers: list[str]) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    missing = [provider for provider in providers if provider not in available]
+    if missing:
+        raise UnavailableError(
+            f"ONNX Runtime {onnxruntime.__version__} here has no {', '.join(missing)}, only {', '.join(available)}: "
+            "install the build of ONNX Runtime for it, or ask for cpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # its warnings and errors go to stderr by themselves; ours say it in one line
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    wanted = providers if PROVIDERS["cpu"] in providers else [*providers, PROVIDERS["cpu"]]
+    try:
+        # Bytes, not the path: nothing beside the file can then be read as external data, and a swap of the file
+        # between check and load changes nothing.
+        session = onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime raises classes of its own extension module
+        detail = " ".join(str(error).split())[:300]
+        if providers[0] != PROVIDERS["cpu"] and "ExecutionProvider" in detail:
+            raise UnavailableError(f"{providers[0]} cannot be started: {detail}") from error
+        raise ModelFileError(f"{name}: not an ONNX model that ONNX Runtime can load: {detail}") from error
+    session.disable_fallback()
+    in_use = session.get_providers()
+    if in_use[0] != providers[0]:
+        raise UnavailableError(
+            f"{providers[0]} could not be started, ONNX Runtime stepped down to {in_use[0]}: check its driver and "
+            "libraries, or ask for cpu"
+        )
+    return session
+
+
+def _is_pillow(value: object) -> bool:
+    # Without importing Pillow: a value can be a Pillow image only where somebody has imported it.
+    import sys
+
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+def _read_each(faces: Iterable[Any]) -> Iterator[Pixels]:
+    for position, face in enumerate(faces):
+        try:
+            yield array_to_rgb(face) if isinstance(face, np.ndarray) else read_picture(face).pixels
+        except FerDeployError as error:
+            if isinstance(face, (str, os.PathLike)):
+                raise
+            raise DataError(f"face {position}: {error}") from error
+
+
+def _chunks(faces: Iterable[Pixels]) -> Iterator[list[Pixels]]:
+    chunk: list[Pixels] = []
+    size = 0
+    for pixels in faces:
+        if chunk and size + pixels.nbytes > 4 * _BATCH_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(pixels)
+        size += pixels.nbytes
+    if chunk:
+        yield chunk

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import io
+import os
+import socket
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_deploy.errors import DataError
+from fer_deploy.pictures import array_to_rgb, read_file, read_picture, shown
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises `width` x `height` pixels and holds none of them."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def gradient(height: int = 40, width: int = 60) -> np.ndarray:
+    across = np.linspace(0, 255, width)[None, :, None]
+    down = np.linspace(0, 255, height)[:, None, None]
+    return np.concatenate([across + 0 * down, down + 0 * across, 255 - across + 0 * down], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+def test_lossless_formats_come_back_as_they_were(kind: str) -> None:
+    pixels = gradient()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    picture = read_picture(encode(Image.fromarray(pixels), kind, **options))
+    assert picture.pixels.dtype == np.uint8
+    assert picture.pixels.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(picture.pixels, pixels)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "JPEG2000"])
+def test_lossy_formats_come_back_nearly(kind: str) -> None:
+    pixels = gradient()
+    got = read_picture(encode(Image.fromarray(pixels), kind)).pixels.astype(int)
+    assert np.abs(got - pixels).mean() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    upright = gradient()
+    # The transposition that a camera applied when it stored the picture: the inverse of what the tag says.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(np.ascontiguousarray(stored)), "PNG", exif=exif)
+    np.testing.assert_array_equal(read_picture(content).pixels, upright)
+    np.testing.assert_array_equal(read_picture(Image.open(io.BytesIO(content))).pixels, upright)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_spoils_nothing() -> None:
+    pixels = gradient()
+    for exif in (
+        b"Exif\x00\x00broken",
+        b"Exif\x00\x00II*\x00\xff\xff\xff\xff",
+        b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff",
+    ):
+        content = encode(Image.fromarray(pixels), "JPEG", exif=exif)
+        assert read_picture(content).pixels.shape == pixels.shape
+
+
+class TestKindsOfPixels:
+    def test_sixteen_bits_are_scaled_and_not_clipped(self) -> None:
+        wide = np.linspace(0, 65535, 48 * 48).reshape(48, 48).astype(np.uint16)
+        content = encode(Image.fromarray(wide), "PNG")
+        for source in (content, Image.open(io.BytesIO(content)), Image.fromarray(wide)):
+            got = read_picture(source).pixels
+            np.testing.assert_array_equal(got[:, :, 0], np.round(wide / 257).astype(np.uint8))
+            np.testing.assert_array_equal(got[:, :, 0], got[:, :, 2])
+
+    def test_more_than_sixteen_bits_are_refused(self) -> None:
+        for image in (
+            Image.fromarray(np.full((4, 4), 1_000_000, np.int32)),
+            Image.fromarray(np.full((4, 4), 0.5, np.float32)),
+        ):
+            with pytest.raises(DataError, match="save it with 8 or 16 bits"):
+                read_picture(encode(image, "TIFF"), name="a.tiff")
+
+    def test_cmyk_becomes_rgb(self) -> None:
+        image = Image.fromarray(gradient()).convert("CMYK")
+        got = read_picture(encode(image, "JPEG", quality=95)).pixels.astype(int)
+        assert np.abs(got - gradient()).mean() < 8
+
+    def test_palettes_and_bits_become_rgb(self) -> None:
+        white = Image.new("RGB", (9, 7), "white")
+        for mode in ("P", "1", "L"):
+            assert (read_picture(encode(white.convert(mode))).pixels == 255).all()
+
+    def test_transparency_is_laid_on_white(self) -> None:
+        for mode in ("RGBA", "LA"):
+            assert (read_picture(encode(Image.new(mode, (5, 5)))).pixels == 255).all()
+        palette = Image.new("P", (5, 5), 0)
+        palette.info["transparency"] = 0
+        assert (read_picture(encode(palette, "GIF", transparency=0)).pixels == 255).all()
+
+    def test_of_an_animation_the_first_frame_is_read(self) -> None:
+        frames = [Image.new("L", (8, 8), level) for level in (10, 100, 200)]
+        for kind in ("GIF", "WEBP", "TIFF", "PNG"):
+            options = {"lossless": True} if kind == "WEBP" else {}
+            picture = read_picture(encode(frames[0], kind, save_all=True, append_images=frames[1:], **options))
+            assert picture.frames == 3
+            assert (picture.pixels == 10).all()
+
+
+class TestBadPictures:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "empty"),
+            (b"hello, I am text\n", "a text file, not a picture"),
+            ("Grüße, ".encode() * 200, "a text file, not a picture"),
+            (b"%PDF-1.7 \x00\x01", "a PDF"),
+            (b"PK\x03\x04\x00\x00", "a zip archive"),
+            (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+            (b"\x00\x00\x00\x18ftypheic\x00\x00", "HEIC"),
+            (bytes(range(256)), "not a picture"),
+            (encode(Image.fromarray(gradient()), "JPEG")[:300], "damaged"),
+            (encode(Image.fromarray(gradient()), "PNG")[:-40], "damaged or truncated"),
+            (encode(Image.fromarray(gradient()), "TIFF")[:-40], "damaged"),
+            (encode(Image.fromarray(gradient()), "WEBP")[:-40], "damaged"),
+            (png_header(60_000, 60_000), "pixels"),
+            (png_header(9_000, 9_000), "9000x9000 pixels, more than the 80,000,000"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+    def test_each_has_one_line_with_its_name(self, tmp_path: Path, content: bytes, words: str) -> None:
+        path = tmp_path / "bad.jpg"
+        path.write_bytes(content)
+        for source in (path, content):
+            with pytest.raises(DataError) as caught:
+                read_picture(source, name=None if source == path else "bad.jpg")
+            assert words in str(caught.value)
+            assert "bad.jpg: " in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_any_damage_is_ours(self) -> None:
+        """Whatever bytes are hit, a picture or a DataError comes back."""
+        generator = np.random.default_rng(5)
+        for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
+            good = encode(Image.fromarray(gradient(20, 20)), kind)
+            for _ in range(60):
+                bad = bytearray(good)
+                for position in generator.integers(0, len(bad), 4):
+                    bad[position] = generator.integers(0, 256)
+                try:
+                    read_picture(bytes(bad), maximum_pixels=1_000_000)
+                except DataError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+
+    def test_limits_can_be_set(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.png"
+        path.write_bytes(encode(Image.fromarray(gradient())))
+        with pytest.raises(DataError, match="60x40 pixels, more than the 2,399"):
+            read_picture(path, maximum_pixels=60 * 40 - 1)
+        with pytest.raises(DataError, match="MiB that a picture may have"):
+            read_picture(path, maximum_bytes=10)
+        assert read_picture(path, maximum_pixels=60 * 40).pixels.shape == (40, 60, 3)
+
+
+class TestThingsThatAreNotFiles:
+    def test_a_named_pipe_does_not_hang(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe.jpg")
+        with pytest.raises(DataError, match=r"pipe\.jpg: a named pipe, not a picture file"):
+            read_picture(tmp_path / "pipe.jpg")
+
+    def test_a_folder_a_device_a_socket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)  # the path of a socket is short
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind("socket.jpg")
+            for path, words in (
+                (Path(), "a folder"),
+                (Path("/dev/zero"), "a device"),
+                (Path("socket.jpg"), "a socket"),
+            ):
+                with pytest.raises(DataError, match=words):
+                    read_picture(path)
+
+    def test_symbolic_links(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").symlink_to("b.jpg")
+        (tmp_path / "b.jpg").symlink_to("a.jpg")
+        with pytest.raises(DataError, match="leads back to itself"):
+            read_picture(tmp_path / "a.jpg")
+        (tmp_path / "c.jpg").symlink_to("nothing")
+        with pytest.raises(DataError, match="a symbolic link to nothing"):
+            read_picture(tmp_path / "c.jpg")
+        (tmp_path / "real.png").write_bytes(encode(Image.fromarray(gradient())))
+        (tmp_path / "d.png").symlink_to("real.png")
+        assert read_picture(tmp_path / "d.png").pixels.shape == (40, 60, 3)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+    def test_an_unreadable_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.jpg"
+        path.write_bytes(b"x")
+        path.chmod(0)
+        with pytest.raises(DataError, match="permission denied"):
+            read_picture(path)
+
+    def test_permission_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object, **__: object) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(DataError, match=r"a\.jpg: cannot be read: permission denied"):
+            read_file(tmp_path / "a.jpg")
+
+    def test_a_file_that_reads_longer_than_it_says(self) -> None:
+        with pytest.raises(DataError, match=r"0 bytes|more than the"):
+            read_file("/proc/self/maps", maximum_bytes=100)
+
+    def test_impossible_names(self) -> None:
+        with pytest.raises(DataError, match="cannot be read"):
+            read_file("a\0b")
+        with pytest.raises(DataError, match="cannot be read"):
+            read_file("a" * 5000)
+
+
+def test_names_are_shown_on_one_line(tmp_path: Path) -> None:
+    assert shown("Grüße 写真.jpg") == "Grüße 写真.jpg"
+    assert shown("a\nb\x1b[31m\u202e.jpg") == "a\\x0ab\\x1b[31m\\x202e.jpg"
+    folder = os.fsencode(tmp_path)
+    name = folder + b"/caf\xe9.jpg"
+    with pytest.raises(DataError) as caught:
+        read_picture(Path(os.fsdecode(name)))
+    assert str(caught.value).endswith("caf\\xe9.jpg: no such file")
+    str(caught.value).encode("utf-8")  # it can be printed
+
+
+def test_arrays_are_checked_and_made_rgb() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    rgb = array_to_rgb(grey)
+    assert rgb.shape == (3, 4, 3)
+    assert rgb.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(rgb[:, :, 1], grey)
+    np.testing.assert_array_equal(array_to_rgb(rgb[::-1, ::2]), rgb[::-1, ::2])

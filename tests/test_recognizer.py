@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import doctest
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+from tiny_model import expected_probabilities, grey_face, level_of, tiny_model, write_tiny_model
+
+import fer_deploy.recognizer as module
+from fer_deploy import EMOTIONS, Recognition, Recognizer
+from fer_deploy.detection import Box
+from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return Recognizer(tiny_model(), threads=1)
+
+
+def faces(count: int, *, height: int = 48, width: int = 48, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    levels = generator.integers(0, 256, (count, 1, 1, 1))
+    noise = generator.integers(-20, 21, (count, height, width, 3))
+    return np.clip(levels + noise, 0, 255).astype(np.uint8)
+
+
+def png(array: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).convert(mode or "RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_probabilities_are_what_the_file_computes(recognizer: Recognizer) -> None:
+    batch = faces(130)  # more than one call of ONNX Runtime
+    values = recognizer.probabilities(batch)
+    assert values.dtype == np.float32
+    assert values.shape == (130, 7)
+    np.testing.assert_allclose(values, expected_probabilities(batch), atol=1e-4)
+
+
+def test_no_faces_give_no_rows(recognizer: Recognizer) -> None:
+    assert recognizer.probabilities(np.zeros((0, 48, 48, 3), np.uint8)).shape == (0, 7)
+    assert recognizer.predict([]) == []
+    assert recognizer.predict(np.zeros((0, 48, 48, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize("label", EMOTIONS)
+def test_every_label_is_read_from_every_kind_of_picture(recognizer: Recognizer, tmp_path: Path, label: str) -> None:
+    face = grey_face(label, height=31, width=57)
+    path = tmp_path / "face.png"
+    path.write_bytes(png(face))
+    kinds = [face, face[:, :, 0], face[:, :, :1], path, str(path), path.read_bytes(), Image.fromarray(face)]
+    for kind in kinds:
+        result = recognizer.predict(kind)
+        assert isinstance(result, Recognition)
+        assert result.label == label
+        assert result.box is None
+        assert list(result.probabilities) == list(EMOTIONS)
+        assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert result.probability == max(result.probabilities.values())
+    assert [r.label for r in recognizer.predict(kinds)] == [label] * len(kinds)
+
+
+def test_mixed_sizes_keep_their_order(recognizer: Recognizer) -> None:
+    generator = np.random.default_rng(3)
+    wanted = [EMOTIONS[i] for i in generator.integers(0, 7, 40)]
+    sizes = generator.integers(1, 90, (40, 2))
+    pictures = [grey_face(label, height=h, width=w) for label, (h, w) in zip(wanted, sizes.tolist(), strict=True)]
+    assert [r.label for r in recognizer.predict(pictures)] == wanted
+    assert [r.label for r in recognizer.predict(iter(pictures))] == wanted
+
+
+def test_batches_are_bounded_in_bytes(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_BYTES", 3 * 48 * 48 * 3)
+    seen: list[int] = []
+    run = recognizer._run
+    monkeypatch.setattr(recognizer, "_run", lambda batch, fixed: seen.append(len(batch)) or run(batch, fixed))
+    batch = faces(14)
+    results = recognizer.predict(list(batch))
+    assert seen == [3, 3, 3, 3, 2]  # chunks of 12 pictures, calls of 3
+    np.testing.assert_allclose(
+        [list(r.probabilities.values()) for r in results], expected_probabilities(batch), atol=1e-4
+    )
+
+
+def test_a_stack_is_many_faces_and_a_picture_is_one(recognizer: Recognizer) -> None:
+    batch = np.stack([grey_face("fear"), grey_face("sad")])
+    assert [r.label for r in recognizer.predict(batch)] == ["fear", "sad"]
+    assert [r.label for r in recognizer.predict(batch[:, :, :, 0])] == ["fear", "sad"]
+    assert recognizer.predict(batch[0]).label == "fear"
+    rgba = np.concatenate([batch[0], np.full((48, 48, 1), 255, np.uint8)], axis=2)
+    assert recognizer.predict(rgba).label == "fear"
+
+
+def test_transparent_parts_are_white(recognizer: Recognizer) -> None:
+    clear = np.zeros((48, 48, 4), np.uint8)
+    assert recognizer.predict(clear).label == "neutral"
+    assert recognizer.predict(Image.fromarray(clear)).label == "neutral"
+    half = np.full((10, 10, 4), 128, np.uint8)
+    half[:, :, :3] = 0  # black at half strength over white is mid grey
+    assert recognizer.predict(half).label == "happy"
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (np.zeros((48, 48, 3), np.float32), "got float32: multiply by 255"),
+        (np.zeros((48, 48, 3), np.uint16), "got uint16: convert"),
+        (np.zeros((48, 48, 2, 2, 3), np.uint8), "got (48, 48, 2, 2, 3)"),
+        (np.zeros((0, 48, 3), np.uint8), "without pixels"),
+        (np.zeros(48, np.uint8), "got (48,)"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((4, 4))], "face 1: array: uint8"),
+        ([b"", b""], "face 0: bytes: empty"),
+        (7, "from int"),
+        ([7], "face 0: cannot read a picture from int"),
+        (b"not a picture", "a text file, not a picture"),
+        ("no-such.png", "no-such.png: no such file"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_one_line(recognizer: Recognizer, bad: object, words: str) -> None:
+    with pytest.raises(DataError) as caught:
+        recognizer.predict(bad)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((48, 48, 3), np.uint8), np.zeros((1, 48, 48, 1), np.uint8), np.zeros((1, 48, 48, 3)), [1], None],
+)
+def test_probabilities_want_a_batch(recognizer: Recognizer, bad: object) -> None:
+    with pytest.raises(DataError, match="faces must be uint8"):
+        recognizer.probabilities(bad)  # type: ignore[arg-type]
+
+
+def test_a_file_of_fixed_size_takes_that_size_and_any_count() -> None:
+    fixed = Recognizer(tiny_model(shape=(4, 48, 48, 3)), threads=1)
+    batch = faces(10)
+    np.testing.assert_allclose(fixed.probabilities(batch), expected_probabilities(batch), atol=1e-4)
+    assert len(fixed.predict(list(batch))) == 10
+    with pytest.raises(DataError, match="height 48 only, got 47"):
+        fixed.predict(np.zeros((47, 48, 3), np.uint8))
+
+
+def test_what_the_file_says_is_there(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "a.onnx", metadata={"accuracy": "0.5"})
+    recognizer = Recognizer(path)
+    assert recognizer.labels == EMOTIONS
+    assert recognizer.metadata["accuracy"] == "0.5"
+    assert recognizer.name == "tiny"
+    assert recognizer.source == str(path)
+    assert recognizer.providers == ("CPUExecutionProvider",)
+    assert str(path) in repr(recognizer)
+
+
+def test_a_model_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    (tmp_path / "empty.onnx").touch()
+    write_tiny_model(tmp_path / "labels.onnx", labels=["a", "b", "c", "d", "e", "f", "g"])
+    write_tiny_model(tmp_path / "input.onnx", input_name="x")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    content = bytearray(tiny_model())
+    content[content.index(b"Softmax") : content.index(b"Softmax") + 7] = b"Softmux"
+    (tmp_path / "operator.onnx").write_bytes(bytes(content))
+    names = ["text", "empty", "labels", "input", "pipe", "operator", "absent"]
+    for path in [tmp_path / f"{name}.onnx" for name in names] + [tmp_path]:
+        with pytest.raises(ModelFileError) as caught:
+            Recognizer(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_threads_must_be_a_count() -> None:
+    with pytest.raises(ValueError, match="threads"):
+        Recognizer(tiny_model(), threads=0)
+
+
+class TestProviders:
+    def test_short_and_long_names_mean_the_same(self) -> None:
+        for name in ("cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"):
+            assert Recognizer(tiny_model(), providers=[name]).providers == ("CPUExecutionProvider",)
+
+    @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
+    def test_an_absent_one_is_an_error_and_not_the_cpu(self) -> None:
+        with pytest.raises(UnavailableError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider"):
+            Recognizer(tiny_model(), providers=["cuda", "cpu"])
+
+    def test_none_at_all_is_an_error(self) -> None:
+        with pytest.raises(UnavailableError, match="no provider named"):
+            Recognizer(tiny_model(), providers=[])
+
+    def test_a_silent_step_down_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # ONNX Runtime built with CUDA, on a machine without a driver: listed as available, and the CPU in use.
+        real = onnxruntime.InferenceSession
+        monkeypatch.setattr(
+            onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        )
+
+        def stepping_down(content: bytes, options: object, **_: object) -> onnxruntime.InferenceSession:
+            return real(content, options, providers=["CPUExecutionProvider"])
+
+        monkeypatch.setattr(onnxruntime, "InferenceSession", stepping_down)
+        with pytest.raises(UnavailableError, match="stepped down to CPUExecutionProvider"):
+            Recognizer(tiny_model(), providers=["cuda"])
+
+
+def test_threads_share_one_recognizer(recognizer: Recognizer) -> None:
+    batches = [faces(9, height=20 + i, width=33, seed=i) for i in range(8)]
+    wanted = [recognizer.probabilities(batch) for batch in batches]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(20):
+            which = (number + turn) % len(batches)
+            if not np.array_equal(recognizer.probabilities(batches[which]), wanted[which]):
+                wrong.append(which)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_result_is_plain_and_travels() -> None:
+    result = Recognition.from_row([0, 0, 0.25, 0.5, 0.25, 0, 0], EMOTIONS, box=Box(1, 2, 3, 5, 0.5))
+    assert result.label == "happy"
+    assert json.loads(json.dumps(result.as_dict())) == {
+        "label": "happy",
+        "probabilities": dict(zip(EMOTIONS, [0, 0, 0.25, 0.5, 0.25, 0, 0], strict=True)),
+        "box": {"left": 1, "top": 2, "right": 3, "bottom": 5, "score": 0.5},
+    }
+    again = pickle.loads(pickle.dumps(result))
+    assert again.as_dict() == result.as_dict()
+    with pytest.raises(TypeError):
+        result.probabilities["happy"] = 1.0  # type: ignore[index]
+
+
+def test_equal_probabilities_go_to_the_first_label() -> None:
+    assert Recognition.from_row([0, 0.5, 0, 0, 0.5, 0, 0], EMOTIONS).label == "disgust"
+
+
+class TestDefaultModel:
+    @pytest.fixture(autouse=True)
+    def without_a_packaged_model(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "package").mkdir()
+        monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "recognizer.py"))
+        (tmp_path / "work").mkdir()
+        monkeypatch.chdir(tmp_path / "work")
+
+    def test_none_is_an_error_that_says_what_to_do(self) -> None:
+        with pytest.raises(ModelFileError, match=r"--model FILE\.onnx"):
+            Recognizer()
+
+    def test_the_pair_comes_before_the_rest_and_full_precision_before_less(self) -> None:
+        for name in ("A.fp16", "zeta", "B.int8"):
+            write_tiny_model(Path("exports") / f"{name}.onnx")
+        assert module.default_model().name == "zeta.onnx"
+        write_tiny_model(Path("exports/B.onnx"))
+        assert module.default_model().name == "B.onnx"
+        write_tiny_model(Path("exports/B+E.onnx"))
+        assert Recognizer().source == "exports/B+E.onnx"
+
+    def test_the_package_comes_before_the_workspace(self, tmp_path: Path) -> None:
+        write_tiny_model(Path("exports/B.onnx"))
+        packaged = write_tiny_model(tmp_path / "package" / "data" / "tiny.onnx")
+        assert module.default_model() == packaged
+
+
+def test_the_runtime_imports_neither_torch_nor_pillow_until_a_file_is_read(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "a.onnx")
+    program = (
+        "import sys, numpy as np; from fer_deploy import Recognizer\n"
+        f"result = Recognizer({str(path)!r}).predict(np.full((9, 9), {level_of('sad')}, np.uint8))\n"
+        "assert result.label == 'sad'\n"
+        "heavy = {'torch', 'PIL', 'onnx', 'rich', 'click', 'pandas', 'polars', 'matplotlib', 'cv2', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_examples_in_the_docstrings_run() -> None:
+    for each in (module, sys.modules["fer_deploy.pictures"], sys.modules["fer_deploy.detection.box"]):
+        outcome = doctest.testmod(each)
+        assert outcome.attempted > 0
+        assert outcome.failed == 0
+
+
+def test_errors_are_ours(recognizer: Recognizer) -> None:
+    with pytest.raises(FerDeployError):
+        recognizer.predict(b"\xff\xd8\xff\xe0 broken")
