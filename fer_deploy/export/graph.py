@@ -1,0 +1,151 @@
+"""The whole classifier as one torch module: uint8 faces of any size in, probabilities out.
+
+Luma, the antialiased resize and the scaling to [-1, 1] are linear, so they are two matrix products, `rows @ (faces @
+columns)`, with the luma weights folded into `columns`. Behind them stand the networks and the fusion. What this module
+computes in PyTorch is what the ONNX file is held against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fer_deploy.ensemble import FUSIONS, RANK_CONSTANT, Fusion, Weights
+
+LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
+HALF_RANGE = 127.5
+"""Grey levels 0 to 255 become value / 127.5 - 1, that is [-1, 1]: the study's (x / 255 - 0.5) / 0.5."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One network of a classifier, and how it is asked."""
+
+    name: str
+    """As people name it: `B`, or `B~mirror` for the view of the mirrored face."""
+    network: nn.Module
+    """float32 (n, 1, s, s) in [-1, 1] to logits (n, classes). Two members may share one."""
+    input_size: int = 48
+    """The side s of the square face that the network takes, in pixels."""
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax; above 0."""
+    mirrored: bool = False
+    """Whether the network sees the face mirrored left to right."""
+
+    def __post_init__(self) -> None:
+        if self.input_size < 1 or not self.temperature > 0:
+            raise ValueError(f"member {self.name}: input size {self.input_size} and temperature {self.temperature}")
+
+
+class FacePlane(nn.Module):
+    """uint8 faces (n, h, w, 3) of any size to float32 planes (n, 1, size, size) in [-1, 1].
+
+    Equal to Pillow's `Image.resize((size, size), BILINEAR)` in mode F of the luma: a triangle filter whose half-width
+    is the scale where the picture shrinks (so every pixel counts) and one pixel where it grows, normalised at the
+    edges. Faces without height or width raise.
+    """
+
+    luma: Tensor
+    centres: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("luma", torch.tensor([[share / HALF_RANGE] for share in LUMA]), persistent=False)
+        centres = (torch.arange(size, dtype=torch.float32) + 0.5) / size
+        self.register_buffer("centres", centres[:, None], persistent=False)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """The planes of `faces`."""
+        rows = self._weights(faces.shape[1])
+        columns = self._weights(faces.shape[2])
+        # (w, 1, size) times (3, 1): each pixel's three channels go to each output column by their shares of grey
+        coloured = (columns.t()[:, None, :] * self.luma).flatten(0, 1)
+        return (rows @ (faces.flatten(2).float() @ coloured) - 1).unsqueeze(1)
+
+    def _weights(self, length: int) -> Tensor:
+        """float32 (size, length): what each of `length` pixels gives to each of `size`; rows sum to 1."""
+        positions = torch.arange(length, dtype=torch.float32, device=self.centres.device)
+        # the length as a tensor: taken as a number the exporter would fix it, and this fails on an empty picture
+        total = positions[-1] + 1
+        filter_scale = (total / self.size).clamp(min=1)
+        triangles = (1 - ((positions - (self.centres * total - 0.5)) / filter_scale).abs()).relu()
+        return triangles / triangles.sum(dim=1, keepdim=True)
+
+
+class FaceClassifier(nn.Module):
+    """uint8 faces (n, h, w, 3), RGB, any size, to float32 probabilities (n, classes) whose rows sum to 1.
+
+    Faces are brought to each input size once for all members of that size, and a network that several members share
+    (a face and its mirror image) runs once on all their views.
+    """
+
+    def __init__(self, members: Sequence[Member], *, weights: Weights | None = None, fusion: Fusion = "wap") -> None:
+        super().__init__()
+        if not members:
+            raise ValueError("a classifier needs a member")
+        weights = weights or Weights.equal(len(members))
+        if len(weights.values) != len(members):
+            raise ValueError(f"{len(members)} members need as many weights, got {len(weights.values)}")
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+        self.members = tuple(members)
+        self.weights = weights
+        self.fusion: Fusion = fusion
+        self._calls = _calls(members)
+        self.networks = nn.ModuleList(self.members[views[0]].network for views in self._calls)
+        self.planes = nn.ModuleDict(
+            {str(size): FacePlane(size) for size in sorted({member.input_size for member in members})}
+        )
+        self.eval()
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """The fused probabilities of `faces`."""
+        return self.fuse(self.member_probabilities(faces))
+
+    def member_probabilities(self, faces: Tensor) -> list[Tensor]:
+        """Each member's own probabilities of `faces`, float32 (n, classes)."""
+        planes = {size: plane(faces) for size, plane in self.planes.items()}
+        found: dict[int, Tensor] = {}
+        for network, views in zip(self.networks, self._calls, strict=True):
+            plane = planes[str(self.members[views[0]].input_size)]
+            seen = [plane.flip(3) if self.members[view].mirrored else plane for view in views]
+            logits = network(seen[0] if len(seen) == 1 else torch.cat(seen))
+            split = [logits] if len(seen) == 1 else logits.reshape(len(seen), -1, logits.shape[-1])
+            for position, view in enumerate(views):
+                temperature = self.members[view].temperature
+                own = split[position] if temperature == 1 else split[position] / temperature
+                found[view] = own.softmax(dim=-1)
+        return [found[index] for index in range(len(self.members))]
+
+    def fuse(self, probabilities: Sequence[Tensor]) -> Tensor:
+        """Members' probabilities (n, classes) to the classifier's, as `fer_deploy.ensemble` does it."""
+        if len(probabilities) == 1 and self.fusion == "wap":
+            return probabilities[0]
+        total: Any = 0
+        for own, weight in zip(probabilities, self.weights.values, strict=True):
+            total = total + (own if self.fusion == "wap" else _rank_score(own)) * weight
+        fused: Tensor = total if self.fusion == "wap" else total / total.sum(dim=-1, keepdim=True)
+        return fused
+
+
+def _calls(members: Sequence[Member]) -> list[list[int]]:
+    """The members of each run of a network: those that share the network and its input size."""
+    calls: dict[tuple[int, int], list[int]] = {}
+    for index, member in enumerate(members):
+        calls.setdefault((id(member.network), member.input_size), []).append(index)
+    return list(calls.values())
+
+
+def _rank_score(probabilities: Tensor) -> Tensor:
+    """1 / (k + rank) of each class: rank 1 for the most probable, ties to the earlier class."""
+    classes = probabilities.shape[-1]
+    own, other = probabilities[:, :, None], probabilities[:, None, :]
+    earlier = torch.ones(classes, classes, dtype=torch.bool, device=probabilities.device).tril(-1)
+    ahead = (other > own) | ((other == own) & earlier)
+    return 1 / (ahead.float().sum(dim=-1) + (1 + RANK_CONSTANT))
