@@ -8,9 +8,20 @@
 
 from __future__ import annotations
 
+from fer_deploy.models.cost import Cost as Cost
+from fer_deploy.models.cost import measure_cost as measure_cost
+from fer_deploy.models.cost import total_cost as total_cost
 from fer_deploy.models.entry import NetworkEntry as NetworkEntry
 from fer_deploy.models.initialise import initialise as initialise
 from fer_deploy.models.registry import NETWORKS as NETWORKS
 from fer_deploy.models.registry import build_network as build_network
 
-__all__ = ["NETWORKS", "NetworkEntry", "build_network", "initialise"]
+__all__ = [
+    "NETWORKS",
+    "Cost",
+    "NetworkEntry",
+    "build_network",
+    "initialise",
+    "measure_cost",
+    "total_cost",
+]

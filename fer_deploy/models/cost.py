@@ -1,0 +1,134 @@
+"""What a network costs: fvcore's multiply-adds, parameters, activations, and PyTorch's own flop count beside them.
+
+fvcore counts one multiply-add as one. It counts convolutions, linear layers and, in evaluation mode, two for each
+element of a batch norm and one for each element that an adaptive pooling reads. timm writes the pooling of
+squeeze-and-excitation as `aten::mean`, which fvcore leaves out; it is counted here as the pooling that it is, one for
+each element read, so that the same layers cost the same whichever library wrote them. The study's figures are
+reproduced to the last digit by this. Activation functions and sums are in nobody's count: `Cost.uncounted` names them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_deploy.models.plain import PlainNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one forward pass of one face costs. Costs add up: the cost of an ensemble is its members' sum."""
+
+    gflops: float
+    """fvcore's multiply-adds at batch 1, in units of 1e9. The figure that `efficiency` is computed from."""
+
+    parameters: int
+    """Trainable numbers; batch norm's running statistics are not among them."""
+
+    activations: int
+    """Numbers that convolutions and linear layers write, by fvcore. Goes with memory traffic better than flops do."""
+
+    uncounted: tuple[str, ...]
+    """Operators, such as `aten::silu_`, that `gflops` leaves out and that do work, sorted."""
+
+    torch_gflops: float
+    """`torch.utils.flop_counter`'s figure in units of 1e9: exactly twice the multiply-adds of convolutions and linear
+    layers, and nothing else."""
+
+    def __add__(self, other: Cost) -> Cost:
+        """The cost of running both."""
+        if not isinstance(other, Cost):
+            return NotImplemented
+        return Cost(
+            gflops=self.gflops + other.gflops,
+            parameters=self.parameters + other.parameters,
+            activations=self.activations + other.activations,
+            uncounted=tuple(sorted({*self.uncounted, *other.uncounted})),
+            torch_gflops=self.torch_gflops + other.torch_gflops,
+        )
+
+
+def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
+    """Measure what `network` costs for one face of `size` x `size` pixels, shape (1, 1, size, size).
+
+    The network is traced in evaluation mode, on its own device and in its own precision; its weights, its statistics
+    and the modes of its modules are as before when this returns. The branches that a `plain` network has while training
+    are left out, in every figure: the export merges them into the convolution beside them.
+    """
+    if isinstance(network, PlainNetwork):
+        network = network.without_branches()
+    first = next(network.parameters())
+    face = torch.zeros(1, 1, size, size, device=first.device, dtype=first.dtype)
+    with _evaluating(network), torch.no_grad(), _quiet():
+        from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+        from torch.utils.flop_counter import FlopCounterMode
+
+        flops = FlopCountAnalysis(network, face)
+        flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        flops.set_op_handle("aten::mean", _elements_read)
+        multiply_adds = flops.total()
+        uncounted = tuple(sorted(flops.unsupported_ops()))
+        activations = ActivationCountAnalysis(network, face)
+        activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        written = activations.total()
+        counter = FlopCounterMode(display=False)
+        with counter:
+            network(face)
+    return Cost(
+        gflops=multiply_adds / 1e9,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        activations=int(written),
+        uncounted=uncounted,
+        torch_gflops=counter.get_total_flops() / 1e9,
+    )
+
+
+def total_cost(costs: Iterable[Cost]) -> Cost:
+    """The cost of running all of them, as an ensemble does. A member that also sees the mirrored face is given twice.
+
+    ValueError when there is none.
+    """
+    iterator = iter(costs)
+    total = next(iterator, None)
+    if total is None:
+        raise ValueError("the cost of nothing was asked for: give at least one")
+    for cost in iterator:
+        total = total + cost
+    return total
+
+
+def _elements_read(inputs: list[Any], _outputs: list[Any]) -> int:
+    return math.prod(inputs[0].type().sizes())
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep fvcore and the tracer from printing: what they would say is in `Cost.uncounted`."""
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
