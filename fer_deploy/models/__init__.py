@@ -12,6 +12,7 @@ from fer_deploy.models.cost import Cost as Cost
 from fer_deploy.models.cost import measure_cost as measure_cost
 from fer_deploy.models.cost import total_cost as total_cost
 from fer_deploy.models.entry import NetworkEntry as NetworkEntry
+from fer_deploy.models.fold import fold as fold
 from fer_deploy.models.initialise import initialise as initialise
 from fer_deploy.models.registry import NETWORKS as NETWORKS
 from fer_deploy.models.registry import build_network as build_network
@@ -21,6 +22,7 @@ __all__ = [
     "Cost",
     "NetworkEntry",
     "build_network",
+    "fold",
     "initialise",
     "measure_cost",
     "total_cost",

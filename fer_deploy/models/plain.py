@@ -59,6 +59,7 @@ class PlainLayer(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, *, stride: int = 1, branches: bool = False) -> None:
         super().__init__()
+        self.stride = stride
         self.keeps_shape = stride == 1 and in_channels == channels
         self.conv = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
@@ -83,6 +84,39 @@ class PlainLayer(nn.Module):
             total = total + maps
         result: Tensor = self.activation(total)
         return result
+
+    @torch.no_grad()
+    def folded(self) -> nn.Sequential:
+        """One 3x3 convolution with a bias, and a ReLU, that give what this layer gives in evaluation mode."""
+        weight, bias = _scaled(self.conv.weight, self.norm)
+        centre = (slice(None), slice(None), 1, 1)
+        if self.point is not None and self.point_norm is not None:
+            point, shift = _scaled(self.point.weight, self.point_norm)
+            weight[centre] += point[:, :, 0, 0]
+            bias += shift
+        if self.keeps_shape:
+            identity = torch.eye(self.conv.out_channels, dtype=weight.dtype, device=weight.device)
+            if self.skip_norm is not None:
+                skip, shift = _scaled(identity[:, :, None, None], self.skip_norm)
+                identity = skip[:, :, 0, 0]
+                bias += shift
+            weight[centre] += identity
+        given = self.conv.weight
+        folded = nn.Conv2d(
+            self.conv.in_channels, self.conv.out_channels, 3, stride=self.stride, padding=1, device=given.device
+        ).to(given.dtype)
+        folded.weight.copy_(weight)
+        assert folded.bias is not None
+        folded.bias.copy_(bias)
+        return nn.Sequential(folded, nn.ReLU(inplace=True)).train(self.training)
+
+
+def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Kernel and bias, float64, of a convolution of kernel `weight`, without bias, followed by `norm` in evaluation."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return weight.double() * scale[:, None, None, None], norm.bias.double() - norm.running_mean.double() * scale
 
 
 class PlainNetwork(nn.Module):
@@ -112,8 +146,9 @@ class PlainNetwork(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def without_branches(self) -> PlainNetwork:
-        """A network of the same options without training branches, freshly initialised; itself when it has none."""
-        if not self.options.branches:
+        """A network of the same options without training branches, freshly initialised; itself when it has none
+        (or they are folded)."""
+        if not any(isinstance(layer, PlainLayer) and layer.point is not None for layer in self.layers):
             return self
         with torch.random.fork_rng(devices=[]):  # nobody's random numbers are spent on weights that nobody sees
             plain = PlainNetwork(self.classifier.out_features, replace(self.options, branches=False))
