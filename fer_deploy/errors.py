@@ -10,6 +10,7 @@ The tree::
     ├── ExportError             a file could not be written as asked
     │   └── ParityError         the file does not say what the PyTorch model says
     ├── ModelFileError          an ONNX file breaks the contract, or is unsafe to load
+    ├── MeasurementError        a benchmark, or an engine in it, cannot be believed
     └── UnavailableError        an engine, device or optional package is absent
 
 A message says what is wrong, where (file, row, key), and what to do about it.
@@ -48,6 +49,10 @@ class ParityError(ExportError):
 
 class ModelFileError(FerDeployError):
     """An ONNX file breaks the contract, or is not safe to load."""
+
+
+class MeasurementError(FerDeployError):
+    """A benchmark, a report or an engine's timing cannot be believed."""
 
 
 class UnavailableError(FerDeployError):

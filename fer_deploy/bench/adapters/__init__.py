@@ -1,0 +1,213 @@
+"""How to feed other people's ONNX files: an adapter is a small TOML file with input layout, scaling and label map.
+
+    name = "emotion-ferplus"
+    source = "where the file is published, for the report"
+    files = ["emotion-ferplus*.onnx"]        # file names that it is for
+    labels = ["neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "-"]
+
+    [input]
+    name = "Input3"
+    layout = "nchw"                          # or "nhwc"
+    channels = "grey"                        # or "rgb", "bgr"
+    size = [64, 64]                          # height, width
+    scale = 1.0                              # the value that goes in is (pixel * scale - mean) / deviation,
+    mean = 0.0                               # pixel being 0 to 255; mean and deviation may be lists, one a channel
+    deviation = 1.0
+    fixed_batch = true                       # the file takes one face at a time
+
+    [output]
+    name = "Plus692_Output_0"
+    kind = "logits"                          # or "probabilities"
+
+A label "-" is an answer that FER2013 does not have: its share is dropped, and the others are scaled to sum to one.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fer_deploy.emotions import EMOTIONS, emotion_index
+from fer_deploy.errors import DataError
+
+Layout = Literal["nchw", "nhwc"]
+Channels = Literal["grey", "rgb", "bgr"]
+OutputKind = Literal["probabilities", "logits"]
+DROPPED = "-"
+"""The label of an answer that is none of the seven."""
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""Rec. 601, as everywhere in this package."""
+
+
+@dataclass(frozen=True)
+class AdapterInput:
+    """What a foreign network takes."""
+
+    name: str
+    layout: Layout
+    channels: Channels
+    size: tuple[int, int]
+    """Height and width, in pixels."""
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    """One value, or one a channel, in the order of `channels`."""
+    deviation: tuple[float, ...] = (1.0,)
+    fixed_batch: bool = False
+    """Whether the file takes one face at a time only."""
+
+
+@dataclass(frozen=True)
+class AdapterOutput:
+    """What a foreign network gives."""
+
+    name: str
+    kind: OutputKind
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How to feed one published ONNX file, and how to read its answer."""
+
+    name: str
+    source: str
+    files: tuple[str, ...]
+    input: AdapterInput
+    output: AdapterOutput
+    labels: tuple[str, ...]
+
+    def prepare(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Faces, uint8 (n, height, width, 3) RGB, as the network's input, float32."""
+        wanted = self.input
+        height, width = wanted.size
+        if wanted.channels == "grey":
+            planes = (faces @ LUMA)[..., None]
+        else:
+            planes = faces.astype(np.float32)[..., :: -1 if wanted.channels == "bgr" else 1]
+        if faces.shape[1:3] != (height, width):
+            planes = np.stack([_resize(plane, height, width) for plane in planes])
+        mean, deviation = np.array(wanted.mean, np.float32), np.array(wanted.deviation, np.float32)
+        values = (planes.astype(np.float32) * np.float32(wanted.scale) - mean) / deviation
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if wanted.layout == "nchw" else values)
+
+    def read(self, answer: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The network's output (n, labels) as probabilities of the seven, float32 (n, 7)."""
+        values = np.asarray(answer, dtype=np.float64).reshape(len(answer), -1)
+        if values.shape[1] != len(self.labels):
+            raise DataError(f"adapter {self.name}: {len(self.labels)} labels for {values.shape[1]} answers")
+        if self.output.kind == "logits":
+            values = np.exp(values - values.max(axis=1, keepdims=True))
+        probabilities = np.zeros((len(values), len(EMOTIONS)), dtype=np.float64)
+        for column, label in enumerate(self.labels):
+            index = emotion_index(label)
+            if index is not None:
+                probabilities[:, index] += values[:, column]
+        total = probabilities.sum(axis=1, keepdims=True)
+        shares = np.divide(probabilities, total, out=np.full_like(probabilities, 1 / len(EMOTIONS)), where=total > 0)
+        result: NDArray[np.float32] = shares.astype(np.float32)
+        return result
+
+
+def shipped_adapters() -> tuple[Adapter, ...]:
+    """The adapters that come with this package."""
+    folder = resources.files(__package__)
+    texts = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
+    return tuple(parse_adapter(texts[name], source=name) for name in sorted(texts))
+
+
+def load_adapter(path: Path) -> Adapter:
+    """Read an adapter file; DataError naming file and key when it is wrong."""
+    try:
+        return parse_adapter(path.read_text("utf-8"), source=str(path))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}: give the path of an adapter file") from error
+
+
+def find_adapter(path: Path, own: Sequence[Adapter] = ()) -> Adapter | None:
+    """The adapter for an ONNX file by its file name, the user's own first; None for a file of ours."""
+    for adapter in (*own, *shipped_adapters()):
+        if any(fnmatch.fnmatchcase(path.name.lower(), pattern.lower()) for pattern in adapter.files):
+            return adapter
+    return None
+
+
+def parse_adapter(text: str, *, source: str) -> Adapter:
+    """Read an adapter from TOML text; `source` names it in errors (DataError)."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{source}: not TOML: {error}") from error
+    _check_keys(table, Adapter, source=source)
+    inner, outer = _table(table, "input", source), _table(table, "output", source)
+    _check_keys(inner, AdapterInput, source=f"{source}: input")
+    _check_keys(outer, AdapterOutput, source=f"{source}: output")
+    labels = tuple(str(label) for label in table["labels"])
+    for label in labels:
+        if label != DROPPED and emotion_index(label) is None:
+            raise DataError(f"{source}: labels: {label!r} is none of {', '.join(EMOTIONS)}, nor {DROPPED!r}")
+    size = tuple(inner["size"])
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise DataError(f"{source}: input.size must be [height, width], got {inner['size']!r}")
+    return Adapter(
+        name=str(table["name"]),
+        source=str(table["source"]),
+        files=tuple(str(pattern) for pattern in table["files"]),
+        input=AdapterInput(
+            name=str(inner["name"]),
+            layout=_choice(inner["layout"], Layout, f"{source}: input.layout"),
+            channels=_choice(inner["channels"], Channels, f"{source}: input.channels"),
+            size=(size[0], size[1]),
+            scale=float(inner.get("scale", 1.0)),
+            mean=_numbers(inner.get("mean", 0.0)),
+            deviation=_numbers(inner.get("deviation", 1.0)),
+            fixed_batch=bool(inner.get("fixed_batch", False)),
+        ),
+        output=AdapterOutput(
+            name=str(outer["name"]), kind=_choice(outer["kind"], OutputKind, f"{source}: output.kind")
+        ),
+        labels=labels,
+    )
+
+
+def _resize(plane: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    channels = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(plane[..., index])).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        for index in range(plane.shape[2])
+    ]
+    return np.stack(channels, axis=-1)
+
+
+def _table(table: dict[str, Any], key: str, source: str) -> dict[str, Any]:
+    value = table[key]
+    if not isinstance(value, dict):
+        raise DataError(f"{source}: {key} must be a table, got {value!r}")
+    return value
+
+
+def _check_keys(table: dict[str, Any], model: type, *, source: str) -> None:
+    known = {item.name for item in fields(model)}
+    optional = {"scale", "mean", "deviation", "fixed_batch"}
+    unknown, missing = sorted(set(table) - known), sorted(known - optional - set(table))
+    if unknown or missing:
+        what = f"unknown key {unknown[0]!r}" if unknown else f"the key {missing[0]!r} is missing"
+        raise DataError(f"{source}: {what}; an adapter has {', '.join(sorted(known))}")
+
+
+def _choice(value: Any, kind: Any, where: str) -> Any:
+    if value not in get_args(kind):
+        raise DataError(f"{where} must be one of {', '.join(get_args(kind))}, got {value!r}")
+    return value
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(float(item) for item in value) if isinstance(value, list) else (float(value),)

@@ -1,0 +1,78 @@
+"""What a model costs to compute and to carry, counted on the networks of its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_deploy.bench.subjects import Subject
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The cost of one face, batch 1.
+
+    Attributes:
+        gflops: fvcore's multiply-adds, in units of 1e9, summed over the members (a mirrored view counts again); None
+            where the runs are not there to be counted.
+        torch_gflops: torch's own counter: twice the multiply-adds of convolutions and linear layers, nothing else.
+        params: parameters, each network once.
+        activations: elements of the outputs of convolutions and linear layers, summed like gflops.
+        uncounted: operators that fvcore met and has no count for.
+        bytes: the ONNX file's size; for a run, its weights file's.
+        recorded_gflops: what the file says of itself.
+    """
+
+    gflops: float | None = None
+    torch_gflops: float | None = None
+    params: int | None = None
+    activations: int | None = None
+    uncounted: tuple[str, ...] = ()
+    bytes: int | None = None
+    recorded_gflops: float | None = None
+
+
+def count_cost(subject: Subject) -> ModelCost:
+    """Count a subject's cost; without its runs, or without PyTorch, only bytes and what the file says of itself.
+
+    Raises:
+        FerDeployError: a run cannot be opened, or the file was made from other weights.
+    """
+    size = _bytes(subject)
+    recorded = _recorded(subject)
+    if not subject.runs:
+        return ModelCost(bytes=size, recorded_gflops=recorded)
+    try:
+        import torch  # noqa: F401  the count needs it
+    except ImportError:
+        return ModelCost(bytes=size, recorded_gflops=recorded)
+    from fer_deploy.bench.engines.pytorch import build_classifier
+    from fer_deploy.models.cost import measure_cost, total_cost
+
+    classifier = build_classifier(subject)
+    networks = {id(member.network): member for member in classifier.members}
+    counts = {key: measure_cost(member.network, size=member.input_size) for key, member in networks.items()}
+    total = total_cost(counts[id(member.network)] for member in classifier.members)
+    return ModelCost(
+        gflops=total.gflops,
+        torch_gflops=total.torch_gflops,
+        params=sum(count.parameters for count in counts.values()),
+        activations=total.activations,
+        uncounted=total.uncounted,
+        bytes=size,
+        recorded_gflops=recorded,
+    )
+
+
+def _bytes(subject: Subject) -> int | None:
+    paths = [subject.path] if subject.path else [folder / "weights.safetensors" for folder in set(subject.runs)]
+    return sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) or None
+
+
+def _recorded(subject: Subject) -> float | None:
+    if subject.contract is None:
+        return None
+    try:
+        return float(subject.contract.metadata["gflops"])
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,185 @@
+"""ONNX Runtime on any of its providers, with its silent fallback to the CPU turned into an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.bench.adapters import Adapter
+from fer_deploy.bench.engines import EngineSession, fixed_axes
+from fer_deploy.bench.subjects import Subject
+from fer_deploy.errors import MeasurementError, UnavailableError
+from fer_deploy.recognizer import PROVIDERS
+
+DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
+"""Providers that compute in memory of their own, and ONNX Runtime's name for it."""
+
+CPU = "CPUExecutionProvider"
+
+
+def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> EngineSession:
+    """Open a file in ONNX Runtime.
+
+    Args:
+        subject: a file of ours, or a foreign one with its adapter.
+        provider: a short name of recognizer.PROVIDERS, or the short form of any other provider's name.
+        threads: intra-operator threads; operators run one after the other.
+
+    Raises:
+        UnavailableError: this ONNX Runtime has no such provider.
+        MeasurementError: ONNX Runtime computes elsewhere, or the file takes other faces.
+    """
+    import onnxruntime
+
+    wanted = provider_name(provider, onnxruntime.get_available_providers(), version=onnxruntime.__version__)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # between blocks another engine is measured: threads that still spin would take its cores
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    assert subject.path is not None
+    try:
+        session = onnxruntime.InferenceSession(
+            subject.path.read_bytes(), options, providers=[wanted] if wanted == CPU else [wanted, CPU]
+        )
+    except Exception as error:
+        raise MeasurementError(
+            f"onnxruntime cannot load it on {wanted}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    note = check_provider(session, wanted)
+    if subject.adapter is not None:
+        return AdaptedSession(session, wanted, note=note, adapter=subject.adapter)
+    shape = tuple(axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape)
+    fixed_batch = fixed_axes(shape)
+    if wanted in DEVICE_MEMORY:
+        return DeviceSession(session, wanted, note=note, fixed_batch=fixed_batch)
+    return HostSession(session, wanted, note=note, fixed_batch=fixed_batch)
+
+
+def provider_name(short: str, available: list[str], *, version: str = "") -> str:
+    """The provider's full name; UnavailableError when this ONNX Runtime does not have it.
+
+    >>> provider_name("cpu", ["CPUExecutionProvider"])
+    'CPUExecutionProvider'
+    """
+    wanted = PROVIDERS.get(short, f"{short}ExecutionProvider")
+    for name in available:
+        if name.lower() == wanted.lower():
+            return name
+    raise UnavailableError(f"absent: onnxruntime {version} here has {', '.join(available)}".replace("  ", " "))
+
+
+def check_provider(session: Any, wanted: str) -> str | None:
+    """Hold a session against the provider that was asked for.
+
+    Returns:
+        A note when some nodes are computed by the CPU (shapes are, on every device); None when none is.
+
+    Raises:
+        MeasurementError: ONNX Runtime fell back: the provider is not in use, or was given no node.
+    """
+    in_use = session.get_providers()
+    if wanted not in in_use:
+        raise MeasurementError(f"silent fallback: {wanted} was asked for, onnxruntime uses {', '.join(in_use)}")
+    if wanted == CPU or not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    counts: dict[str, int] = {}
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    total = sum(counts.values())
+    if not counts.get(wanted):
+        where = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        raise MeasurementError(f"silent fallback: {wanted} was asked for and given none of {total} nodes ({where})")
+    elsewhere = total - counts[wanted]
+    return f"{elsewhere} of {total} nodes on the CPU" if elsewhere else None
+
+
+class HostSession:
+    """A session whose provider computes in the host's memory, or does its own copies."""
+
+    host_memory = True
+
+    def __init__(self, session: Any, provider: str, *, note: str | None, fixed_batch: int | None) -> None:
+        self._session = session
+        self._input = session.get_inputs()[0].name
+        self._output = session.get_outputs()[0].name
+        self.provider = provider
+        self.note = note
+        self.fixed_batch = fixed_batch
+
+    def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Nothing to move."""
+        return faces
+
+    def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the file."""
+        answer: NDArray[np.float32] = self._session.run([self._output], {self._input: uploaded})[0]
+        return answer
+
+    def synchronise(self) -> None:
+        """`run` returns when it is done."""
+
+    def download(self, answer: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Nothing to move."""
+        return answer
+
+
+class DeviceSession(HostSession):
+    """A session on a device with memory of its own: copies are made, and timed, apart."""
+
+    host_memory = False
+
+    def __init__(self, session: Any, provider: str, *, note: str | None, fixed_batch: int | None) -> None:
+        super().__init__(session, provider, note=note, fixed_batch=fixed_batch)
+        self._device = DEVICE_MEMORY.get(provider, "cpu")
+        self._binding: Any = None
+
+    def upload(self, faces: NDArray[np.uint8]) -> Any:
+        """Copy the faces to the device."""
+        import onnxruntime
+
+        return onnxruntime.OrtValue.ortvalue_from_numpy(faces, self._device, 0)
+
+    def compute(self, uploaded: Any) -> Any:
+        """Run the file on faces that are on the device; the answer stays there."""
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._input, uploaded)
+        binding.bind_output(self._output, self._device)
+        self._session.run_with_iobinding(binding)
+        self._binding = binding
+        return binding.get_outputs()[0]
+
+    def synchronise(self) -> None:
+        """Wait for the last run."""
+        if self._binding is not None:
+            self._binding.synchronize_outputs()
+
+    def download(self, answer: Any) -> NDArray[np.float32]:
+        """Copy the answer to the host."""
+        values: NDArray[np.float32] = answer.numpy()
+        return values
+
+
+class AdaptedSession(HostSession):
+    """A foreign file: its adapter's preparation is part of the call, as it is for whoever embeds the file."""
+
+    def __init__(self, session: Any, provider: str, *, note: str | None, adapter: Adapter) -> None:
+        super().__init__(session, provider, note=note, fixed_batch=1 if adapter.input.fixed_batch else None)
+        for what, name, ends in (
+            ("input", adapter.input.name, session.get_inputs()),
+            ("output", adapter.output.name, session.get_outputs()),
+        ):
+            if name not in {end.name for end in ends}:
+                there = ", ".join(end.name for end in ends)
+                raise MeasurementError(f"adapter {adapter.name}: the file has no {what} {name!r}, only {there}")
+        self._input, self._output = adapter.input.name, adapter.output.name
+        self._adapter = adapter
+
+    def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Prepare the faces, run the file, map its answers to the seven labels."""
+        answer = self._session.run([self._output], {self._input: self._adapter.prepare(uploaded)})[0]
+        return self._adapter.read(answer)

@@ -1,0 +1,73 @@
+"""OpenVINO on the CPU, reading the same ONNX file, in 32-bit arithmetic wherever the file has 32-bit numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.bench.engines import EngineSession, fixed_axes
+from fer_deploy.bench.subjects import Subject
+from fer_deploy.errors import MeasurementError, UnavailableError
+
+
+def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
+    """Open a file in OpenVINO's CPU plugin with one stream of `threads` threads.
+
+    Raises:
+        UnavailableError: openvino is not installed.
+        MeasurementError: OpenVINO cannot read the file, or the file takes other faces.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UnavailableError("absent: openvino is not installed: pip install 'fer-deploy[bench]'") from error
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(str(subject.path)),
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": "f32",
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+    except RuntimeError as error:
+        raise MeasurementError(f"openvino cannot load it: {' '.join(str(error).split())[:200]}") from error
+    shape = compiled.inputs[0].partial_shape
+    fixed_batch = fixed_axes([None if axis.is_dynamic else axis.get_length() for axis in shape])
+    return OpenVinoSession(compiled, fixed_batch=fixed_batch)
+
+
+class OpenVinoSession:
+    """A compiled model and one request, which is used again for every call."""
+
+    host_memory = True
+    note: str | None = None
+
+    def __init__(self, compiled: Any, *, fixed_batch: int | None) -> None:
+        self._request = compiled.create_infer_request()
+        self._output = compiled.outputs[0]
+        devices = compiled.get_property("EXECUTION_DEVICES")
+        self.provider = "openvino " + ", ".join(devices if isinstance(devices, list | tuple) else [str(devices)])
+        self.fixed_batch = fixed_batch
+
+    def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Nothing to move."""
+        return faces
+
+    def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Run the file; the answer is copied out of the request, which the next call overwrites."""
+        answer: NDArray[np.float32] = self._request.infer([uploaded])[self._output]
+        return np.array(answer, dtype=np.float32)
+
+    def synchronise(self) -> None:
+        """`infer` returns when it is done."""
+
+    def download(self, answer: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Nothing to move."""
+        return answer

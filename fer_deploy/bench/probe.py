@@ -1,0 +1,87 @@
+"""Open one subject in a process of its own, to see what loading costs in time and in memory.
+
+`python -m fer_deploy.bench.probe WORKSPACE NAME PRECISION ENGINE THREADS` prints one line of JSON. `run_probe` is what
+calls it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fer_deploy.bench.machine import peak_memory_bytes
+from fer_deploy.bench.report import Load
+from fer_deploy.bench.subjects import Subject, find_subjects
+from fer_deploy.errors import FerDeployError, MeasurementError
+
+TIMEOUT_S = 300
+"""A subject that takes longer to load is given up."""
+
+
+def run_probe(subject: Subject, engine: str, *, threads: int, workspace: Path) -> Load:
+    """Load `subject` on `engine` in a fresh process; MeasurementError when that process fails."""
+    name = str(subject.path) if subject.path else subject.name
+    arguments = [str(workspace), name, subject.precision, engine, str(threads)]
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "fer_deploy.bench.probe", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(f"loading took more than {TIMEOUT_S} s") from error
+    if result.returncode != 0:
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MeasurementError(f"loading in its own process failed: {reason[:200]}")
+    return Load(**json.loads(result.stdout.strip().splitlines()[-1]))
+
+
+def main(workspace: str, name: str, precision: str, engine: str, threads: str) -> int:
+    """Load, answer one face, and print a `Load` as JSON."""
+    from fer_deploy.bench.engines import open_session
+
+    try:
+        subjects = find_subjects([name], workspace=Path(workspace))
+        subject = next(subject for subject in subjects if subject.precision == precision)
+        _import_engine(engine)
+        face = np.full((1, 48, 48, 3), 128, dtype=np.uint8)
+        start = time.perf_counter_ns()
+        session = open_session(subject, engine, threads=int(threads))
+        loaded = time.perf_counter_ns()
+        if session.fixed_batch:
+            face = np.repeat(face, session.fixed_batch, axis=0)
+        session.download(session.compute(session.upload(face)))
+        session.synchronise()
+        answered = time.perf_counter_ns()
+    except FerDeployError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 1
+    load = {
+        "load_ms": (loaded - start) / 1e6,
+        "first_ms": (answered - loaded) / 1e6,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+    print(json.dumps(load))
+    return 0
+
+
+def _import_engine(engine: str) -> None:
+    """Import the engine's library before the clock starts, as a program that uses it has done."""
+    if engine.startswith("torch-"):
+        import fer_deploy.export.build
+        import fer_deploy.training.run  # noqa: F401
+    elif engine == "openvino-cpu":
+        import openvino  # noqa: F401
+    else:
+        import onnxruntime  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,374 @@
+"""The report as values, as JSON of a versioned schema, and back.
+
+`report.schema.json` beside this file is the schema; a test holds every report against it. A figure that was not
+measured in the run is null, or is named `recorded_…`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fer_deploy.bench.cost import ModelCost
+from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
+from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
+from fer_deploy.errors import MeasurementError
+from fer_deploy.files import write_text
+
+FORMAT = "ferdeploy-bench"
+VERSION = 1
+"""The version of the schema: it goes up when a reader of the last one would misread the new one."""
+
+OK = "ok"
+"""The status of a row that has its figures."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Opening the model in a fresh process.
+
+    Attributes:
+        load_ms: from the file to a session that is ready, the engine's library being loaded.
+        first_ms: the first answer.
+        peak_memory_bytes: the most memory that the process held, library and all.
+    """
+
+    load_ms: float
+    first_ms: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One subject on one engine.
+
+    Attributes:
+        name, kind, precision: of the subject.
+        engine: one of engines.ENGINES, or `peer`.
+        provider: what really computed; None when nothing did.
+        status: "ok", or why the row has no figures.
+        note: what a reader should know of how it was computed.
+        quality: on the split of the report's data; None without data.
+        agreement: share of faces on which it names the same class as `agreement_with`, another row's label.
+        cost: counted, not timed.
+        latency, throughput, load: None where not measured.
+        recorded_accuracy: what the file says of itself, with the split in recorded_accuracy_split.
+        predictions: one digit a face, its class, in the order of the data's rows; None without data.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    engine: str
+    provider: str | None = None
+    status: str = OK
+    note: str | None = None
+    quality: Quality | None = None
+    agreement: float | None = None
+    agreement_with: str | None = None
+    cost: ModelCost = field(default_factory=ModelCost)
+    latency: Latency | None = None
+    throughput: Throughput | None = None
+    load: Load | None = None
+    recorded_accuracy: float | None = None
+    recorded_accuracy_split: str | None = None
+    predictions: str | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> str:
+        """Name and precision, as files are named: `B+E.int8`."""
+        return self.name if self.precision in ("fp32", "as given") else f"{self.name}.{self.precision}"
+
+    @property
+    def label(self) -> str:
+        """What tells this row from every other of its report: `B+E.int8 on ort-cpu`."""
+        return f"{self.model} on {self.engine}"
+
+    @property
+    def gflops(self) -> float | None:
+        """Counted, or else as the file says."""
+        return self.cost.gflops if self.cost.gflops is not None else self.cost.recorded_gflops
+
+    @property
+    def efficiency(self) -> float | None:
+        """Accuracy over GFLOPs, both measured in this run."""
+        if self.quality is None or not self.cost.gflops:
+            return None
+        return self.quality.accuracy.value / self.cost.gflops
+
+    @property
+    def device(self) -> str:
+        """The kind of device, within which times are compared: cpu, cuda, mps, or a provider's name."""
+        return "cpu" if self.engine == "peer" else self.engine.split("-")[1]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """McNemar's exact test between two rows' answers."""
+
+    first: str
+    second: str
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was scored: `rows` of the split's `rows_in_split` faces (fewer in a quick run)."""
+
+    name: str
+    sha256: str
+    split: str
+    rows: int
+    rows_in_split: int
+    rows_deduplicated: int
+    votes: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run of the benchmark.
+
+    Attributes:
+        created: UTC, ISO 8601, to the second.
+        ferdeploy_version: of this package.
+        machine: see machine.describe_machine.
+        settings: how it was measured, plain values.
+        data: None when nothing was scored.
+        rows: one a subject and engine.
+        pairs: McNemar's test between the subjects' answers, on the first engine that has them.
+        warnings: what a reader must know before quoting a figure.
+    """
+
+    created: str
+    ferdeploy_version: str
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    data: Data | None
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def row(self, label: str) -> Row | None:
+        """The row of a label, or None."""
+        return next((row for row in self.rows if row.label == label), None)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The report as plain values, in the schema's shape."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": report.created,
+        "ferdeploy_version": report.ferdeploy_version,
+        "machine": dict(report.machine),
+        "settings": dict(report.settings),
+        "data": dataclasses.asdict(report.data) if report.data else None,
+        "rows": [_row_to_json(row) for row in report.rows],
+        "pairs": [dataclasses.asdict(pair) for pair in report.pairs],
+        "warnings": list(report.warnings),
+    }
+
+
+def from_json(table: Any, *, source: str) -> Report:
+    """A report from plain values.
+
+    Raises:
+        MeasurementError: it is no report, is of another version, or lacks a field; `source` names it.
+    """
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        raise MeasurementError(f"{source}: not a report of `ferdeploy bench`")
+    if table.get("version") != VERSION:
+        raise MeasurementError(
+            f"{source}: report version {table.get('version')!r}, this ferdeploy reads {VERSION}: measure again"
+        )
+    try:
+        return Report(
+            created=table["created"],
+            ferdeploy_version=table["ferdeploy_version"],
+            machine=table["machine"],
+            settings=table["settings"],
+            data=Data(**table["data"]) if table["data"] else None,
+            rows=tuple(_row_from_json(row) for row in table["rows"]),
+            pairs=tuple(Pair(**pair) for pair in table["pairs"]),
+            warnings=tuple(table["warnings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MeasurementError(f"{source}: damaged report: {type(error).__name__} {error}") from error
+
+
+def save_report(report: Report, path: Path) -> None:
+    """Write the report as JSON, lists of numbers on one line each."""
+    text = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, _NUMBERS.sub(lambda match: re.sub(r"\s+", "", match.group()).replace(",", ", "), text) + "\n")
+
+
+def load_report(path: Path) -> Report:
+    """Read a report; MeasurementError when there is none or it cannot be read."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MeasurementError(f"{path}: {error.strerror or error}: run `ferdeploy bench` first") from error
+    except ValueError as error:
+        raise MeasurementError(f"{path}: not JSON: {error}") from error
+    return from_json(table, source=str(path))
+
+
+def pareto_front(points: Iterable[tuple[str, float, float]]) -> set[str]:
+    """The labels of the points (label, cost, accuracy) that no other point beats.
+
+    A point is beaten by one that costs no more and is no less accurate, and is better in one of the two.
+
+    >>> sorted(pareto_front([("a", 1, 0.6), ("b", 2, 0.7), ("c", 3, 0.65), ("d", 2, 0.7)]))
+    ['a', 'b', 'd']
+    """
+    points = list(points)
+    return {
+        label
+        for label, cost, accuracy in points
+        if not any(
+            other_cost <= cost and other_accuracy >= accuracy and (other_cost, other_accuracy) != (cost, accuracy)
+            for _, other_cost, other_accuracy in points
+        )
+    }
+
+
+def cost_front(report: Report) -> set[str]:
+    """Labels of the rows on the Pareto front of accuracy against GFLOPs."""
+    return pareto_front(
+        (row.label, row.gflops, row.quality.accuracy.value)
+        for row in report.rows
+        if row.quality is not None and row.gflops is not None
+    )
+
+
+def latency_front(report: Report) -> set[str]:
+    """Labels of the rows on the Pareto front of accuracy against median latency, within each kind of device."""
+    front: set[str] = set()
+    for device in {row.device for row in report.rows}:
+        front |= pareto_front(
+            (row.label, row.latency.p50, row.quality.accuracy.value)
+            for row in report.rows
+            if row.device == device and row.quality is not None and row.latency is not None
+        )
+    return front
+
+
+_NUMBERS = re.compile(r"\[\s*(?:-?[\d.eE+-]+|null)(?:,\s*(?:-?[\d.eE+-]+|null))*\s*\]")
+
+
+def _row_to_json(row: Row) -> dict[str, Any]:
+    quality, cost, latency = row.quality, row.cost, row.latency
+    accuracy = quality.accuracy if quality else None
+    unseen = quality.deduplicated if quality else None
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "engine": row.engine,
+        "provider": row.provider,
+        "precision": row.precision,
+        "status": row.status,
+        "note": row.note,
+        "accuracy": accuracy and accuracy.value,
+        "accuracy_ci95": accuracy and [accuracy.low, accuracy.high],
+        "accuracy_rows": accuracy and accuracy.count,
+        "accuracy_deduplicated": unseen and unseen.value,
+        "accuracy_deduplicated_ci95": unseen and [unseen.low, unseen.high],
+        "accuracy_deduplicated_rows": unseen and unseen.count,
+        "macro_f1": quality and quality.macro_f1,
+        "ece": quality and quality.calibration_error,
+        "recall": quality and list(quality.recall),
+        "confusion": quality and [list(line) for line in quality.confusion],
+        "reliability": quality and [dataclasses.asdict(group) for group in quality.reliability],
+        "unanimity": quality
+        and (None if quality.unanimity is None else [dataclasses.asdict(band) for band in quality.unanimity]),
+        "top1_agreement": row.agreement,
+        "top1_agreement_with": row.agreement_with,
+        "gflops": cost.gflops,
+        "torch_gflops": cost.torch_gflops,
+        "uncounted": list(cost.uncounted),
+        "efficiency": row.efficiency,
+        "params": cost.params,
+        "activations": cost.activations,
+        "bytes": cost.bytes,
+        "latency_ms": latency and dataclasses.asdict(latency),
+        "throughput": row.throughput and dataclasses.asdict(row.throughput),
+        "load": row.load and dataclasses.asdict(row.load),
+        "recorded_gflops": cost.recorded_gflops,
+        "recorded_accuracy": row.recorded_accuracy,
+        "recorded_accuracy_split": row.recorded_accuracy_split,
+        "predictions": row.predictions,
+    }
+
+
+def _row_from_json(table: Mapping[str, Any]) -> Row:
+    return Row(
+        name=table["name"],
+        kind=table["kind"],
+        precision=table["precision"],
+        engine=table["engine"],
+        provider=table["provider"],
+        status=table["status"],
+        note=table["note"],
+        quality=_quality_from_json(table),
+        agreement=table["top1_agreement"],
+        agreement_with=table["top1_agreement_with"],
+        cost=ModelCost(
+            gflops=table["gflops"],
+            torch_gflops=table["torch_gflops"],
+            params=table["params"],
+            activations=table["activations"],
+            uncounted=tuple(table["uncounted"]),
+            bytes=table["bytes"],
+            recorded_gflops=table["recorded_gflops"],
+        ),
+        latency=_latency_from_json(table["latency_ms"]),
+        throughput=_throughput_from_json(table["throughput"]),
+        load=Load(**table["load"]) if table["load"] else None,
+        recorded_accuracy=table["recorded_accuracy"],
+        recorded_accuracy_split=table["recorded_accuracy_split"],
+        predictions=table["predictions"],
+    )
+
+
+def _quality_from_json(table: Mapping[str, Any]) -> Quality | None:
+    if table["accuracy"] is None:
+        return None
+
+    def accuracy(key: str) -> Accuracy | None:
+        if table[key] is None:
+            return None
+        low, high = table[f"{key}_ci95"]
+        return Accuracy(table[key], low, high, table[f"{key}_rows"])
+
+    whole = accuracy("accuracy")
+    assert whole is not None
+    return Quality(
+        accuracy=whole,
+        deduplicated=accuracy("accuracy_deduplicated"),
+        macro_f1=table["macro_f1"],
+        recall=tuple(table["recall"]),
+        confusion=tuple(tuple(line) for line in table["confusion"]),
+        calibration_error=table["ece"],
+        reliability=tuple(CalibrationBin(**group) for group in table["reliability"]),
+        unanimity=None if table["unanimity"] is None else tuple(UnanimityBand(**band) for band in table["unanimity"]),
+    )
+
+
+def _latency_from_json(table: Mapping[str, Any] | None) -> Latency | None:
+    if table is None:
+        return None
+    parts = Parts(**table["parts"]) if table["parts"] else None
+    return Latency(**{**table, "parts": parts, "samples_ns": tuple(table["samples_ns"])})
+
+
+def _throughput_from_json(table: Mapping[str, Any] | None) -> Throughput | None:
+    if table is None:
+        return None
+    return Throughput(table["batch"], table["images_per_s"], tuple(BatchRate(**rate) for rate in table["tried"]))

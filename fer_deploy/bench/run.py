@@ -1,0 +1,388 @@
+"""One benchmark from beginning to end: open, score, time in turns, load, count, compare.
+
+The data is read and checked, and every name looked up, before anything is loaded. A subject that an engine cannot take
+becomes a row that says so; the run goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy import __version__
+from fer_deploy.bench.adapters import Adapter
+from fer_deploy.bench.cost import ModelCost, count_cost
+from fer_deploy.bench.engines import (
+    DEFAULT_ENGINES,
+    EngineSession,
+    applies,
+    check_engine,
+    open_session,
+    rgb,
+    score,
+)
+from fer_deploy.bench.latency import (
+    Latency,
+    LatencyPlan,
+    Parts,
+    SessionStream,
+    Stream,
+    Throughput,
+    measure_latency,
+    measure_throughput,
+)
+from fer_deploy.bench.machine import describe_machine
+from fer_deploy.bench.probe import run_probe
+from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
+from fer_deploy.bench.report import OK, Data, Load, Pair, Report, Row
+from fer_deploy.bench.subjects import Subject, explain, find_subjects
+
+if TYPE_CHECKING:
+    from fer_deploy.faces.dataset import Dataset
+
+QUICK_ROWS = 500
+"""Faces that a quick run scores at most; drawn by the run's seed."""
+
+SYNTHETIC_FACES = 256
+"""Faces that are timed on where no data is given."""
+
+BUSY_LOAD = 0.5
+"""A load average per core, at the start, from which on the machine is called busy."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps of it are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """What to measure and how much.
+
+    Attributes:
+        names: see subjects.find_subjects.
+        engines: names of engines.
+        threads: given to every engine alike.
+        latency: how much to time; None times nothing.
+        dataset: what to score on; None scores nothing.
+        max_rows: score at most so many faces of the test split, drawn by the latency plan's seed; None scores all.
+        probe: whether to load each row in a fresh process.
+        workspace: the folder that holds exports/ and training/.
+        adapters: the user's own, for foreign files.
+    """
+
+    names: tuple[str, ...] = ()
+    engines: tuple[str, ...] = DEFAULT_ENGINES
+    threads: int = 1
+    latency: LatencyPlan | None = field(default_factory=LatencyPlan)
+    dataset: Dataset | None = None
+    max_rows: int | None = None
+    probe: bool = True
+    workspace: Path = Path()
+    adapters: tuple[Adapter, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class BenchResult:
+    """A report, and the probabilities behind it: one array, float32 (n, 7), a scored row's label."""
+
+    report: Report
+    probabilities: Mapping[str, NDArray[np.float32]]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A row in the making."""
+
+    subject: Subject
+    engine: str
+    session: EngineSession | None = None
+    status: str = OK
+    quality: Quality | None = None
+    probabilities: NDArray[np.float32] | None = None
+    parts: Parts | None = None
+    latency: Latency | None = None
+    throughput: Throughput | None = None
+    load: Load | None = None
+    cost: ModelCost = field(default_factory=ModelCost)
+    agreement: float | None = None
+    agreement_with: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.subject.key} on {self.engine}"
+
+    def fail(self, error: BaseException) -> None:
+        """Turn this row into one that says why it has no figures."""
+        self.status = explain(error)
+        self.session = None
+
+
+def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResult:
+    """Measure everything that the plan names.
+
+    Raises:
+        MeasurementError: there is nothing to measure, or no such name.
+        UnavailableError: there is no such engine.
+    """
+    step = progress or _silent
+    for engine in plan.engines:
+        check_engine(engine)
+    subjects = find_subjects(plan.names, workspace=plan.workspace, adapters=plan.adapters)
+    entries = [_Entry(subject, engine) for subject in subjects for engine in plan.engines if applies(subject, engine)]
+    machine = describe_machine(gpu=any(engine.startswith("torch-") for engine in plan.engines))
+    scored = _faces_to_score(plan)
+    for index, entry in enumerate(entries):
+        step("opening", index, len(entries))
+        try:
+            entry.session = open_session(entry.subject, entry.engine, threads=plan.threads)
+        except Exception as error:
+            entry.fail(error)
+    _score(entries, scored, step)
+    _agree(entries)
+    if plan.latency is not None:
+        faces = rgb(scored.images if scored else _synthetic())
+        _time(entries, faces, plan, step)
+    _load(entries, plan, step)
+    _count(entries, step)
+    rows = tuple(_row(entry) for entry in entries)
+    report = Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ferdeploy_version=__version__,
+        machine=machine,
+        settings=_settings(plan),
+        data=scored.data if scored else None,
+        rows=rows,
+        pairs=_pairs(entries, scored),
+        warnings=tuple(_warnings(rows, machine, scored)),
+    )
+    return BenchResult(
+        report=report,
+        probabilities={entry.label: entry.probabilities for entry in entries if entry.probabilities is not None},
+        rows=scored.rows if scored else np.empty(0, np.int64),
+        labels=scored.labels if scored else np.empty(0, np.int64),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """The faces that are scored, and what is known of them."""
+
+    data: Data
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    unseen: NDArray[np.bool_]
+    votes: NDArray[np.uint8] | None
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+def _faces_to_score(plan: BenchPlan) -> _Scored | None:
+    dataset = plan.dataset
+    if dataset is None:
+        return None
+    test = dataset.test
+    chosen = np.arange(len(test))
+    if plan.max_rows is not None and plan.max_rows < len(test):
+        seed = plan.latency.seed if plan.latency else 0
+        chosen = np.sort(np.random.default_rng(seed).choice(len(test), plan.max_rows, replace=False))
+    faces = test.take(chosen)
+    unseen = dataset.unseen_test[chosen]
+    data = Data(
+        name=dataset.name,
+        sha256=dataset.sha256,
+        split=dataset.split_names["test"],
+        rows=len(faces),
+        rows_in_split=len(test),
+        rows_deduplicated=int(unseen.sum()),
+        votes=faces.votes is not None,
+    )
+    return _Scored(data, faces.images, faces.labels, faces.rows, unseen, faces.votes)
+
+
+def _synthetic() -> NDArray[np.uint8]:
+    from fer_deploy.faces.synthetic import synthetic_faces
+
+    return synthetic_faces(SYNTHETIC_FACES, seed=0).images
+
+
+def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) -> None:
+    if scored is None:
+        return
+    for index, entry in enumerate(entries):
+        if entry.session is None:
+            continue
+        step("scoring", index, len(entries))
+        try:
+            probabilities = score(entry.session, scored.images)
+            entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
+            entry.probabilities = probabilities
+        except Exception as error:
+            entry.fail(error)
+
+
+def _agree(entries: Sequence[_Entry]) -> None:
+    """Hold every row's answers against PyTorch's on the CPU; where there are none, against the fp32 file's."""
+    answered = [entry for entry in entries if entry.probabilities is not None]
+    for entry in answered:
+        own = [other for other in answered if other.subject.name == entry.subject.name and other is not entry]
+        reference = next((other for other in own if other.engine == "torch-cpu"), None) or next(
+            (other for other in own if other.subject.precision == "fp32" and other.engine == "ort-cpu"), None
+        )
+        if reference is None or entry.engine == "torch-cpu":
+            continue
+        assert entry.probabilities is not None
+        assert reference.probabilities is not None
+        entry.agreement = agreement(entry.probabilities.argmax(axis=1), reference.probabilities.argmax(axis=1))
+        entry.agreement_with = reference.label
+
+
+def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, step: Progress) -> None:
+    assert plan.latency is not None
+    timed: list[_Entry] = []
+    streams: list[Stream] = []
+    for entry in entries:
+        if entry.session is None:
+            continue
+        stream = SessionStream(entry.session, faces)
+        try:
+            parts = stream.check_clock()
+        except Exception as error:
+            entry.fail(error)
+            continue
+        entry.parts = None if entry.session.host_memory else parts
+        timed.append(entry)
+        streams.append(stream)
+    latencies = measure_latency(
+        streams,
+        threads=plan.threads,
+        plan=plan.latency,
+        parts=[entry.parts for entry in timed],
+        progress=lambda done, total: step("timing single faces", done, total),
+    )
+    rates = measure_throughput(
+        streams, plan=plan.latency, progress=lambda done, total: step("timing batches", done, total)
+    )
+    for entry, latency, rate in zip(timed, latencies, rates, strict=True):
+        for result in (latency, rate):
+            if isinstance(result, Exception):
+                entry.fail(result)
+        entry.latency = latency if isinstance(latency, Latency) else None
+        entry.throughput = rate if isinstance(rate, Throughput) else None
+
+
+def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
+    if not plan.probe:
+        return
+    for index, entry in enumerate(entries):
+        # an adapter may be the user's own file: the probe's process would not know it
+        if entry.session is None or entry.subject.adapter is not None:
+            continue
+        step("loading in a fresh process", index, len(entries))
+        try:
+            entry.load = run_probe(entry.subject, entry.engine, threads=plan.threads, workspace=plan.workspace)
+        except Exception as error:
+            entry.fail(error)
+
+
+def _count(entries: Sequence[_Entry], step: Progress) -> None:
+    counted: dict[str, ModelCost] = {}
+    for index, entry in enumerate(entries):
+        step("counting", index, len(entries))
+        key = f"{entry.subject.path} {entry.subject.key}"
+        if key not in counted:
+            try:
+                counted[key] = count_cost(entry.subject)
+            except Exception as error:
+                if entry.status == OK:
+                    entry.fail(error)
+                counted[key] = ModelCost()
+        entry.cost = counted[key]
+
+
+def _row(entry: _Entry) -> Row:
+    subject = entry.subject
+    metadata: Mapping[str, str] = subject.contract.metadata if subject.contract else {}
+    labelled = entry.probabilities is not None
+    return Row(
+        name=subject.name,
+        kind=subject.kind,
+        precision=subject.precision,
+        engine=entry.engine,
+        provider=entry.session.provider if entry.session else None,
+        status=entry.status,
+        note=entry.session.note if entry.session else None,
+        quality=entry.quality,
+        agreement=entry.agreement,
+        agreement_with=entry.agreement_with,
+        cost=entry.cost,
+        latency=entry.latency,
+        throughput=entry.throughput,
+        load=entry.load,
+        recorded_accuracy=_number(metadata.get("accuracy")),
+        recorded_accuracy_split=metadata.get("accuracy_split"),
+        predictions="".join(map(str, entry.probabilities.argmax(axis=1))) if labelled else None,  # type: ignore[union-attr]
+    )
+
+
+def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...]:
+    """McNemar's test between every two subjects, each on the first engine that answered."""
+    if scored is None:
+        return ()
+    first: dict[str, _Entry] = {}
+    for entry in entries:
+        if entry.probabilities is not None:
+            first.setdefault(entry.subject.key, entry)
+    right = {
+        entry.label: entry.probabilities.argmax(axis=1) == scored.labels
+        for entry in first.values()
+        if entry.probabilities is not None
+    }
+    pairs = []
+    for one, other in combinations(right, 2):
+        test = mcnemar(right[one], right[other])
+        pairs.append(Pair(one, other, test.only_first, test.only_second, test.p_value))
+    return tuple(pairs)
+
+
+def _settings(plan: BenchPlan) -> dict[str, Any]:
+    return {
+        "engines": list(plan.engines),
+        "threads": plan.threads,
+        "latency": dataclasses.asdict(plan.latency) if plan.latency else None,
+        "max_rows": plan.max_rows,
+    }
+
+
+def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored | None) -> list[str]:
+    found = []
+    load, cores = machine["load_at_start"], machine["cores"]
+    if load is not None and load > BUSY_LOAD * cores:
+        found.append(f"the machine was busy before the run began (load {load} on {cores} cores): times are too long")
+    busy = [row.label for row in rows if row.latency and row.latency.busy]
+    if busy:
+        listed = ", ".join(busy[:3]) + (f" and {len(busy) - 3} more" if len(busy) > 3 else "")
+        found.append(f"times disagree among themselves, something else was running: {listed}")
+    if scored is not None and scored.data.rows < scored.data.rows_in_split:
+        found.append(f"accuracy is of {scored.data.rows} faces drawn from {scored.data.rows_in_split}: a quick look")
+    if scored is not None and scored.data.name != "FER2013":
+        found.append(f"the data is {scored.data.name}: these accuracies say nothing about FER2013")
+    return found
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,151 @@
+"""What is measured: exported files, runs that have no file yet, and other people's ONNX files with an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fer_deploy.bench.adapters import Adapter, find_adapter
+from fer_deploy.contract import PRECISIONS, ModelContract, check_model_file
+from fer_deploy.ensemble import MIRROR
+from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError
+
+Kind = Literal["file", "run", "foreign", "peer"]
+"""file: an exported ONNX file of ours. run: a run folder without one. foreign: another's ONNX file. peer: a package."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure.
+
+    Attributes:
+        name: the file's stem without its precision (`B+E`), a run's name, or another's file name.
+        kind: see `Kind`.
+        precision: fp32, fp16 or int8 for our files; fp32 for runs; "as given" for others.
+        path: the ONNX file; None for a run.
+        contract: what a file of ours says of itself.
+        runs: the run folders of the members, in order; empty where they are not in the workspace.
+        adapter: how to feed a foreign file.
+        refusal: why the file cannot be measured; None when it can.
+    """
+
+    name: str
+    kind: Kind
+    precision: str
+    path: Path | None = None
+    contract: ModelContract | None = None
+    runs: tuple[Path, ...] = ()
+    adapter: Adapter | None = None
+    refusal: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells this subject from the others of a run: `B+E.int8`."""
+        return self.name if self.precision in ("fp32", "as given") else f"{self.name}.{self.precision}"
+
+
+def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: Sequence[Adapter] = ()) -> list[Subject]:
+    """Turn what the user named into subjects, each once, in the order named.
+
+    Args:
+        names: names of exports (every precision of them), of runs, or ONNX files; none takes all of `exports/`, and
+            where that is empty all runs.
+        workspace: the folder that holds `exports/` and `training/`.
+        adapters: the user's own adapters for foreign files, tried before the shipped ones.
+
+    Raises:
+        MeasurementError: there is nothing to measure, or no export, run or file of a name.
+    """
+    found: dict[tuple[str, str], Subject] = {}
+    if names:
+        for name in names:
+            for subject in _named(name, workspace, adapters):
+                found.setdefault((str(subject.path), subject.key), subject)
+        return list(found.values())
+    files = sorted((workspace / "exports").glob("*.onnx"), key=_file_order)
+    subjects = [_from_file(path, workspace, adapters) for path in files] or _all_runs(workspace)
+    if not subjects:
+        raise MeasurementError(
+            f"nothing to measure: {workspace / 'exports'} has no ONNX file and {workspace / 'training'} no run: "
+            "run `ferdeploy train`, then `ferdeploy export`"
+        )
+    return subjects
+
+
+def split_stem(path: Path) -> tuple[str, str]:
+    """A file's name without precision, and its precision: `B+E.rrf.int8.onnx` is `B+E.rrf` and `int8`.
+
+    >>> split_stem(Path("exports/B+E.rrf.int8.onnx")), split_stem(Path("B.onnx"))
+    (('B+E.rrf', 'int8'), ('B', 'fp32'))
+    """
+    stem, dot, last = path.stem.rpartition(".")
+    return (stem, last) if dot and last in PRECISIONS else (path.stem, "fp32")
+
+
+def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subject]:
+    if name.endswith(".onnx"):
+        path = Path(name)
+        if not path.is_file():
+            raise MeasurementError(f"{name} does not exist: give a file, or the name of an export or run")
+        return [_from_file(path, workspace, adapters)]
+    exports = workspace / "exports"
+    files = [path for path in sorted(exports.glob("*.onnx"), key=_file_order) if split_stem(path)[0] == name]
+    if files:
+        return [_from_file(path, workspace, adapters) for path in files]
+    run = workspace / "training" / name
+    if (run / "run.json").is_file():
+        return [Subject(name=name, kind="run", precision="fp32", runs=(run,))]
+    known = sorted(
+        {split_stem(path)[0] for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
+    )
+    raise MeasurementError(
+        f"no export and no run named {name!r} in {workspace}; there {'are ' + ', '.join(known) if known else 'is none'}"
+    )
+
+
+def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subject:
+    name, precision = split_stem(path)
+    adapter = find_adapter(path, adapters)
+    if adapter is not None:
+        return Subject(name=adapter.name, kind="foreign", precision="as given", path=path, adapter=adapter)
+    try:
+        contract = check_model_file(path)
+    except ModelFileError as error:
+        return Subject(name=name, kind="file", precision=precision, path=path, refusal=str(error))
+    return Subject(
+        name=name,
+        kind="file",
+        precision=contract.precision,
+        path=path,
+        contract=contract,
+        runs=_member_runs(contract, workspace),
+    )
+
+
+def _member_runs(contract: ModelContract, workspace: Path) -> tuple[Path, ...]:
+    folders = [workspace / "training" / member.removesuffix(MIRROR) for member in contract.members]
+    return tuple(folders) if folders and all((folder / "run.json").is_file() for folder in folders) else ()
+
+
+def _all_runs(workspace: Path) -> list[Subject]:
+    return [
+        Subject(name=folder.name, kind="run", precision="fp32", runs=(folder,)) for folder in _run_folders(workspace)
+    ]
+
+
+def _run_folders(workspace: Path) -> list[Path]:
+    return sorted(path.parent for path in (workspace / "training").glob("*/run.json"))
+
+
+def _file_order(path: Path) -> tuple[int, str, int]:
+    """Single models before ensembles, then by name, then fp32, fp16, int8."""
+    name, precision = split_stem(path)
+    return name.count("+"), name, PRECISIONS.index(precision)
+
+
+def explain(error: BaseException) -> str:
+    """An error as one line for a row's status."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, FerDeployError) else f"{type(error).__name__}: {text}"[:300]
