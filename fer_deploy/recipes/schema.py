@@ -185,13 +185,17 @@ class Distillation:
     """Share of the loss that comes from the teachers; the labels give the rest."""
     temperature: float = 2.0
     """Both sides' logits are divided by this, and the loss multiplied by its square (Hinton et al., 2015)."""
-    view: Literal["same", "plain"] = "same"
-    """`same`: the teachers see the augmented face that the student sees (Beyer et al., 2022); `plain`: the face as it is, once, cached."""
+    view: Literal["same", "cached", "plain"] = "cached"
+    """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of `views`
+    views a face that come round again, each answered once and kept; `plain`: the face as it is, answered once and kept."""
+    views: int = 20
+    """cached: views a face."""
 
     def __post_init__(self) -> None:
         _require(len(self.teachers) > 0, "teachers", "needs at least one run")
         _require(0 < self.weight <= 1, "weight", f"must lie in (0, 1], got {self.weight}")
         _require(0 < self.temperature <= 50, "temperature", f"must lie in (0, 50], got {self.temperature}")
+        _require(1 <= self.views <= 1000, "views", f"must lie in 1 to 1000, got {self.views}")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""`ferdeploy train`: run recipes, show how they go, and stop and go on without loss."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from fer_deploy.cli.options import data_option, device_option, workspace_option
+
+EPILOG = """\b
+Examples:
+  ferdeploy train                          B and E, the pair that the study deployed
+  ferdeploy train B --data fer2013.csv     one variant
+  ferdeploy train all --time-limit 9m      the whole table, nine minutes at a time
+  ferdeploy train my.toml --epochs 20      a recipe of your own, 20 epochs over all its stages
+  ferdeploy train A --set stage.0.optimiser.lr=5e-3 --name A-slow
+  torchrun --nproc-per-node 2 -m fer_deploy train B     two processes, one batch between them
+
+A stopped run goes on where it stood when the same command is given again; a complete one is left alone.
+"""
+
+
+class Duration(click.ParamType):
+    """A length of time: 90, 90s, 9m, 1h30m. The value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        if isinstance(value, int | float):
+            return float(value)
+        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", str(value).strip().lower())
+        if not found or not any(found.groups()):
+            self.fail(f"{value!r} is not a length of time: write 90s, 9m or 1h30m", param, ctx)
+        hours, minutes, seconds = (float(part or 0) for part in found.groups())
+        total = 3600 * hours + 60 * minutes + seconds
+        if total <= 0:
+            self.fail("must be longer than nothing", param, ctx)
+        return total
+
+
+@click.command("train", epilog=EPILOG)
+@click.argument("names", nargs=-1, metavar="[NAME... | all | FILE.toml]")
+@data_option
+@workspace_option
+@click.option("--init", "initialisation", metavar="HOW", help="imagenet, xavier, default, or a .safetensors file. Default: as the recipe says.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Budget of epochs over all stages of a recipe.")
+@click.option("--batch-size", type=click.IntRange(min=2), metavar="N", help="Faces a step, in all stages.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe, such as stage.0.optimiser.lr=1e-3. Repeatable.")
+@click.option("--name", "run_name", metavar="RUN", help="Name of the run's folder. Default: the variant's name.")
+@device_option
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads. Default: all cores.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of every random draw.")
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train N repeats with seeds from --seed on, and report mean and spread.")
+@click.option("--resume/--restart", default=True, help="Go on where a run of that name stood (the default), or begin anew.")
+@click.option("--time-limit", type=Duration(), metavar="TIME", help="End cleanly, all saved, before this has passed: 90s, 9m, 1h30m.")
+def command(  # noqa: PLR0913 - one parameter an option
+    names: tuple[str, ...],
+    data: str | None,
+    workspace: Path,
+    initialisation: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    changes: tuple[str, ...],
+    run_name: str | None,
+    device: str,
+    threads: int | None,
+    seed: int,
+    seeds: int | None,
+    resume: bool,
+    time_limit: float | None,
+) -> None:
+    """Train variants; a stopped run goes on where it stood.
+
+    NAME is a variant (`ferdeploy variants` lists them), `all` for every one of the study's, or the path of a TOML
+    recipe. With no name: B and E. Each run is written to training/NAME in the workspace.
+    """
+    from fer_deploy.cli.errors import error_line
+    from fer_deploy.cli.training_display import report_plan, train_with_display
+    from fer_deploy.training.plan import plan_runs
+
+    with error_line(on_interrupt="Give the same command again to go on."):
+        plan = plan_runs(
+            names,
+            workspace=workspace,
+            initialisation=initialisation,
+            epochs=epochs,
+            batch_size=batch_size,
+            changes=changes,
+            run_name=run_name,
+            seed=seed,
+            seeds=seeds,
+        )
+        from fer_deploy.faces import load_dataset
+
+        dataset = load_dataset(data, workspace=workspace)
+        report_plan(plan, dataset)
+        failed = train_with_display(
+            plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, time_limit=time_limit
+        )
+    if failed:
+        raise SystemExit(1)

@@ -1,0 +1,241 @@
+"""What `ferdeploy train` shows: the plan, a live line a run, a line an epoch, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from fer_deploy.errors import FerDeployError
+from fer_deploy.faces import Dataset
+from fer_deploy.recipes import Recipe
+from fer_deploy.training.curves import draw_curves
+from fer_deploy.training.fit import BatchReport, EpochRow, Outcome, Settings, Silent, Watcher, train
+from fer_deploy.training.plan import PlannedRun
+from fer_deploy.training.run import Run
+
+console = Console(stderr=False)
+
+
+def report_plan(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
+    """Print what will be trained, on what."""
+    if not _writes():
+        return
+    counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
+    left_out = int(dataset.copies.sum())
+    console.print(f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out")
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for heading in ("run", "what", "stages", "epochs", "faces to see"):
+        table.add_column(heading, justify="left" if heading in ("run", "what") else "right")
+    faces = len(dataset.training) - left_out
+    for run in plan:
+        epochs = run.epochs
+        most = "" if all(not stage.patience for stage in run.recipe.stages) else "at most "
+        table.add_row(run.name, run.recipe.title, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}")
+    console.print(table)
+
+
+def train_with_display(
+    plan: Sequence[PlannedRun],
+    dataset: Dataset,
+    *,
+    workspace: Path,
+    device: str,
+    threads: int | None,
+    resume: bool,
+    time_limit: float | None,
+) -> int:
+    """Train the planned runs one after another; a failed one does not stop the rest.
+
+    Returns:
+        How many failed.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+    failed: list[str] = []
+    done: list[tuple[PlannedRun, Outcome]] = []
+    with _stop_signals() as stop:
+        for run in plan:
+            left = None if deadline is None else deadline - time.monotonic()
+            if stop.asked or (left is not None and left < 5):
+                break
+            settings = Settings(seed=run.seed, device=device, restart=not resume, limit_seconds=left)
+            watcher: Watcher = _Display(run.name) if _writes() else Silent()
+            try:
+                outcome = train(
+                    run.recipe, dataset, workspace=workspace, name=run.name, settings=settings,
+                    watcher=watcher, should_stop=lambda: stop.asked,
+                )  # fmt: skip
+            except FerDeployError as error:
+                _close(watcher)
+                if len(plan) == 1:
+                    raise
+                failed.append(run.name)
+                click.echo(f"error: {run.name}: {error}", err=True)
+                continue
+            except BaseException:
+                _close(watcher)
+                raise
+            _close(watcher)
+            done.append((run, outcome))
+            if _writes():
+                _report_end(run, outcome, workspace)
+            if outcome.status == "stopped":
+                break
+    if _writes():
+        _report_seeds(done)
+    ended = {run.name for run, outcome in done if outcome.status != "stopped"}
+    waiting = [run.name for run in plan if run.name not in ended and run.name not in failed]
+    if waiting and _writes():
+        console.print(f"Not finished: {', '.join(waiting)}. All is saved: give the same command again to go on.")
+    if failed:
+        click.echo(f"error: {len(failed)} of {len(plan)} runs failed: {', '.join(failed)}", err=True)
+    if stop.asked:
+        sys.exit(130)
+    return len(failed)
+
+
+class _Display:
+    """A watcher that draws on the terminal; where there is none, it prints a line an epoch."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[words]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._left = 0.0
+
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
+        """Say where it runs, and begin the live line."""
+        resumed = f", going on after epoch {epochs_done}" if epochs_done else ""
+        console.print(f"[bold]{self._name}[/] on {device}{resumed}")
+        self._progress.start()
+        self._task = self._progress.add_task(self._name, total=1.0, words="")
+
+    def batch(self, report: BatchReport) -> None:
+        """Move the live line."""
+        if self._task is None or not console.is_terminal:
+            return
+        whole = report.epochs_planned * report.batches
+        at = (report.epoch - 1) * report.batches + report.batch
+        speed = report.images_per_second
+        estimate = (time.monotonic() - self._began) / report.batch * (whole - at) if report.batch > 3 else 0.0
+        loss = "" if report.loss is None else f"loss {report.loss:.3f}  "
+        words = f"epoch {report.epoch}/{report.epochs_planned}  {loss}lr {report.lr:.1e}  {speed:,.0f} images/s"
+        if estimate:
+            words += f"  at most {_duration(estimate)} left"
+        self._progress.update(self._task, completed=at, total=whole, words=words)
+
+    @property
+    def _began(self) -> float:
+        if not hasattr(self, "_epoch_began"):
+            self._epoch_began = time.monotonic()
+        return self._epoch_began
+
+    def epoch(self, row: EpochRow, *, best: bool) -> None:
+        """Print the epoch's line."""
+        self._epoch_began = time.monotonic()
+        mark = " [green]best[/]" if best else ""
+        console.print(
+            f"  epoch {row.epoch:3d}  stage {row.stage}  loss {row.training_loss:.4f}  "
+            f"validation {row.validation_accuracy:.2%} (loss {row.validation_loss:.4f})  "
+            f"{row.images_per_second:,.0f} images/s  {_duration(row.seconds)}{mark}",
+            highlight=False,
+        )
+
+    def message(self, text: str) -> None:
+        """Print the line."""
+        console.print(f"  {text}", highlight=False)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        self._progress.stop()
+
+
+def _close(watcher: Watcher) -> None:
+    if isinstance(watcher, _Display):
+        watcher.close()
+
+
+def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
+    if outcome.status == "stopped":
+        console.print(f"[bold]{run.name}[/] stopped after {outcome.epochs_run} epochs, saved.")
+        return
+    opened = Run.open(outcome.folder)
+    accuracy = f"{opened.validation_accuracy:.2%} validation accuracy at epoch {opened.record['best']['epoch']}"
+    if outcome.status == "already complete":
+        console.print(f"[bold]{run.name}[/] is complete already: {accuracy}. --restart trains it again.")
+        return
+    draw_curves(outcome.folder)
+    shown = outcome.folder.relative_to(workspace) if outcome.folder.is_relative_to(workspace) else outcome.folder
+    console.print(f"[bold]{run.name}[/] complete: {accuracy}, in {_duration(opened.record['seconds'])}. {shown}/")
+
+
+def _report_seeds(done: Sequence[tuple[PlannedRun, Outcome]]) -> None:
+    groups: dict[str, list[float]] = {}
+    for run, outcome in done:
+        if outcome.status != "stopped" and run.name.endswith(f".seed{run.seed}"):
+            accuracy = Run.open(outcome.folder).validation_accuracy
+            groups.setdefault(run.name.removesuffix(f".seed{run.seed}"), []).append(accuracy)
+    for name, accuracies in groups.items():
+        if len(accuracies) > 1:
+            console.print(
+                f"[bold]{name}[/]: {len(accuracies)} seeds, validation accuracy {statistics.mean(accuracies):.2%} "
+                f"± {statistics.stdev(accuracies):.2%} (standard deviation), {min(accuracies):.2%} to {max(accuracies):.2%}"
+            )
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _writes() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class _Stop:
+    asked = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Let Ctrl-C and SIGTERM ask for a clean stop; a second Ctrl-C stops at once."""
+    stop = _Stop()
+
+    def ask(number: int, _frame: object) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+        console.print("stopping after this batch…")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

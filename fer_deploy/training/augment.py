@@ -1,0 +1,238 @@
+"""Augmentation in whole batches, on the device where the faces lie.
+
+Random numbers and pixels are apart: `draw_views` draws one row of parameters for each face, always on the CPU, and
+`render` turns faces and rows into what the network sees. So the same seed gives the same views on every device and
+for every number of processes, and a teacher can be shown exactly the view that its student gets.
+
+All that is geometric is composed into one sampling of the original pixels; a face is never resampled twice.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+from fer_deploy.recipes import Augmentation
+
+SIDE = 48
+"""Side of a stored face in pixels."""
+
+COLUMNS = (
+    "flip", "crop_x", "crop_y", "angle", "scale", "shift_x", "shift_y", "shear_x", "shear_y",
+    "brightness", "contrast", "cut_x", "cut_y", "cut_width", "cut_height", "operation", "strength",
+)  # fmt: skip
+"""What each column of a row of parameters is: flip 0 or 1, crops in pixels, angle and shears in radians, scale,
+brightness and contrast as factors, shifts as shares of the side, the cut box in pixels of a 48-pixel face,
+TrivialAugment's operation by its place in `OPERATIONS`, and its strength in 0 to 1."""
+
+OPERATIONS = (
+    "identity", "shear_x", "shear_y", "shift_x", "shift_y", "rotate",
+    "brightness", "contrast", "sharpness", "posterise", "solarise", "autocontrast",
+)  # fmt: skip
+"""TrivialAugment's operations (Müller and Hutter, 2021) that mean something on a small grey face."""
+
+_AT = {name: place for place, name in enumerate(COLUMNS)}
+
+
+def draw_views(augmentation: Augmentation, count: int, *, generator: torch.Generator) -> torch.Tensor:
+    """Draw the parameters of one view of each of `count` faces.
+
+    Returns:
+        float32 (count, len(COLUMNS)) on the CPU. The same generator state gives the same rows.
+    """
+
+    def uniform(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    views = torch.zeros(count, len(COLUMNS))
+
+    def put(name: str, values: torch.Tensor | float) -> None:
+        views[:, _AT[name]] = values
+
+    for factor in ("scale", "brightness", "contrast"):
+        put(factor, 1.0)
+    if augmentation.flip:
+        put("flip", (uniform(0, 1) < augmentation.flip).float())
+    if augmentation.crop:
+        for name in ("crop_x", "crop_y"):
+            reach = augmentation.crop
+            put(name, torch.randint(-reach, reach + 1, (count,), generator=generator).float())
+    if augmentation.rotation:
+        put("angle", uniform(-1, 1) * math.radians(augmentation.rotation))
+    if augmentation.scale:
+        put("scale", 1 + uniform(-1, 1) * augmentation.scale)
+    if augmentation.shift:
+        put("shift_x", uniform(-1, 1) * augmentation.shift)
+        put("shift_y", uniform(-1, 1) * augmentation.shift)
+    if augmentation.shear:
+        put("shear_x", uniform(-1, 1) * math.radians(augmentation.shear))
+    if augmentation.brightness:
+        put("brightness", 1 + uniform(-1, 1) * augmentation.brightness)
+    if augmentation.contrast:
+        put("contrast", 1 + uniform(-1, 1) * augmentation.contrast)
+    if augmentation.cutout:
+        low, high = augmentation.cutout_area
+        erased = uniform(0, 1) < augmentation.cutout
+        area = uniform(low, high) * SIDE * SIDE
+        stretch = math.log(augmentation.cutout_aspect)
+        aspect = torch.exp(uniform(-stretch, stretch))
+        width = (area * aspect).sqrt().round().clamp(1, SIDE)
+        height = (area / aspect).sqrt().round().clamp(1, SIDE)
+        put("cut_x", (uniform(0, 1) * (SIDE - width + 1)).floor())
+        put("cut_y", (uniform(0, 1) * (SIDE - height + 1)).floor())
+        put("cut_width", width * erased)
+        put("cut_height", height * erased)
+    if augmentation.trivial:
+        operation = torch.randint(0, len(OPERATIONS), (count,), generator=generator)
+        strength = uniform(0, 1)
+        signed = strength * torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+        put("operation", operation.float())
+        put("strength", strength)
+        for name, column, reach in (
+            ("shear_x", "shear_x", 0.3),
+            ("shear_y", "shear_y", 0.3),
+            ("shift_x", "shift_x", 0.2),
+            ("shift_y", "shift_y", 0.2),
+            ("rotate", "angle", math.radians(30)),
+            ("brightness", "brightness", 0.6),
+            ("contrast", "contrast", 0.6),
+        ):
+            chosen = operation == OPERATIONS.index(name)
+            views[chosen, _AT[column]] += signed[chosen] * reach
+    return views
+
+
+def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augmentation, *, size: int) -> torch.Tensor:
+    """Turn stored faces into network input.
+
+    Args:
+        images: uint8 (n, 48, 48).
+        views: float32 (n, len(COLUMNS)) on the same device, or None for the faces as they are.
+        augmentation: says how to sample; its amounts are in `views` already.
+        size: side of the result in pixels.
+
+    Returns:
+        float32 (n, 1, size, size) in [-1, 1].
+    """
+    if views is None:
+        return _normalise(_resize(images.float().unsqueeze(1), size))
+    moved = augmentation.trivial or any(
+        getattr(augmentation, name) for name in ("rotation", "scale", "shift", "shear")
+    )
+    if moved and augmentation.interpolation == "bilinear":
+        grey = _sample_bilinear(images, views, size, augmentation.fill)
+    elif moved:
+        grey = _resize(_sample_nearest(images, views), size)
+    elif augmentation.flip or augmentation.crop:
+        grey = _resize(_move_whole_pixels(images, views), size)
+    else:
+        grey = _resize(images.float().unsqueeze(1), size)
+    grey = _photometric(grey, views, augmentation)
+    faces = _normalise(grey)
+    return _cut_out(faces, views) if augmentation.cutout else faces
+
+
+def _column(views: torch.Tensor, name: str) -> torch.Tensor:
+    return views[:, _AT[name]]
+
+
+def _normalise(grey: torch.Tensor) -> torch.Tensor:
+    return grey.sub_(127.5).div_(127.5)
+
+
+def _resize(grey: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear with antialiasing, as the exported graph and Pillow do it."""
+    if grey.shape[-1] == size:
+        return grey
+    return F.interpolate(grey, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _matrix(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Four entries of the linear map from a place in the view to a place in the face, both from the centre."""
+    cosine, sine = _column(views, "angle").cos(), _column(views, "angle").sin()
+    shear_x, shear_y = _column(views, "shear_x").tan(), _column(views, "shear_y").tan()
+    inverse = 1 / _column(views, "scale")
+    return (
+        (cosine - sine * shear_y) * inverse,
+        (cosine * shear_x - sine) * inverse,
+        (sine + cosine * shear_y) * inverse,
+        (sine * shear_x + cosine) * inverse,
+    )
+
+
+def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill: str) -> torch.Tensor:
+    xx, xy, yx, yy = _matrix(views)
+    mirror = 1 - 2 * _column(views, "flip")
+    shift_x = 2 * (_column(views, "shift_x") + _column(views, "crop_x") / SIDE)
+    shift_y = 2 * (_column(views, "shift_y") + _column(views, "crop_y") / SIDE)
+    rows = torch.stack((torch.stack((mirror * xx, mirror * xy, mirror * shift_x), 1), torch.stack((yx, yy, shift_y), 1)), 1)
+    grid = F.affine_grid(rows, [len(images), 1, size, size], align_corners=False)
+    padding = "border" if fill == "edge" else "zeros"
+    return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def _sample_nearest(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    """Pillow's nearest rotation of a crop of the mirrored face: black wherever either step left the picture."""
+    centre = SIDE / 2
+    axis = torch.arange(SIDE, device=images.device) + 0.5 - centre
+    x, y = axis[None, None, :], axis[None, :, None]
+    xx, xy, yx, yy = (entry[:, None, None] for entry in _matrix(views))
+    shift_x = SIDE * _column(views, "shift_x")[:, None, None]
+    shift_y = SIDE * _column(views, "shift_y")[:, None, None]
+    column = (xx * x + xy * y + shift_x + centre).floor().int()
+    row = (yx * x + yy * y + shift_y + centre).floor().int()
+    return _pick(images, views, column, row)
+
+
+def _move_whole_pixels(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    axis = torch.arange(SIDE, device=images.device, dtype=torch.int32)
+    shape = (len(images), SIDE, SIDE)
+    return _pick(images, views, axis[None, None, :].expand(shape), axis[None, :, None].expand(shape))
+
+
+def _pick(images: torch.Tensor, views: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    inside = (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    column = column + _column(views, "crop_x").int()[:, None, None]
+    row = row + _column(views, "crop_y").int()[:, None, None]
+    inside &= (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    column = torch.where(_column(views, "flip")[:, None, None] > 0.5, SIDE - 1 - column, column)
+    place = (row * SIDE + column).clamp_(0, SIDE * SIDE - 1).long().flatten(1)
+    picked = images.flatten(1).gather(1, place).view(len(images), 1, SIDE, SIDE)
+    return picked.float() * inside.unsqueeze(1)
+
+
+def _photometric(grey: torch.Tensor, views: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    if augmentation.brightness or augmentation.trivial:
+        grey = (grey * _column(views, "brightness")[:, None, None, None]).clamp_(0, 255)
+    if augmentation.contrast or augmentation.trivial:
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        grey = (mean + (grey - mean) * _column(views, "contrast")[:, None, None, None]).clamp_(0, 255)
+    if not augmentation.trivial:
+        return grey
+    strength = _column(views, "strength")[:, None, None, None]
+    operation = _column(views, "operation")[:, None, None, None]
+
+    def use(name: str, changed: torch.Tensor) -> None:
+        nonlocal grey
+        grey = torch.where(operation == OPERATIONS.index(name), changed, grey)
+
+    kernel = torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]], device=grey.device)[None, None] / 13
+    smooth = F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), kernel)
+    use("sharpness", (smooth + (grey - smooth) * (0.1 + 1.8 * strength)).clamp(0, 255))
+    step = 2 ** (strength * 6).round()
+    use("posterise", (grey / step).floor() * step)
+    use("solarise", torch.where(grey >= 255 * (1 - strength), 255 - grey, grey))
+    low, high = grey.amin((1, 2, 3), keepdim=True), grey.amax((1, 2, 3), keepdim=True)
+    use("autocontrast", (grey - low) * 255 / (high - low).clamp_min(1))
+    return grey
+
+
+def _cut_out(faces: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    size = faces.shape[-1]
+    axis = (torch.arange(size, device=faces.device) + 0.5) * SIDE / size
+    left, top = _column(views, "cut_x")[:, None], _column(views, "cut_y")[:, None]
+    across = (axis >= left) & (axis < left + _column(views, "cut_width")[:, None])
+    down = (axis >= top) & (axis < top + _column(views, "cut_height")[:, None])
+    return faces.masked_fill((down[:, :, None] & across[:, None, :]).unsqueeze(1), 0.0)

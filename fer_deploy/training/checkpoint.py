@@ -1,0 +1,74 @@
+"""A training run's whole state in one file, so that a kill at any moment leaves the old state or the new, never a mixture.
+
+Tensors are safetensors entries under prefixes (`network.`, `average.`, `best.`, `optimiser.<i>.`); everything else is
+JSON in the file's metadata. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fer_deploy.errors import RunError
+from fer_deploy.files import replacing
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a run needs to go on: tensors by prefixed name, on the CPU, and a state of JSON's types."""
+
+    tensors: Mapping[str, torch.Tensor]
+    state: Mapping[str, Any]
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The tensors under `prefix.`, by the rest of their names; empty when there are none."""
+        start = prefix + "."
+        return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in checkpoint.tensors.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(dict(checkpoint.state))})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, state)  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path}: the checkpoint is damaged ({error}): train again with --restart") from error
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's moments and counters, named `<parameter's place>.<what>`."""
+    state = optimiser.state_dict()["state"]
+    return {
+        f"{place}.{name}": torch.as_tensor(value)
+        for place, entries in state.items()
+        for name, value in entries.items()
+        if value is not None
+    }
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `optimiser_tensors` gave; its groups stay as the recipe and schedule set them."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        place, _, what = name.partition(".")
+        state.setdefault(int(place), {})[what] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,68 @@
+"""`curves.png`: how a run went, for people who would rather look than read."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from fer_deploy.errors import RunError
+from fer_deploy.files import replacing
+
+
+def draw_curves(folder: Path) -> Path:
+    """Draw loss, accuracy and learning rate over the epochs of a run, its stages marked.
+
+    Args:
+        folder: a run folder with `history.csv`.
+
+    Returns:
+        The path of `curves.png` in it.
+
+    Raises:
+        RunError: there is no history yet.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = folder / "history.csv"
+    if not path.exists():
+        raise RunError(f"{folder}: has no history.csv yet")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows]
+
+    def column(name: str) -> list[float]:
+        return [float(row[name]) for row in rows]
+
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 2, 1))
+    loss.plot(epochs, column("training_loss"), label="training", color="#9aa0a6")
+    loss.plot(epochs, column("validation_loss"), label="validation", color="#1f6feb")
+    loss.set_ylabel("loss")
+    validation = column("validation_accuracy")
+    accuracy.plot(epochs, column("training_accuracy"), label="training (augmented)", color="#9aa0a6")
+    accuracy.plot(epochs, validation, label="validation", color="#1f6feb")
+    best = max(range(len(rows)), key=validation.__getitem__)
+    accuracy.plot(epochs[best], validation[best], "o", color="#d1242f", label=f"best {validation[best]:.2%}, epoch {epochs[best]}")
+    accuracy.set_ylabel("accuracy")
+    rate.plot(epochs, column("lr"), color="#1a7f37")
+    rate.set_yscale("log")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("epoch")
+    starts = [row for before, row in zip(rows, rows[1:], strict=False) if before["stage"] != row["stage"]]
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.25)
+        for row in starts:
+            axes.axvline(int(row["epoch"]) - 0.5, color="black", linewidth=0.8, linestyle=":")
+    for row in rows[:1] + starts:
+        loss.annotate(
+            f"stage {row['stage']}", (int(row["epoch"]) - 0.4, 1.01), xycoords=("data", "axes fraction"), fontsize=8
+        )
+    for axes in (loss, accuracy):
+        axes.legend(frameon=False)
+    figure.suptitle(folder.name)
+    target = folder / "curves.png"
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    return target

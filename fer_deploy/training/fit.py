@@ -1,0 +1,766 @@
+"""Run a recipe's stages and write the run folder; after a kill at any moment, go on from the last saved step.
+
+Every random draw is a function of the seed and of where it happens (stage, epoch, batch), so no generator's state has
+to be saved: a run that was killed and resumed on the same machine's CPU ends with the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from fer_deploy import __version__
+from fer_deploy.errors import RunError, TrainingError
+from fer_deploy.faces import Dataset, Faces
+from fer_deploy.files import write_json
+from fer_deploy.models import build_network, initialise, measure_cost
+from fer_deploy.recipes import Recipe, Stage, recipe_to_dict
+from fer_deploy.training.augment import draw_views, render
+from fer_deploy.training.checkpoint import (
+    Checkpoint,
+    optimiser_tensors,
+    read_checkpoint,
+    restore_optimiser,
+    write_checkpoint,
+)
+from fer_deploy.training.devices import Processes, choose_device, describe_device, join_processes
+from fer_deploy.training.distill import Teachers
+from fer_deploy.training.kernels import accelerate_network
+from fer_deploy.training.losses import apply_mix, distillation_loss, draw_mix, loss_on_targets
+from fer_deploy.training.optim import MovingAverage, Scheduler, make_optimiser
+from fer_deploy.training.run import RUN_FORMAT, Run, load_half_precision, save_weights
+from fer_deploy.training.stages import generator_at, seed_at, share_budget
+from fer_deploy.training.targets import soft_labels
+
+VALIDATION_BATCH = 512
+CHECK_LOSS_EVERY = 20
+"""Batches between looks at the loss on a GPU, where each look waits for the device; on the CPU every batch is looked at."""
+CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of `history.csv`; accuracies and losses are means over faces."""
+
+    epoch: int
+    """Counted from 1 over all stages."""
+    stage: int
+    """Counted from 1."""
+    lr: float
+    """Learning rate at the epoch's last step."""
+    training_loss: float
+    training_accuracy: float
+    """On augmented faces, against each target's largest class."""
+    validation_loss: float
+    validation_accuracy: float
+    images_per_second: float
+    """Training alone, without validation."""
+    seconds: float
+    """The whole epoch's, over all its parts where it was interrupted."""
+    images_seen: int
+    """Training faces shown since the run began."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """Where training stands, after each batch."""
+
+    stage: int
+    epoch: int
+    batch: int
+    batches: int
+    epochs_planned: int
+    loss: float | None
+    lr: float
+    images_per_second: float
+
+
+class Watcher(Protocol):
+    """Who is told how training goes; every method may do nothing."""
+
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
+        """Training begins or goes on."""
+
+    def batch(self, report: BatchReport) -> None:
+        """A batch is done."""
+
+    def epoch(self, row: EpochRow, *, best: bool) -> None:
+        """An epoch is done; `best` when none before had a better validation accuracy."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
+        """Nothing."""
+
+    def batch(self, report: BatchReport) -> None:
+        """Nothing."""
+
+    def epoch(self, row: EpochRow, *, best: bool) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is given beside recipe and data."""
+
+    seed: int = 0
+    epochs: int | None = None
+    """Budget of epochs over all stages, or None for the recipe's own."""
+    device: str = "auto"
+    restart: bool = False
+    """Throw away what the folder holds; otherwise it is gone on with."""
+    limit_seconds: float | None = None
+    """Stop, saved, before this much time has passed."""
+    checkpoint_seconds: float = 120.0
+    """Longest time between two checkpoints, within epochs too."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended: `complete`, `already complete` before it, or `stopped` and to be gone on with."""
+
+    status: Literal["complete", "already complete", "stopped"]
+    folder: Path
+    epochs_run: int
+
+    def run(self) -> Run:
+        """The run with its weights; of a stopped one, the best so far."""
+        return Run.open(self.folder, partial=self.status == "stopped")
+
+
+class _Stopped(Exception):  # noqa: N818
+    """Training was asked to stop, and everything is saved."""
+
+
+@dataclass
+class _Progress:
+    """The part of a run's state that is plain numbers."""
+
+    stage: int = 0
+    epoch_in_stage: int = 0
+    batch: int = 0
+    epochs_run: int = 0
+    images_seen: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    faces: int = 0
+    epoch_seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+    best_stage: int = 0
+    stage_best_accuracy: float = -1.0
+    epochs_without_better: int = 0
+    seconds: float = 0.0
+    started: str = ""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    workspace: Path,
+    name: str | None = None,
+    settings: Settings | None = None,
+    watcher: Watcher | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Outcome:
+    """Train a recipe on a data set's training faces, choosing the best epoch on its validation faces.
+
+    Training faces whose pixels equal any validation or test face are left out. The test faces are never looked at.
+
+    Args:
+        recipe: what to train.
+        dataset: the faces.
+        workspace: the folder that holds `training/`; the run is `training/<name>`.
+        name: the run's name, the recipe's by default.
+        settings: seed, budget, device, limits.
+        watcher: is told how training goes.
+        should_stop: is asked after each batch; True saves everything and ends the call.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        RunError: the folder holds another run (another recipe, data or seed) and `restart` was not said, or is damaged.
+        TrainingError: the loss is no longer finite; the best weights so far are kept.
+        UnavailableError: the device or the initial weights asked for are absent.
+    """
+    settings = settings or Settings()
+    recipe = share_budget(recipe, settings.epochs)
+    folder = workspace / "training" / (name or recipe.name)
+    return _Training(recipe, dataset, folder, workspace, settings, watcher or Silent(), should_stop or (lambda: False)).run()
+
+
+class _Training:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        workspace: Path,
+        settings: Settings,
+        watcher: Watcher,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.folder = folder
+        self.workspace = workspace
+        self.settings = settings
+        self.watcher = watcher
+        self.should_stop = should_stop
+        self.began = time.monotonic()
+        self.saved_at = self.began
+        self.validation_seconds = 3.0
+        self.progress = _Progress(started=_now())
+        self.best: dict[str, torch.Tensor] = {}
+        self.stage_best: dict[str, torch.Tensor] = {}
+        self.weights_sha256 = ""
+        self.initialisation = ""
+        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        checkpoint = self._existing()
+        if checkpoint == "complete":
+            epochs = Run.open(self.folder).record["epochs_run"]
+            return Outcome("already complete", self.folder, int(epochs))
+        self.device = choose_device(self.settings.device)
+        self.processes: Processes = join_processes(self.device)
+        try:
+            self._load_data()
+            self._prepare_network(checkpoint if isinstance(checkpoint, Checkpoint) else None)
+            if checkpoint is None:
+                self._write_record("training")
+            self.watcher.started(
+                self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run
+            )
+            try:
+                for stage_index in range(self.progress.stage, len(self.recipe.stages)):
+                    self._run_stage(stage_index, checkpoint if isinstance(checkpoint, Checkpoint) else None)
+                    checkpoint = None
+            except _Stopped:
+                return Outcome("stopped", self.folder, self.progress.epochs_run)
+            self._finish()
+            return Outcome("complete", self.folder, self.progress.epochs_run)
+        finally:
+            self.processes.leave()
+
+    def _existing(self) -> Checkpoint | Literal["complete"] | None:
+        """What the folder holds: nothing, a complete run of this very recipe, or a checkpoint to go on from."""
+        path = self.folder / CHECKPOINT_NAME
+        record_path = self.folder / "run.json"
+        if self.settings.restart or not record_path.exists():
+            if self.settings.restart and int(os.environ.get("RANK", "0")) == 0:
+                for old in (path, record_path, self.folder / "history.csv", self.folder / "weights.safetensors"):
+                    old.unlink(missing_ok=True)
+            return None
+        import json
+
+        try:
+            record = json.loads(record_path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{record_path}: is damaged ({error}): train again with --restart") from error
+        difference = _first_difference(record.get("fingerprint"), self._fingerprint())
+        if difference:
+            raise RunError(
+                f"{self.folder}: holds a run with another {difference}: go on with the same one, give this run "
+                "another name with --name, or replace it with --restart"
+            )
+        if record.get("status") == "complete":
+            return "complete"
+        return read_checkpoint(path) if path.exists() else None
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to be gone on with."""
+        return {"recipe": recipe_to_dict(self.recipe), "data": self.dataset.sha256, "seed": self.settings.seed}
+
+    def _load_data(self) -> None:
+        training, validation = self.dataset.clean_training, self.dataset.validation
+        self.targets, kept = soft_labels(training, self.recipe.labels)
+        self.validation_targets, validation_kept = soft_labels(validation, self.recipe.labels)
+        self.training_faces: Faces = training.take(kept)
+        self.validation_faces: Faces = validation.take(validation_kept)
+        self.images = torch.from_numpy(np.ascontiguousarray(self.training_faces.images)).to(self.device)
+        self.targets = self.targets.to(self.device)
+        self.validation_images = torch.from_numpy(np.ascontiguousarray(self.validation_faces.images)).to(self.device)
+        self.validation_targets = self.validation_targets.to(self.device)
+
+    def _prepare_network(self, checkpoint: Checkpoint | None) -> None:
+        specification = self.recipe.network
+        torch.manual_seed(seed_at(self.settings.seed, "initialisation"))
+        network = build_network(specification.name, **specification.options)
+        cost = measure_cost(network, size=specification.input_size)
+        self.gflops, self.parameters = cost.gflops, cost.parameters
+        if checkpoint is None:
+            self.initialisation = initialise(network, self.recipe.initialisation, name=specification.name)
+        else:
+            network.load_state_dict(checkpoint.part("network"))
+            self._restore(checkpoint)
+        network = network.to(self.device)
+        if self.device.type in ("cpu", "cuda"):
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = accelerate_network(network, self.device)
+        self.teachers: Teachers | None = None
+        if self.recipe.distillation is not None:
+            self.teachers = Teachers(self.recipe.distillation, workspace=self.workspace, device=self.device)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        known = {entry.name for entry in fields(_Progress)}
+        self.progress = _Progress(**{key: value for key, value in state["progress"].items() if key in known})
+        self.best = checkpoint.part("best")
+        self.stage_best = checkpoint.part("stage_best") or self.best
+        self.initialisation = state["initialisation"]
+        self.weights_sha256 = state["weights_sha256"]
+        self._write_history()
+
+    def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
+        stage, progress = self.recipe.stages[index], self.progress
+        count = len(self.training_faces)
+        size = min(stage.batch_size, count)
+        size -= size % self.processes.count
+        batches = max(1, count // max(size, 1))
+        if checkpoint is None:
+            if index > 0:
+                self.network.load_state_dict(self.stage_best)
+            progress.stage, progress.epoch_in_stage, progress.batch = index, 0, 0
+            progress.stage_best_accuracy, progress.epochs_without_better = -1.0, 0
+        optimiser = make_optimiser(self.network, stage.optimiser, device=self.device)
+        scheduler = Scheduler(optimiser, stage, total_steps=stage.epochs * batches)
+        average = MovingAverage(self.network, stage.ema) if stage.ema else None
+        scaled = stage.precision == "float16" and self.device.type == "cuda"
+        scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        if checkpoint is not None:
+            restore_optimiser(optimiser, checkpoint.part("optimiser"))
+            scheduler.restore(checkpoint.state["scheduler"])
+            if average is not None:
+                for name, tensor in checkpoint.part("average").items():
+                    average.tensors[name].copy_(tensor)
+                average.steps = int(checkpoint.state["average_steps"])
+            if scaled:
+                scaler.load_state_dict(checkpoint.state["scaler"])
+        self.parts = _StageParts(stage, index, optimiser, scheduler, average, scaler, size, batches)
+        trained: nn.Module = self.network
+        if self.processes.count > 1:
+            trained = nn.parallel.DistributedDataParallel(self.network)
+        while progress.epoch_in_stage < stage.epochs:
+            self._run_epoch(trained)
+            if stage.patience and progress.epochs_without_better >= stage.patience:
+                self.watcher.message(
+                    f"stage {index + 1} ends: no better validation accuracy in {stage.patience} epochs"
+                )
+                break
+        progress.stage, progress.epoch_in_stage = index + 1, 0
+
+    def _run_epoch(self, trained: nn.Module) -> None:
+        parts, progress, seed = self.parts, self.progress, self.settings.seed
+        stage, augmentation = parts.stage, self.recipe.augmentation_of(parts.stage)
+        count = len(self.training_faces)
+        place = (seed, parts.index, progress.epoch_in_stage)
+        order = torch.randperm(count, generator=generator_at(*place, "order"))
+        views, soft_targets = None, None
+        if self.teachers is not None:
+            views, soft_targets = self.teachers.for_epoch(
+                self.images,
+                augmentation,
+                epoch=progress.epochs_run,
+                data_sha256=self.dataset.sha256,
+                told=self.watcher.message,
+            )
+        if views is None:
+            views = draw_views(augmentation, count, generator=generator_at(*place, "views"))
+        views, order = views.to(self.device), order.to(self.device)
+        mixes = generator_at(*place, "mixing")
+        drawn = [draw_mix(stage.mixing, generator=mixes) for _ in range(parts.batches)]
+        trained.train()
+        since = time.monotonic()
+        shown, began = 0, since
+        for batch in range(progress.batch, parts.batches):
+            chosen = _shard(order[batch * parts.size : (batch + 1) * parts.size], self.processes)
+            targets = self.targets[chosen]
+            view = views[chosen]
+            faces = render(self.images[chosen], view, augmentation, size=self.recipe.network.input_size)
+            teacher = None
+            if self.teachers is not None:
+                teacher = soft_targets[chosen] if soft_targets is not None else self.teachers.answer(
+                    self.images[chosen], view, augmentation
+                )  # fmt: skip
+            mix = drawn[batch]
+            if mix is not None:
+                if teacher is not None:
+                    teacher = apply_mix(faces, teacher, mix)[1]
+                faces, targets = apply_mix(faces, targets, mix)
+            torch.manual_seed(seed_at(*place, batch, self.processes.rank))  # dropout and stochastic depth
+            loss, logits = self._step(trained, faces, targets, teacher)
+            right = (logits.argmax(1) == targets.argmax(1)).sum()
+            self.pending.append((loss * len(chosen), right))
+            progress.batch = batch + 1
+            progress.faces += len(chosen)
+            progress.images_seen += len(chosen) * self.processes.count
+            shown += len(chosen) * self.processes.count
+            if self.device.type == "cpu" or len(self.pending) == CHECK_LOSS_EVERY or batch + 1 == parts.batches:
+                self._collect()
+            now = time.monotonic()
+            progress.epoch_seconds += now - since
+            progress.seconds += now - since
+            since = now
+            mean = progress.loss_sum / progress.faces if progress.faces else None
+            self.watcher.batch(
+                BatchReport(
+                    parts.index + 1, progress.epochs_run + 1, batch + 1, parts.batches,
+                    self._epochs_planned(), mean, parts.scheduler.lr, shown / max(now - began, 1e-9),
+                )  # fmt: skip
+            )
+            self._save_or_stop(batch + 1 < parts.batches)
+        self._close_epoch(parts.batches * parts.size)
+
+    def _step(
+        self, trained: nn.Module, faces: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = self.parts
+        half = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}[parts.stage.precision]
+        if half is torch.float16 and self.device.type != "cuda":
+            half = None
+        with torch.autocast(self.device.type, half or torch.bfloat16, enabled=half is not None):
+            logits = trained(faces.contiguous(memory_format=torch.channels_last))
+        logits = logits.float()
+        loss = loss_on_targets(logits, targets, parts.stage.loss)
+        if teacher is not None and self.recipe.distillation is not None:
+            weight = self.recipe.distillation.weight
+            loss = (1 - weight) * loss + weight * distillation_loss(logits, teacher, self.recipe.distillation)
+        parts.optimiser.zero_grad(set_to_none=True)
+        parts.scaler.scale(loss).backward()
+        if parts.stage.clip:
+            parts.scaler.unscale_(parts.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), parts.stage.clip)
+        if not bool(torch.isfinite(loss.detach())) and self.device.type == "cpu":
+            return loss.detach(), logits.detach()  # the step is not taken; _collect says where
+        parts.scaler.step(parts.optimiser)
+        parts.scaler.update()
+        parts.scheduler.after_step()
+        if parts.average is not None:
+            parts.average.update()
+        return loss.detach(), logits.detach()
+
+    def _collect(self) -> None:
+        """Add up the losses of the batches since the last look, and see that they are numbers."""
+        if not self.pending:
+            return
+        progress = self.progress
+        values = torch.stack([loss for loss, _ in self.pending]).double()
+        progress.correct += int(torch.stack([right for _, right in self.pending]).sum())
+        self.pending = []
+        finite = torch.isfinite(values)
+        if not bool(finite.all()) and not (self.parts.scaler.is_enabled() and bool(finite.any())):
+            kept = "no epoch was finished"
+            if self.best:
+                kept = f"the best weights so far (epoch {progress.best_epoch}) are kept"
+                if self.processes.writes:
+                    self.weights_sha256 = save_weights(self.folder, self.best)
+                    self._write_record("training")
+            raise TrainingError(
+                f"{self.folder.name}: the loss is not finite in epoch {progress.epochs_run + 1}, batch {progress.batch}, "
+                f"at learning rate {self.parts.scheduler.lr:.3g}; {kept}: lower the rate or the stage's clip, and --restart"
+            )
+        progress.loss_sum += float(values[finite].sum())
+
+    def _close_epoch(self, shown: int) -> None:
+        parts, progress = self.parts, self.progress
+        trained_seconds = progress.epoch_seconds
+        since = time.monotonic()
+        state = parts.average.tensors if parts.average is not None else self.network.state_dict()
+        loss, accuracy = self._validate(state)
+        self.validation_seconds = max(time.monotonic() - since, 0.5)
+        parts.scheduler.after_epoch(accuracy)
+        summed = torch.tensor([progress.loss_sum, progress.correct, progress.faces], dtype=torch.float64)
+        if self.processes.count > 1:
+            summed = self.processes.total(summed.to(self.device, torch.float32)).double().cpu()
+        loss_sum, correct, faces = summed.tolist()
+        progress.epochs_run += 1
+        progress.epoch_in_stage += 1
+        better = accuracy > progress.best_accuracy
+        if accuracy > progress.stage_best_accuracy:
+            progress.stage_best_accuracy, progress.epochs_without_better = accuracy, 0
+            self.stage_best = _copied(state)
+        else:
+            progress.epochs_without_better += 1
+        if better:
+            progress.best_accuracy, progress.best_epoch, progress.best_stage = accuracy, progress.epochs_run, parts.index + 1
+            self.best = self.stage_best
+        spent = time.monotonic() - since
+        progress.seconds += spent
+        row = EpochRow(
+            epoch=progress.epochs_run,
+            stage=parts.index + 1,
+            lr=parts.scheduler.lr,
+            training_loss=loss_sum / faces,
+            training_accuracy=correct / faces,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            images_per_second=shown / trained_seconds if trained_seconds else 0.0,
+            seconds=trained_seconds + spent,
+            images_seen=progress.images_seen,
+        )
+        progress.rows.append(asdict(row))
+        progress.batch, progress.faces, progress.correct = 0, 0, 0
+        progress.loss_sum, progress.epoch_seconds = 0.0, 0.0
+        if self.processes.writes:
+            if better:
+                self.weights_sha256 = save_weights(self.folder, self.best)
+            self._save()
+            self._write_history()
+            self._write_record("training")
+        self.watcher.epoch(row, best=better)
+        last = parts.index + 1 == len(self.recipe.stages) and progress.epoch_in_stage >= parts.stage.epochs
+        if not last:
+            self._save_or_stop(False)
+
+    @torch.no_grad()
+    def _validate(self, state: Mapping[str, torch.Tensor]) -> tuple[float, float]:
+        """Loss and accuracy of a state on the validation faces, as they are."""
+        own = None
+        if self.parts.average is not None:
+            own = _copied(self.network.state_dict())
+            self.network.load_state_dict(dict(state))
+        logits = self._logits(self.validation_images)
+        if own is not None:
+            self.network.load_state_dict(own)
+        loss = torch.nn.functional.cross_entropy(logits, self.validation_targets)
+        right = (logits.argmax(1) == self.validation_targets.argmax(1)).sum()
+        return float(loss), int(right) / len(logits)
+
+    @torch.no_grad()
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        self.network.eval()
+        parts = []
+        for start in range(0, len(images), VALIDATION_BATCH):
+            faces = render(
+                images[start : start + VALIDATION_BATCH], None, self.recipe.augmentation, size=self.recipe.network.input_size
+            )
+            parts.append(self.network(faces.contiguous(memory_format=torch.channels_last)).float())
+        return torch.cat(parts)
+
+    def _finish(self) -> None:
+        """Round the best weights, validate what they have become, fit the temperature, and close the record."""
+        if not self.processes.writes:
+            return
+        self.weights_sha256 = save_weights(self.folder, self.best)
+        self.network.load_state_dict(load_half_precision(self.folder / "weights.safetensors"))
+        logits = self._logits(self.validation_images).double().cpu()
+        truth = self.validation_targets.argmax(1).cpu()
+        accuracy = int((logits.argmax(1) == truth).sum()) / len(truth)
+        self._write_record("complete", rounded_accuracy=accuracy, temperature=fit_temperature(logits, truth))
+        (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+    # -- what is written ----------------------------------------------------------------------------------------
+
+    def _save_or_stop(self, within_epoch: bool) -> None:
+        limit = self.settings.limit_seconds
+        needed = self.validation_seconds + 2.0
+        late = limit is not None and time.monotonic() - self.began + needed > limit
+        stop = self.processes.agree(late or self.should_stop(), self.device)
+        due = within_epoch and time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
+        if self.processes.writes and (due or (stop and within_epoch)):
+            self._save()
+        if stop:
+            raise _Stopped
+
+    def _save(self) -> None:
+        self._collect()
+        parts = self.parts
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(parts.optimiser).items()}
+        if parts.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in parts.average.tensors.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        if self.stage_best is not self.best:
+            tensors |= {f"stage_best.{name}": tensor for name, tensor in self.stage_best.items()}
+        state = {
+            "progress": asdict(self.progress),
+            "scheduler": parts.scheduler.state(),
+            "average_steps": parts.average.steps if parts.average is not None else 0,
+            "scaler": parts.scaler.state_dict(),
+            "initialisation": self.initialisation,
+            "weights_sha256": self.weights_sha256,
+        }
+        write_checkpoint(self.folder / CHECKPOINT_NAME, Checkpoint(tensors, state))
+        self.saved_at = time.monotonic()
+
+    def _write_history(self) -> None:
+        """Bring history.csv up to the rows known; it only ever grows, whatever was killed when."""
+        path = self.folder / "history.csv"
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [entry.name for entry in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        for row in self.progress.rows:
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        wanted = buffer.getvalue().encode()
+        have = path.read_bytes() if path.exists() else b""
+        if not wanted.startswith(have):
+            raise RunError(f"{path}: was changed since it was written: put it back, or train again with --restart")
+        with path.open("ab") as file:
+            file.write(wanted[len(have) :])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_record(
+        self, status: str, *, rounded_accuracy: float | None = None, temperature: float | None = None
+    ) -> None:
+        if not self.processes.writes:
+            return
+        progress, faces = self.progress, self.dataset
+        accuracy = rounded_accuracy if rounded_accuracy is not None else progress.best_accuracy
+        best = {"stage": progress.best_stage, "epoch": progress.best_epoch, "validation_accuracy": accuracy}
+        record = {
+            "format": RUN_FORMAT,
+            "name": self.folder.name,
+            "status": status,
+            "title": self.recipe.title,
+            "best": best if progress.best_epoch else None,
+            "temperature": temperature,
+            "weights_sha256": self.weights_sha256,
+            "parameters": self.parameters,
+            "gflops": self.gflops,
+            "epochs_run": progress.epochs_run,
+            "epochs_planned": self._epochs_planned(),
+            "images_seen": progress.images_seen,
+            "initialisation": self.initialisation,
+            "seed": self.settings.seed,
+            "data": {
+                "name": faces.name,
+                "official": faces.official,
+                "sha256": faces.sha256,
+                "training_rows": len(self.training_faces),
+                "copies_left_out": int(faces.copies.sum()),
+                "validation_rows": len(self.validation_faces),
+            },
+            "started": progress.started,
+            "finished": _now() if status == "complete" else None,
+            "seconds": round(progress.seconds, 1),
+            "machine": {
+                "device": describe_device(self.device),
+                "processes": self.processes.count,
+                "system": platform.system(),
+            },
+            "versions": {
+                "ferdeploy": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "recipe": recipe_to_dict(self.recipe),
+            "fingerprint": self._fingerprint(),
+        }
+        write_json(self.folder / "run.json", record)
+
+    def _epochs_planned(self) -> int:
+        done = self.progress.epochs_run - self.progress.epoch_in_stage
+        return done + sum(stage.epochs for stage in self.recipe.stages[self.progress.stage :])
+
+
+@dataclass(frozen=True, eq=False)
+class _StageParts:
+    stage: Stage
+    index: int
+    optimiser: torch.optim.Optimizer
+    scheduler: Scheduler
+    average: MovingAverage | None
+    scaler: torch.amp.GradScaler
+    size: int
+    batches: int
+
+
+def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
+    """The temperature that gives the least cross-entropy (Guo et al., 2017), to 1e-3.
+
+    Args:
+        logits: float (n, 7).
+        truth: int64 (n,).
+
+    Returns:
+        A number in 0.05 to 20 to divide logits by.
+    """
+    low, high = math.log(0.05), math.log(20.0)
+    ratio = (math.sqrt(5) - 1) / 2
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / math.exp(log_temperature), truth))
+
+    while high - low > 1e-4:  # the loss has one minimum in log T: golden-section search
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(left) < loss(right):
+            high = right
+        else:
+            low = left
+    return round(math.exp((low + high) / 2), 4)
+
+
+def _shard(chosen: torch.Tensor, processes: Processes) -> torch.Tensor:
+    """This process's part of a batch: a run of the first half and its mirror image, so that MixUp's pairs stay together."""
+    if processes.count == 1:
+        return chosen
+    each = len(chosen) // processes.count
+    half = each // 2
+    start = processes.rank * half
+    mirrored = len(chosen) - start
+    parts = [chosen[start : start + half], chosen[mirrored - half : mirrored]]
+    if each % 2:
+        middle = processes.count * half + processes.rank
+        parts.insert(1, chosen[middle : middle + 1])
+    return torch.cat(parts)
+
+
+def _copied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _first_difference(old: Any, new: Any, where: str = "") -> str:
+    """The first key at which two nested values differ, in words; empty when they do not."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*new, *(key for key in old if key not in new)]:
+            found = _first_difference(old.get(key), new.get(key), f"{where}{key}.")
+            if found:
+                return found
+        return ""
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        for place, (left, right) in enumerate(zip(old, new, strict=True)):
+            found = _first_difference(left, right, f"{where}{place}.")
+            if found:
+                return found
+        return ""
+    if old == new:
+        return ""
+    return f"{where.rstrip('.')} ({_short(old)} there, {_short(new)} here)"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:18] + "…"

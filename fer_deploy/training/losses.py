@@ -1,0 +1,98 @@
+"""What a stage minimises: smoothed cross-entropy or focal loss on soft targets, MixUp and CutMix, distillation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from fer_deploy.recipes import Distillation, Loss, Mixing
+
+
+def loss_on_targets(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+    """The mean loss of a batch.
+
+    Each face's cross-entropy is `-sum_c w_c t'_c log p_c`, with t' the smoothed targets and w the class weights; focal
+    loss multiplies it by `(1 - exp(-itself)) ** gamma` (Lin et al., 2017, in the form that the study ran).
+
+    Args:
+        logits: float (n, 7).
+        targets: float (n, 7), rows that sum to one.
+        loss: the recipe's loss.
+
+    Returns:
+        float scalar.
+    """
+    weights = torch.tensor(loss.class_weights, device=logits.device, dtype=logits.dtype)
+    each = F.cross_entropy(logits, targets, weight=weights, reduction="none", label_smoothing=loss.smoothing)
+    if loss.name == "focal":
+        each = (1 - torch.exp(-each)) ** loss.gamma * each
+    return each.mean()
+
+
+def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor, distillation: Distillation) -> torch.Tensor:
+    """T² times the mean Kullback-Leibler divergence from the teachers' softened probabilities to the student's.
+
+    Args:
+        logits: float (n, 7), the student's.
+        teacher: float (n, 7), the teachers' probabilities at temperature 1; they are softened here, by the power 1/T
+            renormalised, which for one teacher is its softmax at T exactly.
+        distillation: the recipe's distillation.
+
+    Returns:
+        float scalar.
+    """
+    temperature = distillation.temperature
+    target = torch.softmax(teacher.clamp_min(1e-8).log() / temperature, 1)
+    student = torch.log_softmax(logits / temperature, 1)
+    return temperature**2 * F.kl_div(student, target, reduction="batchmean")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """One draw for a batch: the share of the first face, and the CutMix box (left, top, right, bottom) as shares of the side, or None."""
+
+    share: float
+    box: tuple[float, float, float, float] | None = None
+
+
+def draw_mix(mixing: Mixing, *, generator: torch.Generator) -> Mix | None:
+    """Draw how a batch is mixed, or None for a batch left alone (Zhang et al., 2018; Yun et al., 2019)."""
+    pick, use_cutmix, left, top = (float(value) for value in torch.rand(4, generator=generator))
+    if not mixing.active or pick >= mixing.probability:
+        return None
+    cut = mixing.cutmix_alpha > 0 and (mixing.mixup_alpha == 0 or use_cutmix < mixing.cutmix_probability)
+    alpha = mixing.cutmix_alpha if cut else mixing.mixup_alpha
+    concentration = torch.full((2,), alpha, dtype=torch.float64)
+    share = float(torch._sample_dirichlet(concentration, generator=generator)[0])
+    if not cut:
+        return Mix(share)
+    side = math.sqrt(1 - share)
+    return Mix(share, tuple(min(max(edge, 0.0), 1.0) for edge in (left - side / 2, top - side / 2, left + side / 2, top + side / 2)))  # type: ignore[arg-type]
+
+
+def apply_mix(faces: torch.Tensor, targets: torch.Tensor, mix: Mix) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix each face with its partner, the face as far from the batch's other end, and their targets alike.
+
+    The batch is in random order already, so its mirror image is a random pairing.
+
+    Args:
+        faces: float (n, 1, s, s).
+        targets: float (n, 7).
+        mix: the draw.
+
+    Returns:
+        The mixed faces and targets, of the same shapes.
+    """
+    other, other_targets = faces.flip(0), targets.flip(0)
+    if mix.box is None:
+        share = mix.share
+        return faces * share + other * (1 - share), targets * share + other_targets * (1 - share)
+    size = faces.shape[-1]
+    left, top, right, bottom = (round(edge * size) for edge in mix.box)
+    mixed = faces.clone()
+    mixed[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+    share = 1 - (right - left) * (bottom - top) / size**2
+    return mixed, targets * share + other_targets * (1 - share)

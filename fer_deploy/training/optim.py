@@ -1,0 +1,120 @@
+"""Optimisers and schedules as recipes name them, PyTorch's own, and the moving average of the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fer_deploy.recipes import Optimiser, Schedule, Stage
+
+
+def parameter_groups(network: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
+    """The parameters in groups: all together, or those that decay and those (one-dimensional, biases) that do not."""
+    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if optimiser.decay == "all":
+        return [{"params": [parameter for _, parameter in named], "weight_decay": optimiser.weight_decay}]
+    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")}
+    return [
+        {"params": [parameter for name, parameter in named if name not in spared], "weight_decay": optimiser.weight_decay},
+        {"params": [parameter for name, parameter in named if name in spared], "weight_decay": 0.0},
+    ]
+
+
+def make_optimiser(network: nn.Module, optimiser: Optimiser, *, device: torch.device) -> torch.optim.Optimizer:
+    """PyTorch's optimiser for a stage, fused where the device has a fused kernel."""
+    groups = parameter_groups(network, optimiser)
+    fused = device.type in ("cpu", "cuda")
+    if optimiser.name == "sgd":
+        return torch.optim.SGD(groups, lr=optimiser.lr, momentum=optimiser.betas[0], nesterov=True, fused=fused)
+    kind = torch.optim.AdamW if optimiser.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=optimiser.lr, betas=optimiser.betas, fused=fused)
+
+
+class Scheduler:
+    """A stage's schedule over PyTorch's own schedulers, with a state of plain numbers for the checkpoint."""
+
+    def __init__(self, optimiser: torch.optim.Optimizer, stage: Stage, *, total_steps: int) -> None:
+        schedule: Schedule = stage.schedule
+        self._one_cycle: torch.optim.lr_scheduler.OneCycleLR | None = None
+        self._plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self._optimiser = optimiser
+        self._left = total_steps - 1
+        if schedule.name == "one-cycle":
+            self._one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser,
+                max_lr=stage.optimiser.lr,
+                total_steps=max(total_steps, 2),
+                pct_start=schedule.warm_up,
+                anneal_strategy="cos",
+                div_factor=schedule.start_divisor,
+                final_div_factor=schedule.final_divisor,
+                cycle_momentum=schedule.cycle_momentum,
+            )
+        elif schedule.name == "plateau":
+            self._plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimiser, mode="max", factor=schedule.factor, patience=schedule.patience, min_lr=schedule.floor
+            )
+
+    def after_step(self) -> None:
+        """Call after each step of the optimiser."""
+        if self._one_cycle is not None and self._left > 0:
+            self._one_cycle.step()
+            self._left -= 1
+
+    def after_epoch(self, validation_accuracy: float) -> None:
+        """Call after each epoch with the validation accuracy, 0 to 1."""
+        if self._plateau is not None:
+            self._plateau.step(validation_accuracy)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in effect."""
+        return float(self._optimiser.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Any]:
+        """Everything that must come back on resuming, as JSON's types."""
+        inner = self._one_cycle or self._plateau
+        keys = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
+        groups = [
+            {key: list(value) if isinstance(value, tuple) else value for key, value in group.items() if key in ("lr", "betas", "momentum")}
+            for group in self._optimiser.param_groups
+        ]
+        kept = {key: value for key, value in (inner.state_dict() if inner else {}).items() if key in keys}
+        return {"left": self._left, "groups": groups, "inner": kept}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._left = int(state["left"])
+        for group, saved in zip(self._optimiser.param_groups, state["groups"], strict=True):
+            group.update({key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
+        inner = self._one_cycle or self._plateau
+        if inner is not None:
+            inner.load_state_dict({**inner.state_dict(), **state["inner"]})
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights and buffers, with the usual warm-up of its decay.
+
+    At step t the decay is `min(decay, (1 + t) / (10 + t))`, so that the first weights are soon forgotten. Whole-number
+    buffers are copied.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self._network = network
+        self.tensors = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move towards the network's weights as they are now."""
+        self.steps += 1
+        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        now = self._network.state_dict()
+        names = [name for name, tensor in self.tensors.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.tensors[name] for name in names], [now[name].detach() for name in names], share)
+        for name, tensor in self.tensors.items():
+            if not tensor.is_floating_point():
+                tensor.copy_(now[name])

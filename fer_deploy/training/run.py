@@ -1,0 +1,175 @@
+"""A run folder: `training/<name>/` with `weights.safetensors`, `run.json` and `history.csv`.
+
+Weights are rounded to half precision when they are saved. The rounded weights are what is validated at the end,
+exported and hashed, so that the committed folder reproduces its ONNX file exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from fer_deploy.errors import RunError
+from fer_deploy.files import write_bytes
+from fer_deploy.models import build_network
+from fer_deploy.recipes import Recipe, recipe_from_dict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RUN_FORMAT = 1
+"""Version of run.json's layout."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run that has weights: complete, or stopped half-way when opened with `partial=True`."""
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, *, partial: bool = False) -> Run:
+        """Open a run folder.
+
+        Args:
+            folder: `training/<name>`.
+            partial: also take a run that has not finished, with its best weights so far.
+
+        Raises:
+            RunError: the folder is missing, unfinished or damaged.
+        """
+        path = folder / "run.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"{folder}: there is no run here: train it with `ferdeploy train {folder.name}`") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read ({error})") from error
+        if not isinstance(record, dict) or record.get("format") != RUN_FORMAT:
+            raise RunError(f"{path}: is not a run record of format {RUN_FORMAT}")
+        if record.get("status") != "complete" and not partial:
+            raise RunError(f"{folder}: this run has not finished: go on with `ferdeploy train {folder.name}`")
+        if not record.get("weights_sha256"):
+            raise RunError(f"{folder}: this run has no weights yet: go on with `ferdeploy train {folder.name}`")
+        return cls(record["name"], folder, recipe_from_dict(record["recipe"], source=str(path)), record)
+
+    @property
+    def weights_path(self) -> Path:
+        """Where the weights lie."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of `weights.safetensors`, as recorded; 64 hexadecimal digits."""
+        return str(self.record["weights_sha256"])
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax, fitted on validation faces; 1 where none was fitted."""
+        return float(self.record.get("temperature") or 1.0)
+
+    @property
+    def input_size(self) -> int:
+        """Side in pixels of the square that the network sees."""
+        return self.recipe.network.input_size
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Accuracy of the rounded weights on validation faces, 0 to 1."""
+        return float(self.record["best"]["validation_accuracy"])
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode with the saved weights: float32 numbers that are all half-precision ones.
+
+        Raises:
+            RunError: the weights are missing, were changed since the record was written, or do not fit the network.
+        """
+        try:
+            content = self.weights_path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or error
+            raise RunError(f"{self.weights_path}: {reason}: train again, or fetch the file") from error
+        if hashlib.sha256(content).hexdigest() != self.weights_sha256:
+            raise RunError(f"{self.weights_path}: does not match its record in run.json: fetch both again")
+        network = build_network(self.recipe.network.name, **self.recipe.network.options)
+        load_weights(network, load_half_precision(self.weights_path), source=self.weights_path)
+        return network.eval()
+
+
+def list_runs(workspace: Path) -> list[Run]:
+    """The complete runs of a workspace, by name; folders without a complete run are passed over."""
+    folder = workspace / "training"
+    runs = []
+    for path in sorted(folder.glob("*/run.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("status") == "complete":
+            runs.append(Run.open(path.parent))
+    return runs
+
+
+def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Round a network's floating tensors to half precision, on the CPU.
+
+    Raises:
+        RunError: a value is too large for half precision.
+    """
+    rounded = {
+        name: tensor.detach().to("cpu", torch.float16 if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in state.items()
+    }
+    for name, tensor in rounded.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RunError(f"weights {name}: a value is not finite in half precision: train with a lower learning rate")
+    return rounded
+
+
+def save_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> str:
+    """Write rounded weights as `folder/weights.safetensors`; its bytes depend on the weights alone.
+
+    Returns:
+        The file's SHA-256.
+    """
+    content = save(half_precision(dict(sorted(state.items()))))
+    write_bytes(folder / "weights.safetensors", content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_half_precision(path: Path) -> dict[str, torch.Tensor]:
+    """Read weights, floating ones as float32.
+
+    Raises:
+        RunError: the file is missing or not safetensors.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read as safetensors ({error})") from error
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], *, source: Path) -> None:
+    """Load a state into a network; names and shapes must all fit.
+
+    Raises:
+        RunError: a name or shape does not fit; names the first.
+    """
+    own = network.state_dict()
+    for name in own.keys() | state.keys():
+        if name not in state or name not in own:
+            where = "missing in the file" if name not in state else "unknown to the network"
+            raise RunError(f"{source}: tensor {name} is {where}: the file belongs to another network")
+        if own[name].shape != state[name].shape:
+            expected, got = tuple(own[name].shape), tuple(state[name].shape)
+            raise RunError(f"{source}: tensor {name} has shape {got}, the network needs {expected}")
+    network.load_state_dict(dict(state))

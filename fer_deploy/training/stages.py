@@ -1,0 +1,49 @@
+"""How many epochs each stage gets, and the seeds that make every random draw a function of where it happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import torch
+
+from fer_deploy.errors import RecipeError
+from fer_deploy.recipes import Recipe
+
+
+def share_budget(recipe: Recipe, budget: int | None) -> Recipe:
+    """The recipe with its stages' epochs cut or stretched to `budget` epochs in all.
+
+    The stages share it in proportion to the epochs that they ran in the study (`ran`; `epochs` where that is 0), each
+    getting one at least; a one-cycle schedule is stretched over its stage's share. None leaves the recipe as it is.
+
+    Raises:
+        RecipeError: the budget has fewer epochs than the recipe has stages.
+    """
+    if budget is None:
+        return recipe
+    stages = recipe.stages
+    if budget < len(stages):
+        raise RecipeError(f"{recipe.name}: --epochs {budget} is less than one epoch for each of {len(stages)} stages")
+    wanted = [stage.ran or stage.epochs for stage in stages]
+    exact = [budget * epochs / sum(wanted) for epochs in wanted]
+    given = [max(1, int(epochs)) for epochs in exact]
+    while sum(given) > budget:
+        given[max(range(len(given)), key=lambda i: given[i] - exact[i] if given[i] > 1 else -1.0)] -= 1
+    while sum(given) < budget:
+        given[max(range(len(given)), key=lambda i: exact[i] - given[i])] += 1
+    return dataclasses.replace(
+        recipe,
+        stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage, epochs in zip(stages, given, strict=True)),
+    )
+
+
+def seed_at(*place: int | str) -> int:
+    """A 56-bit seed that is a function of `place` alone, such as (seed, stage, epoch, "order")."""
+    text = " ".join(map(str, place))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+
+def generator_at(*place: int | str) -> torch.Generator:
+    """A CPU generator seeded by `seed_at(*place)`."""
+    return torch.Generator().manual_seed(seed_at(*place))

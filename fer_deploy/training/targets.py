@@ -1,0 +1,42 @@
+"""What each face should be called: FER2013's one label, or the shares of FER+'s votes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer_deploy.emotions import EMOTIONS, emotion_index
+from fer_deploy.errors import DataError
+from fer_deploy.faces import Faces
+from fer_deploy.faces.dataset import VOTE_NAMES
+
+
+def soft_labels(faces: Faces, labels: Literal["fer2013", "ferplus"]) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """Targets for training or validation, and which faces have one.
+
+    FER+ targets are the votes for the seven emotions as shares; faces with no such vote, or whose most frequent vote
+    is contempt, unknown or "not a face", are left out (Barsoum et al., 2016).
+
+    Returns:
+        float32 (kept, 7), rows summing to one; bool (n,).
+
+    Raises:
+        DataError: FER+ was asked for and the data has no votes.
+    """
+    if labels == "fer2013":
+        targets = torch.nn.functional.one_hot(torch.from_numpy(faces.labels), len(EMOTIONS)).float()
+        return targets, np.ones(len(faces), bool)
+    if faces.votes is None:
+        raise DataError("the recipe trains on FER+ votes and the data has none: put fer2013new.csv beside it")
+    votes = faces.votes.astype(np.float32)
+    ours = np.zeros((len(faces), len(EMOTIONS)), np.float32)
+    for column, name in enumerate(VOTE_NAMES):
+        place = emotion_index(name)
+        if place is not None:
+            ours[:, place] = votes[:, column]
+    total = ours.sum(1)
+    kept = (total > 0) & (ours.max(1) >= votes.max(1))
+    return torch.from_numpy(ours[kept] / total[kept, None]), kept
