@@ -7,7 +7,7 @@ computes in PyTorch is what the ONNX file is held against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,10 +110,17 @@ class FaceClassifier(nn.Module):
 
     def member_probabilities(self, faces: Tensor) -> list[Tensor]:
         """Each member's own probabilities of `faces`, float32 (n, classes)."""
-        planes = {size: plane(faces) for size, plane in self.planes.items()}
+        return self.plane_probabilities(self.planes_of(faces))
+
+    def planes_of(self, faces: Tensor) -> dict[int, Tensor]:
+        """What the networks see of `faces`: float32 (n, 1, s, s) in [-1, 1] for each input size s."""
+        return {int(size): plane(faces) for size, plane in self.planes.items()}
+
+    def plane_probabilities(self, planes: Mapping[int, Tensor]) -> list[Tensor]:
+        """Each member's probabilities, float32 (n, classes), of faces that `planes_of` has prepared."""
         found: dict[int, Tensor] = {}
         for network, views in zip(self.networks, self._calls, strict=True):
-            plane = planes[str(self.members[views[0]].input_size)]
+            plane = planes[self.members[views[0]].input_size]
             seen = [plane.flip(3) if self.members[view].mirrored else plane for view in views]
             logits = network(seen[0] if len(seen) == 1 else torch.cat(seen))
             split = [logits] if len(seen) == 1 else logits.reshape(len(seen), -1, logits.shape[-1])

@@ -44,4 +44,5 @@ def _content(tensor: onnx.TensorProto) -> bytes:
     nameless = onnx.TensorProto()
     nameless.CopyFrom(tensor)
     nameless.ClearField("name")
-    return nameless.SerializeToString(deterministic=True)
+    content: bytes = nameless.SerializeToString(deterministic=True)
+    return content

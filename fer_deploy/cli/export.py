@@ -1,0 +1,254 @@
+"""`ferdeploy export`: runs to self-contained ONNX files, each proven before it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fer_deploy.cli.options import data_option, workspace_option
+from fer_deploy.cli.progress import step_progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fer_deploy.export.export import ExportedFile
+    from fer_deploy.faces.dataset import Dataset
+
+Shape = tuple[int | None, int | None, int | None]
+
+EPILOG = """\b
+Examples:
+  ferdeploy export                                      every run of the workspace
+  ferdeploy export B E --data fer2013.csv               two runs, proven and scored on real faces
+  ferdeploy export --ensemble B,E                       the study's pair in one file, B+E.onnx
+  ferdeploy export --ensemble B,E --search --data ...   with weights searched on the validation split
+  ferdeploy export --ensemble B,B~mirror                a run and its view of the mirrored face
+  ferdeploy export B --precision fp32,fp16,int8 --data fer2013.csv
+  ferdeploy export B --static 1x48x48                   B.1x48x48.onnx, for engines that want fixed sizes
+"""
+
+
+def _read_names(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Each value's names, which have commas between them."""
+    lists = [tuple(part.strip() for part in value.split(",")) for value in values]
+    for names in lists:
+        if not all(names):
+            raise click.BadParameter(f"{','.join(names)!r} has an empty name: write B,E", context, parameter)
+    return lists
+
+
+def _read_weights(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    """Numbers with commas between them."""
+    try:
+        return None if value is None else tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no list of numbers: write .45,.55", context, parameter) from None
+
+
+def _read_shape(context: click.Context, parameter: click.Parameter, value: str | None) -> Shape:
+    """Batch, height and width; `n` leaves an axis free."""
+    if value is None:
+        return None, None, None
+    parts = value.lower().split("x")
+    if len(parts) != 3 or not all(part == "n" or (part.isdecimal() and int(part) > 0) for part in parts):
+        message = f"{value!r} is not batch, height and width: write 1x48x48 or nx48x48"
+        raise click.BadParameter(message, context, parameter)
+    batch, height, width = (None if part == "n" else int(part) for part in parts)
+    return batch, height, width
+
+
+def _read_precisions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Precisions with commas between them, in our own order."""
+    from fer_deploy.contract import PRECISIONS
+
+    names = [part.strip() for part in value.split(",")]
+    for name in names:
+        if name not in PRECISIONS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(PRECISIONS)}", context, parameter)
+    return tuple(name for name in PRECISIONS if name in names)
+
+
+@click.command("export", epilog=EPILOG)
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option(
+    "--ensemble",
+    "ensembles",
+    callback=_read_names,
+    multiple=True,
+    metavar="B,E",
+    help="Fuse these runs into one file. B~mirror is run B shown the mirrored face. Repeatable.",
+)
+@click.option(
+    "--weights", callback=_read_weights, metavar=".45,.55", help="The members' weights. Default: the study's, or equal."
+)
+@click.option("--search", is_flag=True, help="Search the weights on the validation split. Needs data.")
+@click.option(
+    "--fusion",
+    type=click.Choice(["wap", "rrf"]),
+    default="wap",
+    show_default=True,
+    help="Weighted average of probabilities, or reciprocal rank fusion.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_read_precisions,
+    default="fp32",
+    show_default=True,
+    metavar="fp32,fp16,int8",
+    help="How weights are stored. int8 needs data to be calibrated on.",
+)
+@click.option("--static", "shape", callback=_read_shape, metavar="1x48x48", help="Fix batch, height and width.")
+@data_option
+@workspace_option
+@click.option("--card", is_flag=True, help="Also write a Hugging Face model card and the folder that is uploaded.")
+@click.option("--strict", is_flag=True, help="Take every warning for an error.")
+def command(
+    names: tuple[str, ...],
+    ensembles: list[tuple[str, ...]],
+    weights: tuple[float, ...] | None,
+    search: bool,
+    fusion: str,
+    precisions: tuple[str, ...],
+    shape: Shape,
+    data: str | None,
+    workspace: Path,
+    card: bool,
+    strict: bool,
+) -> None:
+    """Write runs as self-contained ONNX files, and prove each.
+
+    With NAMEs: those runs. With --ensemble: the fused file. With neither: every run of the workspace. A file is moved
+    to exports/ only once ONNX Runtime says of every face what PyTorch says.
+    """
+    _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
+    from rich.console import Console
+
+    from fer_deploy.cli.errors import error_line
+
+    console = Console()
+    with error_line(on_interrupt="No half-written file is left; run the same command again."):
+        from fer_deploy.errors import ExportError, ParityError, UnavailableError
+
+        dataset = open_data(data, workspace=workspace)
+        if search and dataset is None:
+            raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
+        try:
+            from fer_deploy.export.export import Plan, export_plan, plan_ensemble, plan_run
+            from fer_deploy.training.run import list_runs
+        except ModuleNotFoundError as error:
+            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[train]'") from error
+
+        def warn(message: str) -> None:
+            if strict:
+                raise ExportError(f"{message} (--strict)")
+            console.print(f"[yellow]note:[/] {message}", highlight=False)
+
+        chosen = list(names)
+        if not names and not ensembles:
+            chosen = [run.name for run in list_runs(workspace)]
+            if not chosen:
+                raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
+        plans: list[Plan] = [plan_run(name, workspace=workspace) for name in chosen]
+        plans += [
+            plan_ensemble(
+                members,
+                workspace=workspace,
+                weights=weights,
+                fusion="rrf" if fusion == "rrf" else "wap",
+                search_on=dataset if search else None,
+            )
+            for members in ensembles
+        ]
+        refused: list[ParityError] = []
+        files: list[ExportedFile] = []
+        with step_progress(console) as progress:
+            for plan in plans:
+                files += export_plan(
+                    plan,
+                    folder=workspace / "exports",
+                    precisions=precisions,
+                    data=dataset,
+                    shape=shape,
+                    progress=progress,
+                    warn=warn,
+                    on_refusal=refused.append,
+                )
+        if files:
+            _show(console, files)
+        if card:
+            from fer_deploy.export.card import write_card
+
+            for file in files:
+                console.print(f"card: {write_card(file, folder=workspace / 'exports')}", highlight=False)
+        if refused:
+            raise ParityError("; ".join(str(error) for error in refused))
+
+
+def open_data(data: str | None, *, workspace: Path) -> Dataset | None:
+    """The data set that --data names, else the default one where there is one, else None."""
+    if data is None and not os.environ.get("FERDEPLOY_DATA") and not (workspace / "data").exists():
+        return None
+    from fer_deploy.faces.load import load_dataset
+
+    return load_dataset(data, workspace=workspace)
+
+
+def _check_usage(
+    names: tuple[str, ...],
+    ensembles: list[tuple[str, ...]],
+    *,
+    weights: tuple[float, ...] | None,
+    search: bool,
+    fusion: str,
+) -> None:
+    for name in names:
+        if "+" in name:
+            raise click.UsageError(f"{name!r} is a fusion: write --ensemble {name.replace('+', ',')}")
+    if not ensembles and (weights or search or fusion == "rrf"):
+        raise click.UsageError("--weights, --search and --fusion go with --ensemble")
+    if weights and search:
+        raise click.UsageError("--weights says the weights and --search looks for them: give one of the two")
+    for members in ensembles:
+        if len(members) < 2:
+            raise click.UsageError(f"--ensemble needs two members or more, got {','.join(members)}")
+        if weights and len(weights) != len(members):
+            raise click.UsageError(f"--weights has {len(weights)} numbers for {len(members)} members")
+
+
+def _show(console: Console, files: list[ExportedFile]) -> None:
+    """The table of what was written, and each fusion's weights."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("file", "kB", "nodes", "GFLOPs", "max |Δp|", "mean |Δp|", "flips", "validation", "test"):
+        table.add_column(title, justify="left" if title == "file" else "right", no_wrap=title == "file")
+    for file in files:
+        parity = file.parity
+        drawn = parity.faces_from == "drawn faces"
+        table.add_row(
+            file.path.name,
+            f"{file.bytes / 1000:,.0f}",
+            str(file.nodes),
+            f"{file.gflops:.5f}",
+            f"{parity.max_difference:.1e}",
+            f"{parity.mean_difference:.1e}",
+            f"{len(parity.whole.flips)}/{parity.whole.faces}",
+            "" if drawn else f"{parity.accuracy:.4f}",
+            "" if file.accuracy is None else f"{file.accuracy:.4f}",
+        )
+    console.print(table)
+    for file in files:
+        if len(file.members) > 1:
+            shares = ", ".join(
+                f"{member} {weight:.3g}" for member, weight in zip(file.members, file.weights.values, strict=True)
+            )
+            console.print(f"{file.path.name}: weights {shares} ({file.weights.source})", highlight=False)
+        flips = file.parity.whole.flips
+        if flips:
+            rows = ", ".join(map(str, flips[:20])) + (", …" if len(flips) > 20 else "")
+            console.print(f"{file.path.name}: another first class than PyTorch in rows {rows}", highlight=False)
+    console.print(f"written to {files[0].path.parent}", highlight=False)

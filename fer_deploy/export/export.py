@@ -1,0 +1,404 @@
+"""Runs to ONNX files: plan, build, prove, move into place, record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import fer_deploy
+from fer_deploy.contract import INPUT_NAME, PRECISIONS, check_model_bytes
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.ensemble import MIRROR, Fusion, Weights, default_weights, ensemble_name, search_weights
+from fer_deploy.errors import ExportError, ModelFileError, ParityError, RunError
+from fer_deploy.export.build import DYNAMIC, Shape, build_model
+from fer_deploy.export.engine import run_whole, session_of
+from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs, fits
+from fer_deploy.export.graph import FaceClassifier, Member
+from fer_deploy.export.manifest import record_file
+from fer_deploy.export.parity import PARITY_CASES, Parity, ParityCase, Progress, Reference, check_parity, pictures_of
+from fer_deploy.faces.dataset import Dataset, Faces
+from fer_deploy.faces.synthetic import synthetic_faces
+from fer_deploy.files import replacing
+from fer_deploy.training.run import Run
+
+LICENSE = "Apache-2.0"
+"""Of code and weights. The data that the weights were trained on has terms of its own."""
+DRAWN_FACES = 256
+"""Synthetic faces on which parity is checked where there is no data."""
+
+Warn = Callable[[str], None]
+"""Told in a line what a person should know of a file that is written all the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedMember:
+    """A run that goes into a file, and whether it is shown the mirrored face."""
+
+    run: Run
+    mirrored: bool = False
+
+    @property
+    def name(self) -> str:
+        """`B`, or `B~mirror`."""
+        return self.run.name + (MIRROR if self.mirrored else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What goes into one file."""
+
+    members: tuple[PlannedMember, ...]
+    weights: Weights
+    fusion: Fusion = "wap"
+
+    @property
+    def name(self) -> str:
+        """`B`, `B+E`, `B+E.rrf`: the file's stem."""
+        return ensemble_name([member.name for member in self.members], fusion=self.fusion)
+
+    @property
+    def gflops(self) -> float:
+        """Multiply-adds of all members, fvcore's count at 1x1x48x48, in units of 1e9."""
+        return float(sum(member.run.record["gflops"] for member in self.members))
+
+    def classifier(self) -> FaceClassifier:
+        """The torch module, its networks as they were trained. A run that appears twice is loaded once."""
+        networks: dict[str, Any] = {}
+        members = []
+        for member in self.members:
+            run = member.run
+            if run.name not in networks:
+                networks[run.name] = run.network()
+            members.append(
+                Member(
+                    member.name,
+                    networks[run.name],
+                    input_size=run.input_size,
+                    temperature=run.temperature,
+                    mirrored=member.mirrored,
+                )
+            )
+        return FaceClassifier(members, weights=self.weights, fusion=self.fusion)
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedFile:
+    """A file that was written, and what is known of it."""
+
+    path: Path
+    name: str
+    precision: str
+    sha256: str
+    bytes: int
+    nodes: int
+    members: tuple[str, ...]
+    weights: Weights
+    fusion: Fusion
+    gflops: float
+    parity: Parity
+    accuracy: float | None
+    """Of the file itself on the test split; None where there was no data."""
+    accuracy_split: str | None
+
+
+def plan_run(name: str, *, workspace: Path) -> Plan:
+    """The plan for the file of one run of the workspace, `B`, or of its view of mirrored faces, `B~mirror`.
+
+    RunError when there is no such complete run.
+    """
+    return Plan((planned_member(name, workspace=workspace),), Weights((1.0,), "alone"))
+
+
+def plan_ensemble(
+    names: Sequence[str],
+    *,
+    workspace: Path,
+    weights: Sequence[float] | None = None,
+    fusion: Fusion = "wap",
+    search_on: Dataset | None = None,
+) -> Plan:
+    """The plan for the fused file of several runs.
+
+    Args:
+        names: runs of the workspace, in order; `B~mirror` is run B shown the mirrored face.
+        workspace: holds `training/`.
+        weights: one a member, in any proportion. By default the study's for the study's own ensembles, else equal.
+        fusion: `wap` or `rrf`.
+        search_on: search the weights on the validation split of this data, in steps of .05 (.1 from five members on).
+
+    Raises:
+        ExportError: fewer than two members, one twice, or weights that don't fit.
+        RunError: a member is no complete run of the workspace.
+    """
+    if len(names) < 2:
+        raise ExportError(f"an ensemble needs two members or more, got {', '.join(names) or 'none'}")
+    if len(set(names)) < len(names):
+        raise ExportError(f"an ensemble names each member once, got {', '.join(names)}")
+    members = tuple(planned_member(name, workspace=workspace) for name in names)
+    if weights is not None:
+        if len(weights) != len(names):
+            raise ExportError(f"{len(names)} members need as many weights, got {len(weights)}")
+        try:
+            return Plan(members, Weights.of(weights, source="given"), fusion)
+        except ValueError as error:
+            raise ExportError(str(error)) from None
+    plan = Plan(members, default_weights(names, fusion=fusion), fusion)
+    if search_on is None:
+        return plan
+    faces = search_on.validation
+    found = search_weights(
+        Reference(plan.classifier(), faces).members(PARITY_CASES[0]),
+        faces.labels,
+        step=0.05 if len(names) < 5 else 0.1,
+        fusion=fusion,
+        source=f"searched on {search_on.split_names['validation']}",
+    )
+    return Plan(members, found, fusion)
+
+
+def planned_member(name: str, *, workspace: Path) -> PlannedMember:
+    """The member called `name`, `B` or `B~mirror`. RunError when the workspace has no such complete run."""
+    folder = workspace / "training"
+    if name.endswith(MIRROR) and not (folder / name).is_dir():
+        return PlannedMember(Run.open(_run_folder(folder, name.removesuffix(MIRROR))), mirrored=True)
+    return PlannedMember(Run.open(_run_folder(folder, name)))
+
+
+def _run_folder(folder: Path, name: str) -> Path:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise RunError(f"{name!r} is not the name of a run: name a folder of {folder}")
+    return folder / name
+
+
+def export_plan(
+    plan: Plan,
+    *,
+    folder: Path,
+    precisions: Sequence[str] = ("fp32",),
+    data: Dataset | None = None,
+    shape: Shape = DYNAMIC,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+    on_refusal: Callable[[ParityError], None] | None = None,
+) -> list[ExportedFile]:
+    """Write the plan's file in each precision, each only once it has passed its gate, and record it in the manifest.
+
+    Args:
+        plan: what goes into the file.
+        folder: the exports' folder.
+        precisions: of PRECISIONS.
+        data: real faces: parity runs on the validation split, the test split is scored for the record, int8 is
+            calibrated on the training split. Without it parity runs on drawn faces, and nothing is scored.
+        shape: axes to fix.
+        progress: told how far the work is.
+        warn: told what a person should know; may raise to stop.
+        on_refusal: told of a file that did not pass its gate, and the other precisions go on. None raises.
+
+    Raises:
+        ParityError: a file does not say what PyTorch says. No file is written, and an older one stays as it was.
+        ExportError: a file can't be written as asked.
+    """
+    warn = warn or (lambda _: None)
+    unknown = [precision for precision in precisions if precision not in PRECISIONS]
+    if unknown:
+        raise ExportError(f"there is no precision {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
+    if data is None:
+        faces, faces_from = synthetic_faces(DRAWN_FACES, seed=2), "drawn faces"
+        warn(f"{plan.name}: without --data, parity is checked on drawn faces, and accuracy is not measured")
+    else:
+        faces, faces_from = data.validation, data.split_names["validation"]
+    classifier = plan.classifier()
+    reference = Reference(classifier, faces)
+    if progress:
+        progress(f"exporting {plan.name}", 0, 1)
+    built = build_model(classifier, shape=shape)
+    files = []
+    for precision in precisions:
+        try:
+            files.append(
+                _write_file(
+                    plan,
+                    _in_precision(built, precision, data=data),
+                    folder=folder,
+                    precision=precision,
+                    data=data,
+                    faces=faces,
+                    faces_from=faces_from,
+                    shape=shape,
+                    classifier=classifier,
+                    reference=reference,
+                    progress=progress,
+                )
+            )
+        except ParityError as error:
+            refusal = ParityError(f"{file_name(plan, precision=precision, shape=shape)} is not written: {error}")
+            if on_refusal is None:
+                raise refusal from error
+            on_refusal(refusal)
+    return files
+
+
+def file_name(plan: Plan, *, precision: str, shape: Shape = DYNAMIC) -> str:
+    """`B+E.onnx`, `B.fp16.onnx`; a file of fixed shape carries it: `B.1x48x48.onnx`."""
+    fixed = "" if shape == DYNAMIC else "." + "x".join("n" if axis is None else str(axis) for axis in shape)
+    return plan.name + fixed + ("" if precision == "fp32" else f".{precision}") + ".onnx"
+
+
+def _in_precision(model: onnx.ModelProto, precision: str, *, data: Dataset | None) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if precision == "fp32":
+        return copy
+    raise ExportError(f"precision {precision} is not written yet")
+
+
+def _write_file(
+    plan: Plan,
+    model: onnx.ModelProto,
+    *,
+    folder: Path,
+    precision: str,
+    data: Dataset | None,
+    faces: Faces,
+    faces_from: str,
+    shape: Shape,
+    classifier: FaceClassifier,
+    reference: Reference,
+    progress: Progress | None,
+) -> ExportedFile:
+    name = file_name(plan, precision=precision, shape=shape)
+    metadata = _metadata(plan, precision)
+    accuracy = split = None
+    if data is not None:
+        session = session_of(model.SerializeToString(deterministic=True))
+        split = data.split_names["test"] if data.official else f"test split of {data.name}"
+        accuracy = _accuracy(session, data.test, batch=shape[0], size=shape[1:], progress=progress)
+        metadata |= {"accuracy": f"{accuracy:.6f}", "accuracy_split": split}
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    path = folder / name
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        written = temporary.read_bytes()
+        try:
+            contract = check_model_bytes(written, source=name)
+        except ModelFileError as error:
+            raise ExportError(f"what was exported breaks the contract: {error}") from error
+        parity = check_parity(
+            written,
+            classifier,
+            faces,
+            faces_from=faces_from,
+            precision=precision,
+            shape=shape,
+            progress=progress,
+            reference=reference,
+        )
+        golden = _golden_outputs(written, shape)
+    exported = ExportedFile(
+        path=path,
+        name=plan.name,
+        precision=precision,
+        sha256=contract.sha256,
+        bytes=contract.bytes,
+        nodes=sum(contract.operators.values()),
+        members=tuple(member.name for member in plan.members),
+        weights=plan.weights,
+        fusion=plan.fusion,
+        gflops=plan.gflops,
+        parity=parity,
+        accuracy=accuracy,
+        accuracy_split=split,
+    )
+    record_file(folder, name, _entry(exported, plan, golden))
+    return exported
+
+
+def _metadata(plan: Plan, precision: str) -> dict[str, str]:
+    """The file's `metadata_props`, by key."""
+    runs = [member.run for member in plan.members]
+    trained_on = dict.fromkeys(str(run.record.get("data", {}).get("name", "unknown")) for run in runs)
+    return {
+        "labels": json.dumps(list(EMOTIONS)),
+        "name": plan.name,
+        "members": json.dumps([member.name for member in plan.members]),
+        "weights": json.dumps(list(plan.weights.values)),
+        "weights_source": plan.weights.source,
+        "fusion": plan.fusion,
+        "temperatures": json.dumps([run.temperature for run in runs]),
+        "precision": precision,
+        "gflops": f"{plan.gflops:.6f}",
+        "trained_on": ", ".join(trained_on),
+        "weights_sha256": json.dumps([run.weights_sha256 for run in runs]),
+        "license": LICENSE,
+        "ferdeploy_version": fer_deploy.__version__,
+        # ONNX's own keys for pictures: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
+        "Image.BitmapPixelFormat": "Rgb8",
+        "Image.ColorSpaceGamma": "SRGB",
+        "Image.NominalPixelRange": "NominalRange_0_255",
+    }
+
+
+def _accuracy(
+    session: Any,
+    faces: Faces,
+    *,
+    batch: int | None = None,
+    size: tuple[int | None, int | None] = (None, None),
+    progress: Progress | None = None,
+) -> float:
+    """Share of `faces` that the file in `session` gets right."""
+    case = ParityCase(batch=batch or 256, height=size[0] or 48, width=size[1] or 48, faces=None)
+    right = 0
+    done = 0
+    for pictures in pictures_of(faces, case):
+        answers = run_whole(session, pictures, batch=batch)[0]
+        right += int((answers.argmax(axis=1) == faces.labels[done : done + len(answers)]).sum())
+        done += len(answers)
+        if progress:
+            progress("scoring the file", done, len(faces))
+    return right / len(faces)
+
+
+def _golden_outputs(content: bytes, shape: Shape) -> Mapping[str, NDArray[np.float32]]:
+    """What the file says of each golden input that it can take."""
+    session = session_of(content)
+    return {
+        golden.file: session.run(None, {INPUT_NAME: golden.pictures})[0]
+        for golden in draw_golden_inputs()
+        if fits(golden.pictures, shape)
+    }
+
+
+def _entry(exported: ExportedFile, plan: Plan, golden: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
+    """The file's entry in the manifest."""
+    return {
+        "name": exported.name,
+        "precision": exported.precision,
+        "sha256": exported.sha256,
+        "bytes": exported.bytes,
+        "nodes": exported.nodes,
+        "members": list(exported.members),
+        "weights": list(exported.weights.values),
+        "weights_source": exported.weights.source,
+        "fusion": exported.fusion,
+        "gflops": round(exported.gflops, 6),
+        "weights_sha256": [member.run.weights_sha256 for member in plan.members],
+        "accuracy": exported.accuracy,
+        "accuracy_split": exported.accuracy_split,
+        "parity": exported.parity.as_dict(),
+        "golden": {
+            "tolerance": GOLDEN_TOLERANCES[exported.precision],
+            "outputs": {
+                file: [[float(f"{value:.9g}") for value in row] for row in rows] for file, rows in golden.items()
+            },
+        },
+    }
