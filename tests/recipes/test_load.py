@@ -1,0 +1,191 @@
+"""Recipes: every one of the package loads and says the study's figures; every wrong one gets one clear line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fer_deploy.errors import RecipeError
+from fer_deploy.recipes import (
+    STUDY_ORDER,
+    Recipe,
+    Schedule,
+    Stage,
+    apply_settings,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
+from fer_deploy.recipes.load import field_documentation
+
+MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
+
+# optimiser lr, betas, decay; schedule; clip, most epochs, patience, epochs run: the study's published notebook.
+ONE_CYCLE_A = ("one-cycle", 0.1, 10, 1e3)
+STUDY_STAGES: dict[str, list[tuple[object, ...]]] = {
+    "baseline": [(1e-3, (0.9, 0.999), 0.0, ("constant",), 0.0, 10, 0, 10)],
+    "resemotenet": [(1e-3, (0.9, 0.999), 1e-4, ("constant",), 0.0, 80, 15, 72)],
+    "vgg19": [(1e-3, (0.9, 0.999), 1e-4, ("constant",), 0.0, 100, 20, 100)],
+    "efficientnet-b1": [(3e-3, (0.9, 0.9995), 0.05, ("one-cycle", 0.1, 25, 1e4), 1.0, 120, 20, 110)],
+    "mobilenetv3-large": [(3e-3, (0.9, 0.9995), 0.05, ("one-cycle", 0.05, 25, 1e6), 0.5, 120, 20, 23)],
+    "efficientnetv2-s": [
+        (1e-3, (0.9, 0.95), 0.05, ("one-cycle", 0.05, 10, 1e3), 1.0, 100, 10, 37),
+        (5e-4, (0.9, 0.99), 0.02, ("one-cycle", 0.1, 5, 100), 0.5, 50, 15, 23),
+        (1e-4, (0.9, 0.999), 0.05, ("one-cycle", 0.2, 10, 1e3), 0.3, 80, 20, 80),
+    ],
+    "A": [
+        (1e-2, (0.9, 0.999), 0.1, ONE_CYCLE_A, 2.0, 300, 20, 71),
+        (1e-4, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 29),
+        (5e-5, (0.9, 0.999), 0.025, ("plateau", 0.2, 8, 5e-8), 0.5, 100, 25, 71),
+        (1e-3, (0.95, 0.999), 0.03, ("one-cycle", 0.35, 20, 1e3), 1.0, 200, 25, 54),
+        (1e-3, (0.95, 0.999), 0.03, ("one-cycle", 0.35, 20, 1e3), 1.0, 200, 25, 37),
+    ],
+    "B": [
+        (1e-2, (0.9, 0.999), 0.1, ONE_CYCLE_A, 2.0, 300, 20, 34),
+        (1e-4, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 45),
+        (5e-5, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 23),
+    ],
+    "C": [
+        (1e-2, (0.9, 0.999), 0.1, ONE_CYCLE_A, 2.0, 300, 20, 57),
+        (5e-5, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 69),
+    ],
+    "D": [
+        (1e-2, (0.9, 0.999), 0.1, ONE_CYCLE_A, 2.0, 300, 20, 34),
+        (5e-5, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 49),
+    ],
+    "E": [
+        (1e-2, (0.9, 0.999), 0.1, ONE_CYCLE_A, 2.0, 300, 20, 29),
+        (5e-5, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 58),
+    ],
+}
+INITIALISATION = {"baseline": "default", **dict.fromkeys(("resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large"), "xavier")}
+LOSSES = {
+    "A": [("cross-entropy", 0.0)] * 3 + [("focal", 0.15)] * 2,
+    "B": [("cross-entropy", 0.0), ("cross-entropy", 0.0), ("cross-entropy", 0.05)],
+    "E": [("cross-entropy", 0.1), ("cross-entropy", 0.05)],
+}
+
+
+def _schedule(schedule: Schedule) -> tuple[object, ...]:
+    if schedule.name == "one-cycle":
+        assert schedule.cycle_momentum  # the notebook left PyTorch's default on
+        return (schedule.name, schedule.warm_up, schedule.start_divisor, schedule.final_divisor)
+    if schedule.name == "plateau":
+        return (schedule.name, schedule.factor, schedule.patience, schedule.floor)
+    return (schedule.name,)
+
+
+def test_the_study_is_whole() -> None:
+    assert set(STUDY_STAGES) == set(STUDY_ORDER)
+    assert list_recipes()[: len(STUDY_ORDER)] == STUDY_ORDER
+
+
+@pytest.mark.parametrize("name", STUDY_ORDER)
+def test_stages_are_the_studys(name: str) -> None:
+    recipe = load_recipe(name)
+    told = [
+        (
+            stage.optimiser.lr, stage.optimiser.betas, stage.optimiser.weight_decay, _schedule(stage.schedule),
+            stage.clip, stage.epochs, stage.patience, stage.ran,
+        )
+        for stage in recipe.stages
+    ]  # fmt: skip
+    assert told == STUDY_STAGES[name]
+    assert recipe.initialisation == INITIALISATION.get(name, "imagenet")
+    assert {stage.batch_size for stage in recipe.stages} == ({64} if name == "E" else {400})
+    losses = [(stage.loss.name, stage.loss.smoothing) for stage in recipe.stages]
+    assert losses == LOSSES.get(name, [("cross-entropy", 0.0)] * len(recipe.stages))
+    everything = name in ("baseline", "resemotenet", "vgg19")
+    assert {stage.optimiser.decay for stage in recipe.stages} == {"all" if everything else "matrices"}
+    half = name in ("efficientnet-b1", "mobilenetv3-large")
+    assert {stage.precision for stage in recipe.stages} == {"float16" if half else "float32"}
+    assert recipe.study is not None
+
+
+def test_augmentations_are_the_studys() -> None:
+    off = load_recipe("A").augmentation
+    turned = dataclasses.replace(off, flip=0.5, crop=4, rotation=10.0, interpolation="nearest")
+    assert load_recipe("vgg19").augmentation == off
+    assert load_recipe("B").augmentation == turned
+    assert load_recipe("C").augmentation == dataclasses.replace(turned, brightness=0.2, contrast=0.2)
+    assert load_recipe("D").augmentation == dataclasses.replace(turned, cutout=0.5, cutout_area=(0.01, 0.11))
+    assert load_recipe("E").augmentation == dataclasses.replace(off, flip=0.5)
+    assert all(stage.mixing.mixup_alpha == 0.4 and stage.mixing.cutmix_alpha == 0 for stage in load_recipe("E").stages)
+    focal = load_recipe("A").stages[3].loss
+    assert (focal.gamma, focal.class_weights) == (2.5, (1.2,) * 7)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_survives_the_round_trip(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe_from_dict(recipe_to_dict(recipe), source="again") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = ", "mine.toml: is not TOML"),
+        (MINIMAL.replace("title", "titel"), "mine.toml: unknown key 'titel': did you mean 'title'?"),
+        (MINIMAL + "optimiser = { lrr = 1 }", "mine.toml: unknown key 'stage.0.optimiser.lrr': did you mean 'lr'?"),
+        (MINIMAL + "optimiser = { lr = 'fast' }", "mine.toml: stage.0.optimiser.lr must be a number, got 'fast'"),
+        (MINIMAL + "optimiser = { lr = nan }", "mine.toml: stage.0.optimiser.lr must be a finite number, got nan"),
+        (MINIMAL + "optimiser = { lr = -1 }", "mine.toml: stage.0.optimiser.lr: must lie in (0, 10], got -1.0"),
+        (MINIMAL + "optimiser = { betas = [0.9] }", "mine.toml: stage.0.optimiser.betas needs 2 values, got 1"),
+        (MINIMAL + "optimiser = { name = 'lion' }", "must be one of 'adam', 'adamw', 'sgd', got 'lion'"),
+        (MINIMAL + "patience = true", "mine.toml: stage.0.patience must be a whole number, got True"),
+        (MINIMAL + "loss = { class_weights = [1, 2] }", "stage.0.loss.class_weights: needs seven numbers, got 2"),
+        (MINIMAL.replace("epochs = 2", ""), "mine.toml: key 'stage.0.epochs' is missing"),
+        (MINIMAL.replace('"mine"', '"../mine"'), "mine.toml: name: letters, digits"),
+        ('name = "x"\ntitle = "t"\nnetwork = { name = "plain" }\n', "mine.toml: key 'stage' is missing"),
+    ],
+)
+def test_a_wrong_recipe_gets_one_line(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, source="mine.toml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="no variant 'efficientnet-b2': did you mean 'efficientnet-b1'"):
+        load_recipe("efficientnet-b2")
+    with pytest.raises(RecipeError, match="did you mean 'B'"):
+        load_recipe("b")
+
+
+def test_a_path_works_where_a_name_does(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    with pytest.raises(RecipeError, match=r"mine.toml: No such file"):
+        load_recipe(path)
+    path.write_text(MINIMAL)
+    assert load_recipe(str(path)).stages[0].epochs == 2
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="is not UTF-8"):
+        load_recipe(path)
+
+
+def test_settings_change_single_values() -> None:
+    recipe = load_recipe("B")
+    changed = apply_settings(recipe, ["stage.1.optimiser.lr=2e-4", "stage.*.clip=0.5", "initialisation=xavier", "augmentation.flip=0"])
+    assert changed.stages[1].optimiser.lr == 2e-4
+    assert {stage.clip for stage in changed.stages} == {0.5}
+    assert (changed.initialisation, changed.augmentation.flip) == ("xavier", 0.0)
+    assert dataclasses.replace(changed, initialisation="imagenet").network == recipe.network
+    for setting, message in (
+        ("clip", "write it as key=value"),
+        ("stage.7.clip=1", "there is no stage '7'"),
+        ("stage.0.clip.x=1", "lies below a single value"),
+        ("stage.0.clp=1", "did you mean 'clip'"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            apply_settings(recipe, [setting])
+
+
+@pytest.mark.parametrize("table", [Recipe, Stage, Schedule])
+def test_every_field_is_documented(table: type) -> None:
+    assert set(field_documentation(table)) == {entry.name for entry in dataclasses.fields(table)}
