@@ -12,11 +12,15 @@ from torch import nn
 from fer_deploy.training.kernels.depthwise import DepthwiseConv2d
 from fer_deploy.training.kernels.library import kernels
 from fer_deploy.training.kernels.normalise import FusedBatchNorm2d, FusedBatchNormAct2d
+from fer_deploy.training.kernels.pointwise import PointwiseConv2d
 
 __all__ = ["accelerate_network"]
 
-_TWINS: tuple[type[DepthwiseConv2d] | type[FusedBatchNorm2d] | type[FusedBatchNormAct2d], ...] = (
+_TWINS: tuple[
+    type[DepthwiseConv2d] | type[PointwiseConv2d] | type[FusedBatchNorm2d] | type[FusedBatchNormAct2d], ...
+] = (
     DepthwiseConv2d,
+    PointwiseConv2d,
     FusedBatchNorm2d,
     FusedBatchNormAct2d,
 )

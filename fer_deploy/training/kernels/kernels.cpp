@@ -60,43 +60,46 @@ template <class T> INLINE void store_part(T* p, vec v, int n) {
     store(t, v);
     memcpy(p, t, n * sizeof(T));
 }
-INLINE vec choose(ivec mask, vec yes, vec no) {
-    ivec a, b; memcpy(&a, &yes, sizeof a); memcpy(&b, &no, sizeof b);
-    ivec r = (mask & a) | (~mask & b);
-    vec v; memcpy(&v, &r, sizeof v); return v;
-}
+INLINE vec choose(ivec mask, vec yes, vec no) { return mask ? yes : no; }
 INLINE vec clamp(vec x, float low, float high) {
     x = choose(x < splat(low), splat(low), x);
     return choose(x > splat(high), splat(high), x);
 }
-INLINE vec exponential(vec x) {  // Cephes' expf: relative error below 2e-7
-    x = clamp(x, -87.f, 88.f);
-    vec n = x * 1.44269504088896341f + 12582912.f;  // adds and takes away 1.5 * 2^23: rounds to a whole number
-    ivec bits; memcpy(&bits, &n, sizeof n);
-    n = n - 12582912.f;
-    x = x - n * 0.693359375f;
-    x = x + n * 2.12194440e-4f;
-    vec p = x * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * x + 8.3334519073e-3f;
-    p = p * x + 4.1665795894e-2f;
-    p = p * x + 1.6666665459e-1f;
-    p = p * x + 5.0000001201e-1f;
-    p = p * x * x + x + 1.f;
-    ivec power = ((bits - 0x4b400000) + 127) << 23;
-    vec scale; memcpy(&scale, &power, sizeof scale);
-    return p * scale;
-}
-INLINE vec reciprocal(vec x) {
+
+// 1 / (1 + e^-x). The exponential is Cephes' expf, relative error below 2e-7.
+INLINE vec sigmoid(vec x) {
 #if defined(__AVX512F__)
     __m512 a; memcpy(&a, &x, sizeof a);
-    __m512 r = _mm512_rcp14_ps(a);  // 14 bits, doubled by one step of Newton's
-    vec v; memcpy(&v, &r, sizeof v);
-    return v * (2.f - x * v);
+    a = _mm512_mul_ps(a, _mm512_set1_ps(-1.44269504088896341f));
+    __m512 n = _mm512_roundscale_ps(a, 0);
+    vec t; { __m512 r = _mm512_sub_ps(a, n); memcpy(&t, &r, sizeof t); }
 #else
-    return 1.f / x;
+    vec a = clamp(x, -87.f, 87.f) * -1.44269504088896341f;
+    vec n = a + 12582912.f;  // adds and takes away 1.5 * 2^23: rounds to a whole number
+    ivec bits; memcpy(&bits, &n, sizeof n);
+    vec t = a - (n - 12582912.f);
+#endif
+    // 2^t on [-1/2, 1/2]
+    vec p = t * 1.535336188319500e-4f + 1.339887440266574e-3f;
+    p = p * t + 9.618437357674640e-3f;
+    p = p * t + 5.550332471162809e-2f;
+    p = p * t + 2.402264791363012e-1f;
+    p = p * t + 6.931472028550421e-1f;
+    p = p * t + 1.f;
+#if defined(__AVX512F__)
+    __m512 e; memcpy(&e, &p, sizeof e);
+    e = _mm512_add_ps(_mm512_scalef_ps(e, n), _mm512_set1_ps(1.f));
+    __m512 r = _mm512_rcp14_ps(e);  // 14 bits, doubled by one step of Newton's; 0 where e is infinite
+    __mmask16 finite = _mm512_cmp_ps_mask(r, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    r = _mm512_maskz_mul_ps(finite, r, _mm512_fnmadd_ps(e, r, _mm512_set1_ps(2.f)));
+    vec v; memcpy(&v, &r, sizeof v);
+    return v;
+#else
+    ivec power = ((bits - 0x4b400000) + 127) << 23;
+    vec scale; memcpy(&scale, &power, sizeof scale);
+    return 1.f / (1.f + p * scale);
 #endif
 }
-INLINE vec sigmoid(vec x) { return reciprocal(1.f + exponential(-x)); }
 
 // ---- activations ----------------------------------------------------------------------------------------------
 
