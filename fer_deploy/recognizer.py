@@ -257,6 +257,26 @@ class Recognizer:
         parts = [self._run(faces[start : start + count], fixed_batch) for start in range(0, len(faces), count)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def probabilities_of(self, faces: Sequence[Pixels]) -> NDArray[np.float32]:
+        """As `probabilities`, for faces of mixed sizes: those of one size go through together.
+
+        Args:
+            faces: pictures, each uint8 (height, width, 3), RGB; all are held in memory twice.
+
+        Returns:
+            float32 (n, 7), one row a face, in the order given.
+
+        Raises:
+            DataError, ModelFileError: as `probabilities`.
+        """
+        rows = np.empty((len(faces), len(self.labels)), np.float32)
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for position, pixels in enumerate(faces):
+            by_size.setdefault(pixels.shape, []).append(position)
+        for positions in by_size.values():
+            rows[positions] = self.probabilities(np.stack([faces[position] for position in positions]))
+        return rows
+
     def _run(self, faces: NDArray[np.uint8], fixed_batch: int | None) -> NDArray[np.float32]:
         count = len(faces)
         if fixed_batch is not None and count < fixed_batch:
@@ -272,12 +292,7 @@ class Recognizer:
         """Read faces of any sizes: those of one size go through together, a bounded number of bytes at a time."""
         results: list[Recognition] = []
         for chunk in _chunks(faces):
-            rows = np.empty((len(chunk), len(self.labels)), np.float32)
-            by_size: dict[tuple[int, ...], list[int]] = {}
-            for position, pixels in enumerate(chunk):
-                by_size.setdefault(pixels.shape, []).append(position)
-            for positions in by_size.values():
-                rows[positions] = self.probabilities(np.stack([chunk[position] for position in positions]))
+            rows = self.probabilities_of(chunk)
             results.extend(Recognition.from_row(row, self.labels) for row in rows)
         return results
 
