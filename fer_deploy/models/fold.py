@@ -21,8 +21,9 @@ def fold(network: nn.Module) -> nn.Module:
     """A copy of `network` in evaluation mode, without batch norms that follow a convolution, skips that can be merged,
     or training branches. The network given is left as it is.
 
-    Its logits agree with the network's own in evaluation mode to 1e-5 of the largest; sums are done in float64 before
-    they are rounded. A batch norm that follows something else, or a convolution that is used elsewhere too, stays.
+    It is the same function as the network in evaluation mode, up to the rounding of float32 (1e-5 in a logit where
+    activations are of ordinary size); the folding itself is done in float64. A batch norm that follows something else,
+    or a convolution that is used elsewhere too, stays.
     ExportError when the network cannot be traced by `torch.fx`.
     """
     folded = copy.deepcopy(network).eval()
@@ -31,7 +32,7 @@ def fold(network: nn.Module) -> nn.Module:
             folded.set_submodule(name, module.folded())
     for convolution, norm in _pairs(folded):
         _fold_pair(folded, convolution, norm)
-    return folded
+    return folded.eval()
 
 
 class _LayerTracer(fx.Tracer):
