@@ -23,7 +23,8 @@ from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs, fits
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.manifest import record_file
 from fer_deploy.export.parity import PARITY_CASES, Parity, ParityCase, Progress, Reference, check_parity, pictures_of
-from fer_deploy.faces.dataset import Dataset, Faces
+from fer_deploy.export.precision import CALIBRATION_FACES, processor, race, search_int8, to_fp16
+from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
 from fer_deploy.training.run import Run
@@ -222,10 +223,12 @@ def export_plan(
     files = []
     for precision in precisions:
         try:
+            model, how = _in_precision(built, precision, data=data, shape=shape, progress=progress)
             files.append(
                 _write_file(
                     plan,
-                    _in_precision(built, precision, data=data),
+                    model,
+                    how,
                     folder=folder,
                     precision=precision,
                     data=data,
@@ -251,17 +254,54 @@ def file_name(plan: Plan, *, precision: str, shape: Shape = DYNAMIC) -> str:
     return plan.name + fixed + ("" if precision == "fp32" else f".{precision}") + ".onnx"
 
 
-def _in_precision(model: onnx.ModelProto, precision: str, *, data: Dataset | None) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+def _in_precision(
+    model: onnx.ModelProto, precision: str, *, data: Dataset | None, shape: Shape, progress: Progress | None
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The model in a precision, and what the manifest keeps of how that was done."""
+    if precision == "fp16":
+        return to_fp16(model), {}
     if precision == "fp32":
-        return copy
-    raise ExportError(f"precision {precision} is not written yet")
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy, {}
+    if data is None:
+        raise ExportError("int8 is calibrated on faces: give --data, or set $FERDEPLOY_DATA")
+    if shape[1:] not in ((None, None), (SIZE, SIZE)):
+        raise ExportError("int8 is calibrated on 48x48 faces: leave height and width free, or fix them to 48x48")
+    found = search_int8(model, calibration=data.clean_training, validation=data.validation, progress=progress)
+    names = {
+        "fp32": model.SerializeToString(deterministic=True),
+        "int8": found.model.SerializeToString(deterministic=True),
+    }
+    taken = race(names, batch=shape[0] or 1)
+    if taken["int8"] >= taken["fp32"]:
+        raise ParityError(
+            f"int8 takes {taken['int8']:.3f} ms and fp32 {taken['fp32']:.3f} ms on this machine: it would gain nothing"
+        )
+    return found.model, {
+        "int8": {
+            "per_channel": found.settings.per_channel,
+            "float_layers": list(found.settings.float_layers),
+            "weight_bits": 7,
+            "calibrated_on": f"{CALIBRATION_FACES} faces of {data.split_names['training']}",
+            "batch_1_ms": {name: round(value, 4) for name, value in taken.items()},
+            "processor": processor(),
+            "tried": [
+                {
+                    "per_channel": settings.per_channel,
+                    "float_layers": len(settings.float_layers),
+                    "accuracy": accuracy,
+                }
+                for settings, accuracy in found.tried
+            ],
+        }
+    }
 
 
 def _write_file(
     plan: Plan,
     model: onnx.ModelProto,
+    how: Mapping[str, Any],
     *,
     folder: Path,
     precision: str,
@@ -318,7 +358,7 @@ def _write_file(
         accuracy=accuracy,
         accuracy_split=split,
     )
-    record_file(folder, name, _entry(exported, plan, golden))
+    record_file(folder, name, _entry(exported, plan, golden) | how)
     return exported
 
 

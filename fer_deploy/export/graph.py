@@ -62,8 +62,7 @@ class FacePlane(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """The planes of `faces`."""
-        rows = self._weights(faces.shape[1])
-        columns = self._weights(faces.shape[2])
+        rows, columns = self._weights(faces.shape[1]), self._weights(faces.shape[2])
         # (w, 1, size) times (3, 1): each pixel's three channels go to each output column by their shares of grey
         coloured = (columns.t()[:, None, :] * self.luma).flatten(0, 1)
         return (rows @ (faces.flatten(2).float() @ coloured) - 1).unsqueeze(1)
@@ -73,8 +72,8 @@ class FacePlane(nn.Module):
         positions = torch.arange(length, dtype=torch.float32, device=self.centres.device)
         # the length as a tensor: taken as a number the exporter would fix it, and this fails on an empty picture
         total = positions[-1] + 1
-        filter_scale = (total / self.size).clamp(min=1)
-        triangles = (1 - ((positions - (self.centres * total - 0.5)) / filter_scale).abs()).relu()
+        half_width = (total / self.size).clamp(min=1)
+        triangles = (half_width - (positions - (self.centres * total - 0.5)).abs()).relu()
         return triangles / triangles.sum(dim=1, keepdim=True)
 
 
