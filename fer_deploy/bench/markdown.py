@@ -25,7 +25,7 @@ from fer_deploy.emotions import EMOTIONS
 
 def markdown_report(report: Report, *, by: SortKey = "accuracy") -> str:
     """The whole report as one Markdown document."""
-    parts = ["# ferdeploy bench", "", *_about(report), ""]
+    parts = ["# ferdeploy bench", "", *(f"- {line}" for line in about(report)), ""]
     rows = measured(report)
     if rows:
         parts += ["## Accuracy, cost, time", "", table_of(report, rows, by=by), "", _legend(report, rows), ""]
@@ -34,7 +34,7 @@ def markdown_report(report: Report, *, by: SortKey = "accuracy") -> str:
         parts += ["## Without figures", "", *(f"- {which}: {why}" for which, why in absent), ""]
     if report.warnings:
         parts += ["## To know before quoting a figure", "", *(f"- {warning}" for warning in report.warnings), ""]
-    first = _first_answers(rows)
+    first = first_answers(rows)
     if first:
         parts += ["## Recall of each class", "", _recall_table(first), ""]
         parts += _unanimity(first)
@@ -82,26 +82,27 @@ def table(heading: Sequence[str], lines: Iterable[Sequence[str]], *, numeric: Se
     )
 
 
-def _about(report: Report) -> list[str]:
+def about(report: Report) -> list[str]:
+    """What was measured, on what and how, a sentence each."""
     machine, settings, data = report.machine, report.settings, report.data
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     features = ", ".join(machine["instructions"]) or machine["architecture"]
     lines = [
-        f"- measured {report.created} with ferdeploy {report.ferdeploy_version}",
-        f"- {machine['processor']}, {machine['cores']} cores ({features}), "
+        f"measured {report.created} with ferdeploy {report.ferdeploy_version}",
+        f"{machine['processor']}, {machine['cores']} cores ({features}), "
         f"{machine['system']}, Python {machine['python']}; {versions}",
     ]
     if machine["accelerators"]:
-        lines.append(f"- accelerators: {', '.join(machine['accelerators'])}")
+        lines.append(f"accelerators: {', '.join(machine['accelerators'])}")
     threads = settings["threads"]
-    lines.append(f"- {threads} thread{'s' if threads != 1 else ''} for every engine; batch 1 unless said otherwise")
+    lines.append(f"{threads} thread{'s' if threads != 1 else ''} for every engine; batch 1 unless said otherwise")
     if data:
         lines.append(
-            f"- scored on {data.name}, {data.split}: {data.rows:,} of {data.rows_in_split:,} faces, "
+            f"scored on {data.name}, {data.split}: {data.rows:,} of {data.rows_in_split:,} faces, "
             f"{data.rows_deduplicated:,} of which occur in no other split (data SHA-256 {data.sha256[:12]}…)"
         )
     else:
-        lines.append("- nothing was scored: no data was given")
+        lines.append("nothing was scored: no data was given")
     return lines
 
 
@@ -116,7 +117,7 @@ def _legend(report: Report, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _first_answers(rows: Sequence[Row]) -> list[Row]:
+def first_answers(rows: Sequence[Row]) -> list[Row]:
     """One scored row a model: the first engine's."""
     found: dict[str, Row] = {}
     for row in rows:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fer_deploy.bench.cost import ModelCost
 from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
@@ -26,6 +29,9 @@ VERSION = 1
 
 OK = "ok"
 """The status of a row that has its figures."""
+
+PEER = "peer"
+"""The engine of a row that another package computed, in its own process."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,12 @@ class Row:
     @property
     def device(self) -> str:
         """The kind of device, within which times are compared: cpu, cuda, mps, or a provider's name."""
-        return "cpu" if self.engine == "peer" else self.engine.split("-")[1]
+        return "cpu" if self.engine == PEER else self.engine.split("-")[1]
+
+    @property
+    def answers(self) -> NDArray[np.int64] | None:
+        """The class that was named for each face, int64 (n,); None without data."""
+        return None if self.predictions is None else classes(self.predictions)
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Data:
-    """What was scored: `rows` of the split's `rows_in_split` faces (fewer in a quick run)."""
+    """What was scored: `rows` of the split's `rows_in_split` faces (fewer in a quick run).
+
+    `labels` has one digit a face, its class, in the order of the rows' predictions: with them every figure of quality
+    but those of calibration can be computed again, and two reports can be compared face by face.
+    """
 
     name: str
     sha256: str
@@ -129,6 +144,7 @@ class Data:
     rows_in_split: int
     rows_deduplicated: int
     votes: bool
+    labels: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -158,6 +174,20 @@ class Report:
     def row(self, label: str) -> Row | None:
         """The row of a label, or None."""
         return next((row for row in self.rows if row.label == label), None)
+
+
+def digits(values: NDArray[np.integer]) -> str:
+    """Classes as a text of one digit each.
+
+    >>> digits(np.array([0, 6, 3]))
+    '063'
+    """
+    return "".join(map(str, values.tolist()))
+
+
+def classes(text: str) -> NDArray[np.int64]:
+    """The classes of a text of digits, int64 (n,)."""
+    return np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -7,7 +7,9 @@ becomes a row that says so; the run goes on.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
@@ -40,9 +42,12 @@ from fer_deploy.bench.latency import (
     measure_throughput,
 )
 from fer_deploy.bench.machine import describe_machine
+from fer_deploy.bench.peers import Peer, find_peer
+from fer_deploy.bench.peers.environment import prepare
+from fer_deploy.bench.peers.process import PeerProcess
 from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
-from fer_deploy.bench.report import OK, Data, Load, Pair, Report, Row
+from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
 from fer_deploy.bench.subjects import Subject, explain, find_subjects
 
 if TYPE_CHECKING:
@@ -75,6 +80,7 @@ class BenchPlan:
         probe: whether to load each row in a fresh process.
         workspace: the folder that holds exports/ and training/.
         adapters: the user's own, for foreign files.
+        peers: names of other people's packages, see peers.PEERS. Their environments are made where they are not there.
     """
 
     names: tuple[str, ...] = ()
@@ -86,6 +92,7 @@ class BenchPlan:
     probe: bool = True
     workspace: Path = Path()
     adapters: tuple[Adapter, ...] = ()
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +111,8 @@ class _Entry:
 
     subject: Subject
     engine: str
-    session: EngineSession | None = None
+    peer: Peer | None = None
+    session: EngineSession | PeerProcess | None = None
     status: str = OK
     quality: Quality | None = None
     probabilities: NDArray[np.float32] | None = None
@@ -123,7 +131,8 @@ class _Entry:
     def fail(self, error: BaseException) -> None:
         """Turn this row into one that says why it has no figures."""
         self.status = explain(error)
-        self.session = None
+        self.session = self.quality = self.probabilities = self.agreement = self.agreement_with = None
+        self.latency = self.throughput = self.load = self.parts = None
 
 
 def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResult:
@@ -131,27 +140,25 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
 
     Raises:
         MeasurementError: there is nothing to measure, or no such name.
-        UnavailableError: there is no such engine.
+        UnavailableError: there is no such engine or peer.
     """
     step = progress or _silent
     for engine in plan.engines:
         check_engine(engine)
+    peers = [find_peer(name) for name in plan.peers]
     subjects = find_subjects(plan.names, workspace=plan.workspace, adapters=plan.adapters)
     entries = [_Entry(subject, engine) for subject in subjects for engine in plan.engines if applies(subject, engine)]
+    entries += [_Entry(Subject(peer.name, "peer", "as given"), PEER, peer=peer) for peer in peers]
     machine = describe_machine(gpu=any(engine.startswith("torch-") for engine in plan.engines))
     scored = _faces_to_score(plan)
-    for index, entry in enumerate(entries):
-        step("opening", index, len(entries))
-        try:
-            entry.session = open_session(entry.subject, entry.engine, threads=plan.threads)
-        except Exception as error:
-            entry.fail(error)
-    _score(entries, scored, step)
-    _agree(entries)
-    if plan.latency is not None:
-        faces = rgb(scored.images if scored else _synthetic())
-        _time(entries, faces, plan, step)
-    _load(entries, plan, step)
+    with ExitStack() as processes:
+        _open(entries, plan, processes, step)
+        _score(entries, scored, step)
+        _agree(entries)
+        if plan.latency is not None:
+            faces = rgb(scored.images if scored else _synthetic())
+            _time(entries, faces, plan, step)
+        _load(entries, plan, step)
     _count(entries, step)
     rows = tuple(_row(entry) for entry in entries)
     report = Report(
@@ -207,6 +214,7 @@ def _faces_to_score(plan: BenchPlan) -> _Scored | None:
         rows_in_split=len(test),
         rows_deduplicated=int(unseen.sum()),
         votes=faces.votes is not None,
+        labels=digits(faces.labels),
     )
     return _Scored(data, faces.images, faces.labels, faces.rows, unseen, faces.votes)
 
@@ -217,15 +225,31 @@ def _synthetic() -> NDArray[np.uint8]:
     return synthetic_faces(SYNTHETIC_FACES, seed=0).images
 
 
+def _open(entries: Sequence[_Entry], plan: BenchPlan, processes: ExitStack, step: Progress) -> None:
+    for index, entry in enumerate(entries):
+        step(f"opening {entry.label}", index, len(entries))
+        try:
+            if entry.peer is None:
+                entry.session = open_session(entry.subject, entry.engine, threads=plan.threads)
+            else:
+                command = prepare(entry.peer, tell=lambda what, at=index: step(what, at, len(entries)))  # type: ignore[misc]
+                entry.session = processes.enter_context(PeerProcess(command, threads=plan.threads))
+        except Exception as error:
+            entry.fail(error)
+
+
 def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) -> None:
     if scored is None:
         return
     for index, entry in enumerate(entries):
         if entry.session is None:
             continue
-        step("scoring", index, len(entries))
+        step(f"scoring {entry.label}", index, len(entries))
         try:
-            probabilities = score(entry.session, scored.images)
+            if isinstance(entry.session, PeerProcess):
+                probabilities = entry.session.score(rgb(scored.images))
+            else:
+                probabilities = score(entry.session, scored.images)
             entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
             entry.probabilities = probabilities
         except Exception as error:
@@ -255,15 +279,12 @@ def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, 
     for entry in entries:
         if entry.session is None:
             continue
-        stream = SessionStream(entry.session, faces)
         try:
-            parts = stream.check_clock()
+            streams.append(_stream(entry, faces))
         except Exception as error:
             entry.fail(error)
             continue
-        entry.parts = None if entry.session.host_memory else parts
         timed.append(entry)
-        streams.append(stream)
     latencies = measure_latency(
         streams,
         threads=plan.threads,
@@ -282,6 +303,18 @@ def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, 
         entry.throughput = rate if isinstance(rate, Throughput) else None
 
 
+def _stream(entry: _Entry, faces: NDArray[np.uint8]) -> Stream:
+    """What is timed of an opened entry; its clock is checked first."""
+    if isinstance(entry.session, PeerProcess):
+        entry.session.use_faces(faces)
+        return entry.session
+    assert entry.session is not None
+    stream = SessionStream(entry.session, faces)
+    parts = stream.check_clock()
+    entry.parts = None if entry.session.host_memory else parts
+    return stream
+
+
 def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
     if not plan.probe:
         return
@@ -289,9 +322,13 @@ def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
         # an adapter may be the user's own file: the probe's process would not know it
         if entry.session is None or entry.subject.adapter is not None:
             continue
-        step("loading in a fresh process", index, len(entries))
+        step(f"loading {entry.label} in a fresh process", index, len(entries))
         try:
-            entry.load = run_probe(entry.subject, entry.engine, threads=plan.threads, workspace=plan.workspace)
+            if isinstance(entry.session, PeerProcess):
+                facts = entry.session.facts
+                entry.load = Load(facts["load_ms"], facts["first_ms"], entry.session.peak_memory_bytes())
+            else:
+                entry.load = run_probe(entry.subject, entry.engine, threads=plan.threads, workspace=plan.workspace)
         except Exception as error:
             entry.fail(error)
 
@@ -299,7 +336,11 @@ def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
 def _count(entries: Sequence[_Entry], step: Progress) -> None:
     counted: dict[str, ModelCost] = {}
     for index, entry in enumerate(entries):
-        step("counting", index, len(entries))
+        step(f"counting {entry.label}", index, len(entries))
+        if isinstance(entry.session, PeerProcess):
+            facts = entry.session.facts
+            entry.cost = ModelCost(params=facts.get("params"), bytes=facts.get("bytes"))
+            continue
         key = f"{entry.subject.path} {entry.subject.key}"
         if key not in counted:
             try:
@@ -312,17 +353,25 @@ def _count(entries: Sequence[_Entry], step: Progress) -> None:
 
 
 def _row(entry: _Entry) -> Row:
-    subject = entry.subject
+    subject, session = entry.subject, entry.session
     metadata: Mapping[str, str] = subject.contract.metadata if subject.contract else {}
-    labelled = entry.probabilities is not None
+    if isinstance(session, PeerProcess):
+        provider, note = session.facts["provider"], None
+    else:
+        provider, note = (session.provider, session.note) if session else (None, None)
+    if subject.adapter is not None:
+        note = f"adapter of {subject.adapter.source}"
+    if entry.peer is not None:
+        note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
+    answers = None if entry.probabilities is None else entry.probabilities.argmax(axis=1)
     return Row(
         name=subject.name,
         kind=subject.kind,
         precision=subject.precision,
         engine=entry.engine,
-        provider=entry.session.provider if entry.session else None,
+        provider=provider,
         status=entry.status,
-        note=entry.session.note if entry.session else None,
+        note=note,
         quality=entry.quality,
         agreement=entry.agreement,
         agreement_with=entry.agreement_with,
@@ -332,7 +381,7 @@ def _row(entry: _Entry) -> Row:
         load=entry.load,
         recorded_accuracy=_number(metadata.get("accuracy")),
         recorded_accuracy_split=metadata.get("accuracy_split"),
-        predictions="".join(map(str, entry.probabilities.argmax(axis=1))) if labelled else None,  # type: ignore[union-attr]
+        predictions=None if answers is None else digits(answers),
     )
 
 
@@ -357,12 +406,15 @@ def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...
 
 
 def _settings(plan: BenchPlan) -> dict[str, Any]:
-    return {
-        "engines": list(plan.engines),
+    settings = {
+        "engines": plan.engines,
+        "peers": plan.peers,
         "threads": plan.threads,
         "latency": dataclasses.asdict(plan.latency) if plan.latency else None,
         "max_rows": plan.max_rows,
     }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
 
 
 def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored | None) -> list[str]:

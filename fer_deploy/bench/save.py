@@ -8,6 +8,7 @@ import numpy as np
 
 from fer_deploy.bench.columns import SortKey
 from fer_deploy.bench.markdown import markdown_report
+from fer_deploy.bench.page import html_report
 from fer_deploy.bench.report import Report, save_report
 from fer_deploy.bench.run import BenchResult
 from fer_deploy.emotions import EMOTIONS
@@ -22,10 +23,11 @@ def save_all(result: BenchResult, folder: Path, *, by: SortKey = "accuracy", pre
 
 def save_pages(report: Report, folder: Path, *, by: SortKey = "accuracy") -> list[Path]:
     """Write report.json and the pages made from it."""
-    json_path, markdown_path = folder / "report.json", folder / "report.md"
+    json_path, markdown_path, page_path = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
     save_report(report, json_path)
     write_text(markdown_path, markdown_report(report, by=by))
-    return [json_path, markdown_path]
+    write_text(page_path, html_report(report, by=by))
+    return [json_path, markdown_path, page_path]
 
 
 def save_predictions(result: BenchResult, folder: Path) -> list[Path]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import data_option, workspace_option
+
+if TYPE_CHECKING:
+    from fer_deploy.bench.columns import SortKey
+    from fer_deploy.bench.compare import Limits
+    from fer_deploy.bench.latency import LatencyPlan
+    from fer_deploy.bench.report import Report
+    from fer_deploy.bench.run import BenchResult
+    from fer_deploy.faces.dataset import Dataset
 
 
 @click.command("bench")
@@ -20,6 +30,21 @@ from fer_deploy.cli.options import data_option, workspace_option
     metavar="NAME",
     help="ort-cpu, ort-cuda, …, torch-cpu, torch-cuda, torch-mps, each torch one also with -compiled, openvino-cpu; "
     "repeat for several; 'all' takes every one. Default: ort-cpu, torch-cpu, torch-cuda, torch-mps.",
+)
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    metavar="NAME",
+    help="Also measure another package in its own environment, which is installed on first use: fer, "
+    "facial-emotion-recognition, facex, face-api; repeat for several.",
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A TOML file that says how to feed another's ONNX file; repeat for several.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for every engine alike.")
 @click.option("--samples", type=click.IntRange(8), help="Single calls timed a row at most. Default: 1000.")
@@ -35,6 +60,32 @@ from fer_deploy.cli.options import data_option, workspace_option
     show_default=True,
     help="What rows are sorted by, within each engine.",
 )
+@click.option(
+    "--compare",
+    "old",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An earlier report.json: say what changed, and exit 1 when something got worse.",
+)
+@click.option(
+    "--max-accuracy-loss",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="With --compare: points of accuracy that a row may lose.",
+)
+@click.option(
+    "--max-slowdown",
+    type=click.FloatRange(1),
+    default=1.1,
+    show_default=True,
+    help="With --compare: how many times the old median a row may take.",
+)
+@click.option(
+    "--from",
+    "report_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Measure nothing: show, write and compare this report.json.",
+)
 @click.option("--predictions", is_flag=True, help="Also write every face's answer, one CSV a row.")
 @click.option(
     "--output",
@@ -46,13 +97,19 @@ def command(
     names: tuple[str, ...],
     data: str | None,
     engines: tuple[str, ...],
+    peers: tuple[str, ...],
+    adapters: tuple[Path, ...],
     threads: int,
     samples: int | None,
     seconds: float | None,
     seed: int,
     quick: bool,
     no_timing: bool,
-    by: str,
+    by: SortKey,
+    old: Path | None,
+    max_accuracy_loss: float,
+    max_slowdown: float,
+    report_path: Path | None,
     predictions: bool,
     output: Path | None,
     workspace: Path,
@@ -67,47 +124,107 @@ def command(
       ferdeploy bench                                  all of exports/
       ferdeploy bench B+E --engine ort-cpu --threads 2
       ferdeploy bench B --engine all --quick
+      ferdeploy bench --peer fer --peer face-api       with other packages in the same run
+      ferdeploy bench --compare benchmarks/report.json exit 1 when something got worse
     """
-    from dataclasses import replace
-
-    from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
-    from fer_deploy.bench.latency import QUICK, LatencyPlan
-    from fer_deploy.bench.run import QUICK_ROWS, BenchPlan, run_bench
-    from fer_deploy.bench.save import save_all
+    from fer_deploy.bench.compare import Limits
+    from fer_deploy.bench.report import load_report
+    from fer_deploy.bench.save import save_pages, save_predictions
     from fer_deploy.bench.table import render_report, report_console
 
+    folder = output or workspace / "benchmarks"
     with error_line(on_interrupt="Nothing was written."):
-        timing: LatencyPlan | None = replace(QUICK if quick else LatencyPlan(), seed=seed)
-        assert timing is not None
-        if samples is not None:
-            timing = replace(timing, samples=samples)
-        if seconds is not None:
-            timing = replace(timing, seconds=seconds)
-        chosen = tuple(dict.fromkeys(ENGINES if "all" in engines else engines or DEFAULT_ENGINES))
-        plan = BenchPlan(
-            names=names,
-            engines=chosen,
-            threads=threads,
-            latency=None if no_timing else timing,
-            dataset=find_data(data, workspace),
-            max_rows=QUICK_ROWS if quick else None,
-            probe=not quick and not no_timing,
-            workspace=workspace,
-        )
-        from fer_deploy.cli.bench_display import bench_progress
-
-        with bench_progress() as progress:
-            result = run_bench(plan, progress=progress)
+        earlier = load_report(old) if old else None  # before anything is measured, and before it is overwritten
+        result = None
+        if report_path is None:
+            timing = None if no_timing else timing_plan(quick=quick, samples=samples, seconds=seconds, seed=seed)
+            result = measure(
+                names,
+                engines=engines,
+                peers=peers,
+                adapters=adapters,
+                threads=threads,
+                timing=timing,
+                quick=quick,
+                data=data,
+                workspace=workspace,
+            )
+        report = result.report if result else load_report(report_path) if report_path else None
+        assert report is not None
         console = report_console()
-        console.print(render_report(result.report, width=console.width, by=by))  # type: ignore[arg-type]
-        written = save_all(result, output or workspace / "benchmarks", by=by, predictions=predictions)  # type: ignore[arg-type]
+        console.print(render_report(report, width=console.width, by=by))
+        written = save_pages(report, folder, by=by)
+        if predictions and result:
+            written += save_predictions(result, folder / "predictions")
         click.echo("wrote " + ", ".join(str(path) for path in written))
+        worse = False
+        if earlier:
+            limits = Limits(accuracy_loss=max_accuracy_loss / 100, slowdown=max_slowdown)
+            worse = show_comparison(earlier, report, limits)
+    if worse:
+        raise SystemExit(1)
 
 
-def find_data(data: str | None, workspace: Path):  # type: ignore[no-untyped-def]
+def timing_plan(*, quick: bool, samples: int | None, seconds: float | None, seed: int) -> LatencyPlan:
+    """How much is timed, the user's own figures put in."""
+    from dataclasses import replace
+
+    from fer_deploy.bench.latency import QUICK, LatencyPlan
+
+    plan = replace(QUICK if quick else LatencyPlan(), seed=seed)
+    if samples is not None:
+        plan = replace(plan, samples=samples)
+    return plan if seconds is None else replace(plan, seconds=seconds)
+
+
+def measure(
+    names: tuple[str, ...],
+    *,
+    engines: tuple[str, ...],
+    peers: tuple[str, ...],
+    adapters: tuple[Path, ...],
+    threads: int,
+    timing: LatencyPlan | None,
+    quick: bool,
+    data: str | None,
+    workspace: Path,
+) -> BenchResult:
+    """Run the benchmark, its progress on stderr."""
+    from fer_deploy.bench.adapters import load_adapter
+    from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
+    from fer_deploy.bench.run import QUICK_ROWS, BenchPlan, run_bench
+    from fer_deploy.cli.bench_display import bench_progress
+
+    plan = BenchPlan(
+        names=names,
+        engines=tuple(dict.fromkeys(ENGINES if "all" in engines else engines or DEFAULT_ENGINES)),
+        threads=threads,
+        latency=timing,
+        dataset=find_data(data, workspace),
+        max_rows=QUICK_ROWS if quick else None,
+        probe=not quick and timing is not None,
+        workspace=workspace,
+        adapters=tuple(load_adapter(path) for path in adapters),
+        peers=tuple(dict.fromkeys(peers)),
+    )
+    with bench_progress() as progress:
+        return run_bench(plan, progress=progress)
+
+
+def show_comparison(old: Report, new: Report, limits: Limits) -> bool:
+    """Print what changed; whether something got worse."""
+    from fer_deploy.bench.compare import compare_reports, comparison_lines
+
+    comparison = compare_reports(old, new, limits=limits)
+    for line in comparison_lines(comparison):
+        click.echo(line)
+    worse = len(comparison.regressions)
+    click.echo(f"{worse} regression{'s' if worse != 1 else ''} against the report of {old.created}")
+    return worse > 0
+
+
+def find_data(data: str | None, workspace: Path) -> Dataset | None:
     """The data set named by --data, else the default one where there is one, else None: then nothing is scored."""
-    import os
-
     from fer_deploy.faces.load import load_dataset
 
     if data is None and not os.environ.get("FERDEPLOY_DATA") and not (workspace / "data").exists():

@@ -1,0 +1,162 @@
+"""A peer's worker process, seen from the benchmark: a stream that can be timed, and a scorer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.bench.latency import Block
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import MeasurementError
+
+TIMEOUT_S = 600.0
+"""How long a worker may be silent: scoring a whole split is one command."""
+
+
+class PeerProcess:
+    """A running worker. Use as a context manager, or `close` it.
+
+    Attributes:
+        facts: what the worker said of itself when it was ready: provider, bytes, params, load_ms, first_ms.
+        fixed_batch: 1, since these packages take one face a call.
+    """
+
+    fixed_batch: int | None = 1
+
+    def __init__(self, command: Sequence[str], *, threads: int, timeout_s: float = TIMEOUT_S) -> None:
+        """Start `command` and wait until it is ready; MeasurementError when it cannot load its package."""
+        self._folder = tempfile.TemporaryDirectory(prefix="ferdeploy-peer-")
+        self._errors = (Path(self._folder.name) / "stderr").open("w+b")
+        environment = {
+            **os.environ,
+            "FERDEPLOY_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        self._timeout_s = timeout_s
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment,
+                text=True,
+                encoding="utf-8",
+            )
+        except OSError as error:
+            self._errors.close()
+            self._folder.cleanup()
+            raise MeasurementError(f"cannot start {command[0]}: {error.strerror or error}") from error
+        Thread(target=self._listen, daemon=True).start()
+        try:
+            self.facts = self._hear()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def score(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The package's answers to RGB faces, uint8 (n, 48, 48, 3), as float32 (n, 7)."""
+        answers = Path(self._folder.name) / "answers"
+        self._ask(do="score", path=self._put("score", faces), count=len(faces), to=str(answers))
+        return np.frombuffer(answers.read_bytes(), dtype=np.float32).reshape(len(faces), len(EMOTIONS)).copy()
+
+    def use_faces(self, faces: NDArray[np.uint8]) -> None:
+        """Time calls on these RGB faces, uint8 (n, 48, 48, 3), in turn."""
+        self._ask(do="faces", path=self._put("faces", faces), count=len(faces))
+
+    def time_calls(self, *, calls: int, warm_up: int) -> Block:
+        """Time single calls within the worker: the pipe between the processes is not part of them."""
+        answer = self._ask(do="time", calls=calls, warm_up=warm_up)
+        return Block(tuple(answer["samples"]), answer["wall"], answer["processor"])
+
+    def time_batches(self, *, batch: int, calls: int) -> int:
+        """Wall time, ns, of `calls` single calls: there are no batches here."""
+        return self.time_calls(calls=batch * calls, warm_up=0).wall
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory that the worker has held."""
+        peak: int | None = self._ask(do="memory")["peak_memory_bytes"]
+        return peak
+
+    def close(self) -> None:
+        """End the worker, at once if it does not end by itself."""
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process.wait(timeout=5)
+        except (subprocess.TimeoutExpired, OSError):
+            self._process.kill()
+            self._process.wait()
+        finally:
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+            self._errors.close()
+            self._folder.cleanup()
+
+    def _put(self, name: str, faces: NDArray[np.uint8]) -> str:
+        path = Path(self._folder.name) / name
+        path.write_bytes(np.ascontiguousarray(faces, dtype=np.uint8).tobytes())
+        return str(path)
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise MeasurementError(f"the worker has ended: {self._last_words()}") from None
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        try:
+            line = self._lines.get(timeout=self._timeout_s)
+        except Empty:
+            self._process.kill()
+            raise MeasurementError(f"the worker was silent for {self._timeout_s:.0f} s") from None
+        if line is None:
+            raise MeasurementError(f"the worker has ended: {self._last_words()}")
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise MeasurementError(f"the worker said {line.strip()[:100]!r}, which is no answer") from None
+        if "error" in answer:
+            raise MeasurementError(f"the package failed: {answer['error'][:200]}")
+        return answer
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            for line in self._process.stdout:
+                self._lines.put(line)
+        except ValueError:  # closed while it was read
+            pass
+        self._lines.put(None)
+
+    def _last_words(self) -> str:
+        try:
+            lines = Path(self._errors.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1][:200] if lines else f"exit code {self._process.poll()}"
+
+
+Opener = Callable[..., PeerProcess]

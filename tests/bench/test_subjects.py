@@ -1,0 +1,89 @@
+"""What a name stands for: exports in every precision, runs, files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bench_files import tiny_model
+
+from fer_deploy.bench.subjects import explain, find_subjects, split_stem
+from fer_deploy.errors import MeasurementError, UnavailableError
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("B.onnx", ("B", "fp32")),
+        ("B.fp16.onnx", ("B", "fp16")),
+        ("B+E.rrf.int8.onnx", ("B+E.rrf", "int8")),
+        ("B+E.rrf.onnx", ("B+E.rrf", "fp32")),
+        ("B.1x48x48.onnx", ("B.1x48x48", "fp32")),
+    ],
+)
+def test_a_stem_is_name_and_precision(name: str, expected: tuple[str, str]) -> None:
+    assert split_stem(Path("exports") / name) == expected
+
+
+def test_no_name_takes_all_exports_single_models_first(workspace: Path) -> None:
+    (workspace / "exports" / "a+b.onnx").write_bytes(tiny_model(name="a+b"))
+    (workspace / "exports" / "one.int8.onnx").write_bytes(tiny_model(name="one", precision="int8"))
+    subjects = find_subjects([], workspace=workspace)
+    assert [subject.key for subject in subjects] == ["one", "one.int8", "two", "a+b"]
+
+
+def test_a_name_takes_every_precision_and_a_path_one(workspace: Path) -> None:
+    path = workspace / "exports" / "one.fp16.onnx"
+    path.write_bytes(tiny_model(name="one", precision="fp16"))
+    assert [subject.key for subject in find_subjects(["one"], workspace=workspace)] == ["one", "one.fp16"]
+    assert [subject.key for subject in find_subjects([str(path)], workspace=workspace)] == ["one.fp16"]
+    assert len(find_subjects(["one", str(path)], workspace=workspace)) == 2
+
+
+def test_a_run_without_a_file_is_found(workspace: Path) -> None:
+    run = workspace / "training" / "bare"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (subject,) = find_subjects(["bare"], workspace=workspace)
+    assert (subject.kind, subject.runs) == ("run", (run,))
+
+
+def test_members_are_found_in_training(workspace: Path) -> None:
+    for name in ("B", "E"):
+        (workspace / "training" / name).mkdir(parents=True)
+        (workspace / "training" / name / "run.json").write_text("{}")
+    members = json.dumps(["B", "B~mirror", "E"])
+    model = tiny_model(name="B+E", members=members, weights="[0.25, 0.25, 0.5]")
+    (workspace / "exports" / "B+E.onnx").write_bytes(model)
+    (subject,) = find_subjects(["B+E"], workspace=workspace)
+    assert [folder.name for folder in subject.runs] == ["B", "B", "E"]
+
+
+def test_a_file_that_breaks_the_contract_is_a_subject_with_a_refusal(workspace: Path) -> None:
+    (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
+    subjects = {subject.key: subject for subject in find_subjects([], workspace=workspace)}
+    assert "bad.onnx" in (subjects["bad"].refusal or "")
+    assert subjects["one"].refusal is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["three"], "no export and no run named 'three'.*one, two"),
+        (["gone.onnx"], "gone.onnx does not exist"),
+    ],
+)
+def test_unknown_names_say_what_there_is(workspace: Path, names: list[str], message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        find_subjects(names, workspace=workspace)
+
+
+def test_an_empty_workspace_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MeasurementError, match="ferdeploy train"):
+        find_subjects([], workspace=tmp_path)
+
+
+def test_reasons_are_one_line() -> None:
+    assert explain(UnavailableError("absent:\n  no CUDA")) == "absent: no CUDA"
+    assert explain(KeyError("x")) == "KeyError: 'x'"

@@ -1,0 +1,146 @@
+"""`ferdeploy bench` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+from bench_files import tiny_model
+
+from fer_deploy.cli import cli
+
+FAST = ["--quick", "--samples", "8", "--seconds", "0.1", "--engine", "ort-cpu"]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("FERDEPLOY_DATA", raising=False)
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "one.onnx").write_bytes(tiny_model(seed=1, name="one", accuracy="0.61", gflops="0.0232"))
+    (tmp_path / "exports" / "two.onnx").write_bytes(tiny_model(seed=2, name="two"))
+    return tmp_path
+
+
+def bench(workspace: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["bench", "--workspace", str(workspace), *arguments])
+
+
+def test_the_plain_command_writes_a_report(workspace: Path) -> None:
+    result = bench(workspace, *FAST, "--data", "synthetic:300")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.partition("wrote ")[0].splitlines()
+    assert all(len(line) <= 120 for line in lines)
+    assert "accuracy %" in result.stdout
+    assert any("one" in line and "ort-cpu" in line for line in lines)
+    table = json.loads((workspace / "benchmarks" / "report.json").read_text("utf-8"))
+    assert [row["name"] for row in table["rows"]] == ["one", "two"]
+    assert (workspace / "benchmarks" / "report.md").is_file()
+    assert (workspace / "benchmarks" / "report.html").is_file()
+
+
+def test_without_data_accuracy_is_marked_as_recorded(workspace: Path) -> None:
+    result = bench(workspace, *FAST)
+    assert result.exit_code == 0, result.output
+    assert "61.00*" in result.stdout
+    assert "as the file says" in result.stdout
+
+
+def test_a_name_and_a_file_and_an_output_folder(workspace: Path, tmp_path: Path) -> None:
+    path = workspace / "exports" / "two.onnx"
+    result = bench(workspace, "one", str(path), *FAST, "--output", str(tmp_path / "out"), "--no-timing")
+    assert result.exit_code == 0, result.output
+    rows = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["rows"]
+    assert [(row["name"], row["latency_ms"]) for row in rows] == [("one", None), ("two", None)]
+
+
+def test_absent_engines_are_lines_that_say_so(workspace: Path) -> None:
+    result = bench(workspace, "--quick", "--no-timing", "--engine", "ort-cpu", "--engine", "ort-qnn")
+    assert result.exit_code == 0, result.output
+    assert "2 models on ort-qnn: absent: onnxruntime" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["three"], "no export and no run named 'three'"),
+        (["--engine", "pytorch"], "there is no engine 'pytorch'"),
+        (["--peer", "nobody"], "there is no peer 'nobody'"),
+        (["--data", "no-such.csv"], "no-such.csv"),
+        (["--compare", "no-such.json"], "no-such.json"),
+        (["--from", "no-such.json"], "no-such.json"),
+        (["--adapter", "no-such.toml"], "no-such.toml"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
+    result = bench(workspace, "--quick", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert not (workspace / "benchmarks").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--sort", "beauty"], ["--samples", "1"]])
+def test_wrong_usage_is_exit_2(workspace: Path, arguments: list[str]) -> None:
+    assert bench(workspace, *arguments).exit_code == 2
+
+
+def test_a_report_is_shown_again_without_measuring(workspace: Path) -> None:
+    first = bench(workspace, *FAST, "--data", "synthetic:300")
+    report = workspace / "benchmarks" / "report.json"
+    before = report.read_bytes()
+    again = bench(workspace, "--from", str(report))
+    assert again.exit_code == 0, again.output
+    assert again.stdout.splitlines()[0] == first.stdout.splitlines()[0]
+    assert report.read_bytes() == before
+
+
+def test_compare_exits_1_only_when_something_is_worse(workspace: Path) -> None:
+    assert bench(workspace, *FAST, "--data", "synthetic:300").exit_code == 0
+    report = workspace / "benchmarks" / "report.json"
+    old = workspace / "old.json"
+    old.write_bytes(report.read_bytes())
+    same = bench(workspace, "--from", str(report), "--compare", str(old))
+    assert same.exit_code == 0, same.output
+    assert "0 regressions" in same.stdout
+    table = json.loads(old.read_text("utf-8"))
+    for row in table["rows"]:  # the old report was right everywhere
+        row["predictions"], row["accuracy"] = table["data"]["labels"], 1.0
+    old.write_text(json.dumps(table))
+    worse = bench(workspace, "--from", str(report), "--compare", str(old))
+    assert worse.exit_code == 1
+    assert "regression: one on ort-cpu, accuracy: 100.00 %" in worse.stdout
+    assert "2 regressions" in worse.stdout
+    lenient = bench(workspace, "--from", str(report), "--compare", str(old), "--max-accuracy-loss", "100")
+    assert lenient.exit_code == 0
+
+
+def test_a_damaged_report_is_refused(workspace: Path) -> None:
+    path = workspace / "old.json"
+    for text, message in (
+        ("{", "not JSON"),
+        ("[]", "not a report"),
+        ('{"format": "ferdeploy-bench", "version": 99}', "version 99"),
+        ('{"format": "ferdeploy-bench", "version": 1}', "damaged report"),
+    ):
+        path.write_text(text)
+        result = bench(workspace, "--from", str(path))
+        assert result.exit_code == 1
+        assert message in result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fer_deploy.cli.bench import command\n"
+        "heavy = {'torch', 'onnxruntime', 'numpy', 'openvino', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy\ncommand(['--help'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "ferdeploy bench B+E" in result.stdout
