@@ -63,7 +63,7 @@ class Faces:
         _expect("rows", self.rows, np.int64, (count,))
         if self.votes is not None:
             _expect("votes", self.votes, np.uint8, (count, len(VOTE_NAMES)))
-        if count and not (0 <= self.labels.min() and self.labels.max() < len(EMOTIONS)):
+        if count and not (self.labels.min() >= 0 and self.labels.max() < len(EMOTIONS)):
             raise ValueError(f"labels must be 0 to {len(EMOTIONS) - 1}, got {self.labels.min()} to {self.labels.max()}")
 
     def __len__(self) -> int:

@@ -1,58 +1,225 @@
-"""Find a data set and read it, whatever layout it is in."""
+"""Find a data set and read it, whatever layout it is in: the one door to all readers.
+
+What is there is told from its content: a table, an archive with a table or a tree of pictures in it, parquet files, or
+a folder that holds any of these.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.faces.cache import cached
-from fer_deploy.faces.dataset import OFFICIAL_COUNTS, SPLITS, Dataset
+from fer_deploy.faces.containers import choose_known, choose_only, kind_of, open_table
+from fer_deploy.faces.dataset import SPLITS, Dataset
+from fer_deploy.faces.ferplus import add_votes, votes_beside
+from fer_deploy.faces.official import is_called_fer2013, is_merged_copy, is_official, refuse_damaged
+from fer_deploy.faces.parquet import read_parquet, sibling_files, split_of_file
+from fer_deploy.faces.reading import Reading, reading
+from fer_deploy.faces.splits import hold_out
+from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
 from fer_deploy.faces.table import read_table
+from fer_deploy.faces.tree import Tree, folder_tree, read_tree, tree_key, walk, zip_tree
 from fer_deploy.files import sha256_of
+from fer_deploy.pictures import shown
+
+VARIABLE = "FERDEPLOY_DATA"
+"""The environment variable that names the data set to use where none is given."""
 
 HELP = (
-    "get fer2013.csv from Kaggle (Challenges in Representation Learning: Facial Expression Recognition), "
-    "or use --data synthetic, which needs nothing"
+    "get fer2013.csv from Kaggle (Challenges in Representation Learning: Facial Expression Recognition Challenge) and "
+    "name it with --data, or use --data synthetic, which needs nothing"
 )
 
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
-def load_dataset(source: str | Path | None, *, workspace: Path = Path(".")) -> Dataset:
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A data set that was found and not yet read.
+
+    `key` is worked out only when asked for, since it reads everything.
+    """
+
+    name: str
+    key: Callable[[], str]
+    read: Callable[[], Reading]
+    table: Path | None = None
+    """The file that is or holds the table, next to which FER+ votes may lie; None for pictures and parquet."""
+
+
+def load_dataset(source: str | Path | None, *, workspace: Path = Path(), votes: str | Path | None = None) -> Dataset:
     """Read a data set.
 
     Args:
-        source: a file or folder, 'synthetic' or 'synthetic:N' (N faces to learn from); None takes $FERDEPLOY_DATA, then
-            data/ in the workspace.
+        source: a file or folder; the text 'synthetic' or 'synthetic:N' for drawn faces, N of them to learn from (a
+            folder of that name is ./synthetic); None takes $FERDEPLOY_DATA, then data/ in the workspace.
         workspace: the folder in which data/ is looked for.
+        votes: FER+'s fer2013new.csv; without it, one that lies beside the table is taken.
+
+    Returns:
+        The data set. It is called FER2013 only when it is the official one. Where there is no validation split, one in
+        eight training faces of each class was held out for it, and a note says so.
 
     Raises:
-        DataError: there is no data, or it cannot be used as it is.
+        DataError: there is no data, it is damaged, or it cannot be used as it is. One line, naming file and row.
+        UnavailableError: the source is parquet and polars is not installed.
     """
     if source is None:
-        source = os.environ.get("FERDEPLOY_DATA") or workspace / "data"
-        if not Path(source).exists():
-            raise DataError(f"no data: neither $FERDEPLOY_DATA nor {source} is there; {HELP}")
-    if isinstance(source, str) and source.partition(":")[0] == "synthetic":
-        from fer_deploy.faces.synthetic import synthetic_dataset
+        source = os.environ.get(VARIABLE) or workspace / "data"
+        if not _is_synthetic(source) and not Path(source).exists():
+            where = (
+                f"${VARIABLE} names {shown(source)}" if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
+            )
+            raise DataError(f"no data set: {where}{', which is not there' if os.environ.get(VARIABLE) else ''}; {HELP}")
+    if _is_synthetic(source):
+        return synthetic_dataset(_synthetic_count(str(source)))
+    path = Path(source).expanduser()
+    with reading(shown(path)):
+        found = _find(path)
+        key = found.key()
+        beside = Path(votes).expanduser() if votes is not None else found.table and votes_beside(found.table)
+        content = cached(key, lambda: _read_unchanged(found, key))
+    return _judged(found, content, beside, votes_named=votes is not None)
 
-        return synthetic_dataset(int(source.partition(":")[2] or 7000))
-    path = Path(source)
+
+def _is_synthetic(source: str | Path) -> bool:
+    return isinstance(source, str) and re.fullmatch(r"synthetic(:.*)?", source) is not None
+
+
+def _synthetic_count(source: str) -> int:
+    number = source.partition(":")[2] or str(DEFAULT_TRAINING)
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise DataError(
+            f"{shown(source)} is not understood; write synthetic, or synthetic:N with N faces to learn from"
+        )
+    return int(number)
+
+
+def _find(path: Path) -> _Source:
+    """The data set at a path, by its content."""
+    if not path.exists():
+        raise DataError(f"no data set at {shown(path)}: there is no such file or folder; {HELP}")
     if path.is_dir():
-        path = path / "fer2013.csv"
+        return _find_in_folder(path)
     if not path.is_file():
-        raise DataError(f"no data at {path}; {HELP}")
+        raise DataError(f"{shown(path)} is neither a file nor a folder; {HELP}")
+    name = shown(path.name)
+    with path.open("rb") as file:
+        kind = kind_of(file.read(512))
+    if kind == "empty":
+        raise DataError(f"{name} is empty (0 bytes); get it again")
+    if kind == "parquet":
+        return _parquet_source(sibling_files(path), name)
+    if kind == "zip" and not _holds_table(path):
+        return _zipped_pictures(path, name)
 
-    def read() -> dict:
-        with path.open("rb") as stream:
-            return read_table(stream, path.name)
+    def read() -> Reading:
+        with open_table(path) as (stream, label):
+            return read_table(stream, label)
 
-    splits = cached(f"table {sha256_of(path)}", read)
-    official = all(splits[name].counts == OFFICIAL_COUNTS[name] for name in SPLITS)
+    return _Source(name, lambda: f"table {sha256_of(path)}", read, path)
+
+
+def _find_in_folder(folder: Path) -> _Source:
+    """A known table first, then pictures in folders, then parquet, then the only table or archive there is."""
+    names = list(walk(folder))
+    name = shown(folder.resolve().name or folder)
+    known = choose_known(each for each in names if each.count("/") <= 2)
+    if known is not None:
+        return _find(folder / known)
+    tree = folder_tree(folder, names)
+    if tree is not None:
+        return _tree_source(tree)
+    parquet = [folder / each for each in sorted(names) if each.lower().endswith(".parquet")]
+    if parquet:
+        named = [file for file in parquet if split_of_file(file) is not None]
+        return _parquet_source(named or parquet, name)
+    only = choose_only(names, (".csv", ".csv.gz"), name) or choose_only(names, _ARCHIVES, name)
+    if only is None:
+        raise DataError(
+            f"{shown(folder)} holds no data set: neither fer2013.csv nor an archive of it, no train and test folders "
+            f"with a folder for each expression, no parquet file; {HELP}"
+        )
+    return _find(folder / only)
+
+
+def _holds_table(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        return choose_known(members) is not None or not any(_is_picture(member) for member in members)
+
+
+def _is_picture(member: str) -> bool:
+    return member.lower().endswith((".png", ".jpg", ".jpeg"))
+
+
+def _tree_source(tree: Tree) -> _Source:
+    return _Source(tree.name, lambda: f"tree {tree_key(tree)}", lambda: read_tree(tree))
+
+
+def _zipped_pictures(path: Path, name: str) -> _Source:
+    def read() -> Reading:
+        with zipfile.ZipFile(path) as archive:
+            tree = zip_tree(archive, name)
+            if tree is None:
+                raise DataError(f"{name} holds neither a table of faces nor train and test folders; {HELP}")
+            return read_tree(tree)
+
+    return _Source(name, lambda: f"zipped tree {sha256_of(path)}", read)
+
+
+def _parquet_source(files: list[Path], name: str) -> _Source:
+    def key() -> str:
+        return "parquet " + " ".join(f"{split_of_file(file)} {sha256_of(file)}" for file in files)
+
+    return _Source(name, key, lambda: read_parquet(files, name))
+
+
+def _read_unchanged(found: _Source, key: str) -> Reading:
+    """Read, and make sure that what was read is what the key was made of; what is in the cache must be true."""
+    content = found.read()
+    if found.key() != key:
+        raise DataError(f"{found.name} changed while it was read; start again when nobody writes to it")
+    return content
+
+
+def _judged(found: _Source, content: Reading, votes: Path | None, *, votes_named: bool) -> Dataset:
+    """The data set that was read: refused where it is a damaged FER2013, given votes and a validation split."""
+    name, splits, notes = found.name, dict(content.splits), list(content.notes)
+    refuse_damaged(splits, name)
+    official = is_official(splits)
+    if not len(splits["validation"]) and len(splits["training"]) and len(splits["test"]) and found.table is None:
+        if is_merged_copy(splits):
+            notes.append("FER2013's PublicTest and PrivateTest are one split here; figures on it compare with nobody's")
+        splits["training"], splits["validation"] = hold_out(splits["training"], splits["test"])
+        notes.append(
+            f"there is no validation split: {len(splits['validation']):,} training faces, one in eight of each "
+            "expression, were held out for it"
+        )
+    if votes is not None:
+        if found.table is None:
+            raise DataError(f"{shown(votes)}: FER+ votes belong to the rows of FER2013's table, not to {name}")
+        if official or votes_named:
+            with reading(shown(votes)):
+                splits = add_votes(splits, votes)
+    for split in SPLITS:
+        absent = [EMOTIONS[label] for label, count in enumerate(splits[split].counts) if not count]
+        if absent and len(splits[split]):
+            notes.append(f"the {split} split has no face of {', '.join(absent)}")
+    if not official and is_called_fer2013(name):
+        name = f"{name} (not the official FER2013)"
     return Dataset.of(
-        "FER2013" if official else path.name,
+        "FER2013" if official else name,
         splits["training"],
         validation=splits["validation"],
         test=splits["test"],
         official=official,
+        notes=tuple(notes),
     )

@@ -33,20 +33,20 @@ _AT_ONCE = 64 * SIZE * SIZE
 _EXPRESSION: dict[str, tuple[float, ...]] = {
     # for angry, disgust, fear, happy, sad, surprise, neutral: in the order of EMOTIONS
     "brow_height": (-0.33, -0.34, -0.46, -0.42, -0.42, -0.54, -0.41),  # of the brow's middle; negative is up
-    "brow_tilt": (0.32, 0.10, -0.24, -0.02, -0.30, -0.02, 0.00),  # positive: the inner end is the lower one
-    "eye_opening": (0.065, 0.055, 0.135, 0.070, 0.070, 0.150, 0.095),  # half the height of the eye
+    "brow_tilt": (0.38, 0.12, -0.26, -0.02, -0.34, -0.02, 0.00),  # positive: the inner end is the lower one
+    "eye_opening": (0.065, 0.050, 0.145, 0.070, 0.070, 0.165, 0.095),  # half the height of the eye
     "nose_wrinkle": (0.15, 1.00, 0.05, 0.05, 0.05, 0.00, 0.05),  # darkness of the folds beside the nose
-    "mouth_curve": (-0.06, -0.16, -0.02, 0.22, -0.20, 0.02, 0.01),  # positive: the corners are the higher ends
-    "mouth_width": (0.27, 0.27, 0.36, 0.40, 0.28, 0.19, 0.30),  # half the width
-    "mouth_opening": (0.015, 0.05, 0.10, 0.07, 0.00, 0.19, 0.00),  # half the height of the gap between the lips
+    "mouth_curve": (-0.07, -0.18, -0.02, 0.26, -0.24, 0.02, 0.01),  # positive: the corners are the higher ends
+    "mouth_width": (0.28, 0.29, 0.38, 0.43, 0.31, 0.20, 0.32),  # half the width
+    "mouth_opening": (0.015, 0.06, 0.11, 0.08, 0.00, 0.21, 0.00),  # half the height of the gap between the lips
     "teeth": (0.3, 0.5, 0.8, 0.9, 0.0, 0.1, 0.0),  # brightness of the gap
 }
 _SPREAD: dict[str, float] = {
-    "brow_height": 0.045,
-    "brow_tilt": 0.09,
+    "brow_height": 0.04,
+    "brow_tilt": 0.08,
     "eye_opening": 0.018,
     "nose_wrinkle": 0.15,
-    "mouth_curve": 0.05,
+    "mouth_curve": 0.04,
     "mouth_width": 0.04,
     "mouth_opening": 0.015,
     "teeth": 0.2,
@@ -86,7 +86,7 @@ def colour_faces(
         uint8 (len(labels), height, width, 3), RGB; the same bytes on every platform.
     """
     classes = np.array(labels, np.int64).reshape(-1)
-    if len(classes) and not (0 <= classes.min() and classes.max() < len(EMOTIONS)):
+    if len(classes) and not (classes.min() >= 0 and classes.max() < len(EMOTIONS)):
         raise ValueError(f"labels must be 0 to {len(EMOTIONS) - 1}, got {classes.min()} to {classes.max()}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be 1 or more, got {height} and {width}")
@@ -133,10 +133,10 @@ def _uniform(generator: np.random.PCG64, count: int) -> _Plane:
 
 def _add_noise(faces: NDArray[np.uint8], draws: _Plane, generator: np.random.PCG64) -> None:
     """Add to every pixel the sum of four random bytes, centred and scaled: close to normal, and exactly repeatable."""
-    for face, strength in zip(faces, (2.0 + 12.0 * draws[:, 40] * draws[:, 40]).astype(np.float32), strict=True):
+    for face, strength in zip(faces, (2.0 + 8.0 * draws[:, 40] * draws[:, 40]).astype(np.float32), strict=True):
         words = generator.random_raw((face.size + 1) // 2).astype("<u8").view(np.uint8)[: face.size * 4]
         total = words.reshape(-1, 4).astype(np.int32).sum(axis=1).reshape(face.shape) - 510  # deviation 147.8
-        face[:] = np.clip(face + total * (strength * np.float32(1 / 148)), 0, 255)
+        face[:] = np.clip(face + total.astype(np.float32) * (strength * np.float32(1 / 148)), 0, 255)
 
 
 class _Sketch:
@@ -150,7 +150,8 @@ class _Sketch:
         self.draws = draws[:, :, None, None]
         self.used = 0
         for_label = {
-            name: np.array(values, np.float32)[labels][:, None, None] + self.between(-1.0, 1.0) * np.float32(_SPREAD[name])
+            name: np.array(values, np.float32)[labels][:, None, None]
+            + self.between(-1.0, 1.0) * np.float32(_SPREAD[name])
             for name, values in _EXPRESSION.items()
         }
         self.expression = for_label
@@ -170,8 +171,8 @@ class _Sketch:
         half_turn = self.between(-0.13, 0.13)  # the tangent of half the angle: 15 degrees either way
         norm = 1 + half_turn * half_turn
         cosine, sine = (1 - half_turn * half_turn) / norm, 2 * half_turn / norm
-        across, along = self.between(0.80, 1.12), self.between(0.84, 1.12)
-        x, y = self.x - self.between(-0.13, 0.13), self.y - self.between(-0.13, 0.13)
+        across, along = self.between(0.90, 1.18), self.between(0.92, 1.16)
+        x, y = self.x - self.between(-0.11, 0.11), self.y - self.between(-0.10, 0.10)
         self.u = (cosine * x + sine * y) / across
         self.v = (cosine * y - sine * x) / along
         turned = self.between(-0.14, 0.14)  # looking aside moves the features within the head
@@ -183,7 +184,8 @@ class _Sketch:
         skin, hair, behind = self.between(95, 225), self.between(15, 170), self.between(20, 230)
         lights = self.between(-0.38, 0.38), self.between(-0.25, 0.30)
         tint = [1.0] if channels == 1 else [1.06, 0.86, 0.74]
-        canvas = [self.background(behind, shade) for shade in ([1.0] if channels == 1 else [0.9, 1.0, 1.05])]
+        background = behind + self.between(-50, 50) * self.x + self.between(-50, 50) * self.y
+        canvas = [background * np.float32(shade) for shade in ([1.0] if channels == 1 else [0.9, 1.0, 1.05])]
         light = np.maximum(1 + lights[0] * self.u + lights[1] * self.v, np.float32(0.25))
         layers = [
             (self.ellipse(self.u, self.v, 0.80, 0.98, up=0.10), hair),
@@ -196,21 +198,22 @@ class _Sketch:
         for alpha, tone in layers:
             for plane, share in zip(canvas, tint, strict=True):
                 plane += alpha * (tone * np.float32(share) - plane)
-        contrast, brightness = self.between(0.65, 1.15), self.between(-25, 25)
-        return [np.clip((plane * light - 128) * contrast + (128 + brightness), 0, 255).astype(np.uint8) for plane in canvas]
-
-    def background(self, tone: _Plane, share: float) -> _Plane:
-        slope = self.between(-50, 50) * self.x + self.between(-50, 50) * self.y
-        self.used -= 2  # the channels share their slopes
-        return np.float32(share) * (tone + slope)
+        contrast, brightness = self.between(0.75, 1.2), self.between(-20, 20)
+        return [
+            np.clip((plane * light - 128) * contrast + (128 + brightness), 0, 255).astype(np.uint8) for plane in canvas
+        ]
 
     def edge(self, inside: _Plane) -> _Plane:
         """How much of a pixel is covered, 0 to 1, from its signed distance to the edge (positive inside)."""
-        return np.minimum(np.maximum(inside * self.sharpness + np.float32(0.5), np.float32(0)), np.float32(1))
+        covered: _Plane = np.minimum(
+            np.maximum(inside * self.sharpness + np.float32(0.5), np.float32(0)), np.float32(1)
+        )
+        return covered
 
     def ellipse(self, u: _Plane, v: _Plane, a: float | _Plane, b: float | _Plane, *, up: float | _Plane) -> _Plane:
-        across, along = u / np.float32(a) if isinstance(a, float) else u / a, (v + up) / b
-        return self.edge((1 - np.sqrt(across * across + along * along)) * np.minimum(a, b))
+        half_width, half_height = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        across, along = u / half_width, (v + up) / half_height
+        return self.edge((1 - np.sqrt(across * across + along * along)) * np.minimum(half_width, half_height))
 
     def eyes(self, skin: _Plane) -> list[tuple[_Plane, _Plane]]:
         apart, height = self.between(0.28, 0.33), self.between(0.16, 0.20)
@@ -218,7 +221,9 @@ class _Sketch:
         gaze = self.between(-0.04, 0.04)
         eye = self.ellipse(self.side - apart, self.v, 0.15, opening, up=height)
         socket = self.ellipse(self.side - apart, self.v, 0.20, opening + np.float32(0.05), up=height)
-        iris = self.ellipse(self.features - np.sign(self.features) * apart - gaze, self.v, 0.075, 0.075, up=height) * eye
+        iris = (
+            self.ellipse(self.features - np.sign(self.features) * apart - gaze, self.v, 0.075, 0.075, up=height) * eye
+        )
         return [
             (socket * np.float32(0.5), skin * np.float32(0.72)),
             (eye, np.minimum(skin * np.float32(1.15) + 20, np.float32(245))),
@@ -226,7 +231,7 @@ class _Sketch:
         ]
 
     def brows(self, tone: _Plane) -> list[tuple[_Plane, _Plane]]:
-        thickness = self.between(0.025, 0.055)
+        thickness = self.between(0.035, 0.065)
         middle = self.expression["brow_height"] + self.between(-0.02, 0.02)
         bend = self.between(0.2, 0.8)
         outward = self.side - np.float32(0.32)
@@ -241,10 +246,15 @@ class _Sketch:
         fold = np.abs(self.side - np.float32(0.16) - (self.v - np.float32(0.15)) * np.float32(0.55))
         length = np.float32(0.20) - np.abs(self.v - np.float32(0.26))
         folds = self.edge(np.minimum(np.float32(0.028) - fold, length))
-        bridge = self.edge(np.minimum(np.float32(0.11) - self.side, np.float32(0.02) - np.abs(self.v + np.float32(0.10))))
+        bridge = self.edge(
+            np.minimum(np.float32(0.11) - self.side, np.float32(0.02) - np.abs(self.v + np.float32(0.10)))
+        )
         return [
             (wings * np.float32(0.6), skin * np.float32(0.55)),
-            ((folds + bridge * np.float32(0.8)) * np.minimum(wrinkle, np.float32(1)) * np.float32(0.7), skin * np.float32(0.55)),
+            (
+                (folds + bridge * np.float32(0.8)) * np.minimum(wrinkle, np.float32(1)) * np.float32(0.7),
+                skin * np.float32(0.55),
+            ),
         ]
 
     def mouth(self, skin: _Plane) -> list[tuple[_Plane, _Plane]]:

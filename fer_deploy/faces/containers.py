@@ -1,0 +1,226 @@
+"""Tables inside archives: .gz, .zip, .tar.gz, and Kaggle's .tar.gz inside a .zip, unpacked as they are read.
+
+What a file is, is told from its first bytes and not from its name. Nothing is unpacked to the disk, and an archive that
+unpacks to far more than any data set of faces is refused before it fills the memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from fer_deploy.errors import DataError
+from fer_deploy.pictures import shown
+
+LARGEST_UNPACKED = 2 << 30
+"""Bytes that an archive may unpack to: 2 GiB, seven times FER2013's table."""
+
+LARGEST_RATIO = 50
+"""How many times its packed size an archive may unpack to, beyond the first 64 MiB. Tables of faces reach 3 to 4."""
+
+_RATIO_COUNTS_FROM = 64 << 20
+
+TABLES = ("fer2013.csv", "icml_face_data.csv")
+"""The tables that are known by name, the preferred one first."""
+
+PACKED_TABLES = (
+    "fer2013.csv.gz", "fer2013.csv.zip", "fer2013.tar.gz", "fer2013.tgz", "fer2013.zip", "fer2013.tar",
+    "icml_face_data.csv.gz", "icml_face_data.csv.zip", "icml_face_data.zip",
+)  # fmt: skip
+"""Archives that are known by name."""
+
+OTHER_FILES = frozenset({"fer2013new.csv", "train.csv", "test.csv", "example_submission.csv", "rows.csv"})
+"""Tables that are found beside FER2013 and are not it: FER+ votes, and the contest's partial tables."""
+
+
+def kind_of(head: bytes) -> str:
+    """What a file is by its first 512 bytes: "gzip", "zip", "tar", "parquet", "empty", "table", or other words."""
+    if not head:
+        return "empty"
+    for start, kind in _STARTS.items():
+        if head.startswith(start):
+            return kind
+    if head[257:262] == b"ustar":
+        return "tar"
+    return "binary" if b"\0" in head else "table"
+
+
+_STARTS = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",  # a zip without a member
+    b"PAR1": "parquet",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"BZh": "packed with bzip2",
+    b"\xfd7zXZ": "packed with xz",
+    b"(\xb5/\xfd": "packed with zstd",
+    b"7z\xbc\xaf": "packed with 7-Zip",
+    b"Rar!": "packed with RAR",
+    b"SQLite": "a database",
+}
+
+
+def choose_known(names: Iterable[str]) -> str | None:
+    """The file or member among `names` that holds FER2013's table by its name, the least deep one; None without any."""
+    usable = [name for name in names if _is_usable(name)]
+    for known in (*TABLES, *PACKED_TABLES):
+        found = sorted((name for name in usable if PurePosixPath(name).name.lower() == known), key=_depth_first)
+        if found:
+            return found[0]
+    return None
+
+
+def choose_only(names: Iterable[str], endings: tuple[str, ...], where: str) -> str | None:
+    """The only file or member that has one of the endings; None without any.
+
+    Raises:
+        DataError: there are several, and nothing says which one is meant.
+    """
+    found = [name for name in names if _is_usable(name) and name.lower().endswith(endings)]
+    found = [name for name in found if PurePosixPath(name).name.lower() not in OTHER_FILES]
+    if len(found) > 1:
+        shown = ", ".join(sorted(found)[:4])
+        raise DataError(
+            f"{where} holds several data sets ({shown}) and none is called fer2013.csv; name the one to read"
+        )
+    return found[0] if found else None
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[tuple[IO[bytes], str]]:
+    """Open the comma-separated table that a file is or holds.
+
+    Yields:
+        A stream of the table's bytes, and what to call it in errors: "fer2013.tar.gz: fer2013/fer2013.csv".
+
+    Raises:
+        DataError: the file holds no table, or unpacks to too much.
+    """
+    with path.open("rb") as file, _unpacked(file, shown(path.name), nested=0) as opened:
+        yield opened
+
+
+@contextmanager
+def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO[bytes], str]]:
+    head = stream.read(512)
+    stream.seek(0)
+    kind = kind_of(head)
+    if kind == "table":
+        yield stream, name
+    elif kind == "gzip":
+        with gzip.GzipFile(fileobj=stream) as unpacking:
+            bounded = io.BufferedReader(_Bounded(unpacking, name, stream.tell), 1 << 20)
+            if kind_of(bounded.peek(512)[:512]) == "tar":
+                with _in_tar(bounded, stream, name) as opened:
+                    yield opened
+            else:
+                yield bounded, name
+    elif kind == "tar":
+        with _in_tar(stream, None, name) as opened:
+            yield opened
+    elif kind == "zip":
+        if nested:
+            raise DataError(f"{name} is an archive inside an archive; unpack it and name fer2013.csv")
+        with zipfile.ZipFile(stream) as archive, _in_zip(archive, name) as opened:
+            yield opened
+    else:
+        raise DataError(f"{name} is {_in_words(kind)}; FER2013 is a table that begins with emotion,pixels,Usage")
+
+
+@contextmanager
+def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], str]]:
+    members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
+    chosen = choose_known(members) or choose_only(members, (".csv", ".csv.gz"), name)
+    if chosen is None:
+        raise DataError(f"{name} holds no table of faces (fer2013.csv); name an archive that does")
+    member = members[chosen]
+    label = f"{name}: {chosen}"
+    refuse_bomb(member.file_size, member.compress_size, label)
+    with archive.open(member) as packed:
+        inside = io.BufferedReader(_Bounded(packed, label, lambda: member.compress_size), 1 << 20)
+        if kind_of(inside.peek(512)[:512]) == "table":
+            yield inside, label
+        else:  # Kaggle's fer2013.tar.gz inside its zip: seeking within it is needed, so the member is held in memory
+            content = io.BytesIO(inside.read())
+            with _unpacked(content, label, nested=1) as opened:
+                yield opened
+
+
+@contextmanager
+def _in_tar(stream: IO[bytes], again: IO[bytes] | None, name: str) -> Iterator[tuple[IO[bytes], str]]:
+    """The table in a tar, read in one go when it is known by name, else after a first look at all names."""
+    names = []
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            if not member.isreg():
+                continue
+            names.append(member.name)
+            if PurePosixPath(member.name).name.lower() in TABLES and _is_usable(member.name):
+                opened = archive.extractfile(member)
+                if opened is not None:
+                    yield opened, f"{name}: {member.name}"
+                    return
+    chosen = choose_only(names, (".csv",), name)
+    if chosen is None:
+        raise DataError(f"{name} holds no table of faces (fer2013.csv); name an archive that does")
+    if again is not None:
+        again.seek(0)
+        unpacking = gzip.GzipFile(fileobj=again)
+        stream = io.BufferedReader(_Bounded(unpacking, name, again.tell), 1 << 20)
+    else:
+        stream.seek(0)
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        for member in archive:
+            if member.name == chosen and (opened := archive.extractfile(member)) is not None:
+                yield opened, f"{name}: {chosen}"
+                return
+
+
+def refuse_bomb(unpacked: int, packed: int, name: str) -> None:
+    """DataError when `packed` bytes that unpack to `unpacked` are more than a data set of faces can be."""
+    if unpacked > LARGEST_UNPACKED:
+        raise DataError(
+            f"{name} unpacks to more than {LARGEST_UNPACKED / 2**30:.0f} GiB; it is no data set of 48x48 faces"
+        )
+    if unpacked > _RATIO_COUNTS_FROM and unpacked > packed * LARGEST_RATIO:
+        raise DataError(f"{name} unpacks to over {LARGEST_RATIO} times its size; it is refused as a zip bomb")
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Bounded(io.RawIOBase):
+    """A stream of unpacked bytes that refuses to give more than `refuse_bomb` allows."""
+
+    def __init__(self, stream: _Readable, name: str, packed: Callable[[], int]) -> None:
+        self._stream, self._name, self._packed, self._given = stream, name, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        part = self._stream.read(len(buffer))
+        buffer[: len(part)] = part
+        self._given += len(part)
+        refuse_bomb(self._given, self._packed(), self._name)
+        return len(part)
+
+
+def _is_usable(name: str) -> bool:
+    return not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _depth_first(name: str) -> tuple[int, str]:
+    return len(PurePosixPath(name).parts), name
+
+
+def _in_words(kind: str) -> str:
+    return {"empty": "empty", "binary": "neither a table nor an archive", "parquet": "a parquet file"}.get(kind, kind)

@@ -1,0 +1,70 @@
+"""The names that people give to the three splits, and a validation split for data that comes without one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fer_deploy.faces.dataset import Faces, pixel_keys
+
+HELD_OUT = 8
+"""One face in this many is held out of training for validation, as in FER2013 (3,589 of 28,709)."""
+
+_NAMES: dict[str, str] = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "publictest": "validation",
+    "test": "test",
+    "testing": "test",
+    "privatetest": "test",
+}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name stands for in any case, with or without - and _; None when it is none.
+
+    >>> split_of("PublicTest"), split_of("private_test"), split_of("Train"), split_of("faces")
+    ('validation', 'test', 'training', None)
+    """
+    return _NAMES.get(re.sub(r"[\s_-]+", "", name).lower())
+
+
+def hold_out(training: Faces, test: Faces, *, seed: int = 0) -> tuple[Faces, Faces]:
+    """Split training faces in two: those that stay, and one in eight of each class for validation.
+
+    Copies stay together: faces with equal pixels are all kept or all held out. A face that is in `test` too is never
+    held out, so that nothing is chosen on it. The choice depends on pixels, labels and `seed` alone, not on names or
+    order.
+
+    Returns:
+        The faces that stay for training, and the ones held out, both in their old order. Classes with fewer than eight
+        faces that may be held out give at least one, where another stays.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for row, key in enumerate(pixel_keys(training)):
+        groups.setdefault(key, []).append(row)
+    in_test = set(pixel_keys(test))
+    by_class: dict[int, list[tuple[bytes, list[int]]]] = {}
+    for key, rows in groups.items():
+        if key not in in_test:
+            order = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + key).digest()
+            label = min(int(training.labels[row]) for row in rows)  # of copies that disagree: the first class
+            by_class.setdefault(label, []).append((order, rows))
+    held: NDArray[np.bool_] = np.zeros(len(training), bool)
+    for label, candidates in by_class.items():
+        members = int(np.count_nonzero(training.labels == label))
+        wanted = max(1, round(members / HELD_OUT)) if members > 1 else 0
+        taken = 0
+        for _, rows in sorted(candidates):
+            if taken + len(rows) > wanted:
+                continue  # a large group of copies may not fit any more; the next one may
+            held[rows] = True
+            taken += len(rows)
+    return training.take(~held), training.take(held)
