@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import unicodedata
 from contextlib import suppress
@@ -39,6 +40,13 @@ MAXIMUM_BYTES = 256 * 1024 * 1024
 MAXIMUM_PIXELS = 80_000_000
 """Pictures whose header promises more are refused before they are decoded: 80 megapixels are 240 MB as RGB."""
 
+MAXIMUM_SCANS = 64
+"""A JPEG of more scans is refused: encoders write about ten, and each can cost a pass over all pixels in 42 bytes, so
+that a file of one megabyte would keep its reader busy for half an hour."""
+
+_COUNTED_FRAMES = 256
+"""Frames of a TIFF are counted only so far: each takes a step through the file."""
+
 Pixels = NDArray[np.uint8]
 """A picture: uint8 (height, width, 3), RGB, C-contiguous, values 0 to 255."""
 
@@ -49,7 +57,8 @@ class Picture:
 
     Attributes:
         pixels: uint8 (height, width, 3), RGB, turned upright by its EXIF orientation.
-        frames: how many frames the file holds; more than one for an animation, of which the first was read.
+        frames: how many frames the file holds; more than one for an animation, of which the first was read. A TIFF's
+            are counted up to 256.
     """
 
     pixels: Pixels
@@ -75,16 +84,9 @@ def read_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTE
         DataError: no such file, not a regular file, not readable, empty, or larger than `maximum_bytes`.
     """
     name = shown(path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: {_why_not_opened(error, path)}") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise DataError(f"{name}: {_kind_of_file(status.st_mode)}, not a {what} file")
+    descriptor = _open_regular(path, what)
     with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
         if status.st_size > maximum_bytes:
             raise DataError(
                 f"{name}: {status.st_size / 2**20:.0f} MiB, more than the "
@@ -99,6 +101,33 @@ def read_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTE
     if len(content) > maximum_bytes:  # it grew while being read, or lies about its size as files of /proc do
         raise DataError(f"{name}: more than the {maximum_bytes / 2**20:.0f} MiB that a {what} may have")
     return content
+
+
+def check_regular(path: str | os.PathLike[str], *, what: str = "picture") -> None:
+    """Make sure that a path is a regular file with something in it that may be read, without ever blocking on it.
+
+    Raises:
+        DataError: no such file, not a regular file, not readable, or empty.
+    """
+    descriptor = _open_regular(path, what)
+    size = os.fstat(descriptor).st_size
+    os.close(descriptor)
+    if not size:
+        raise DataError(f"{shown(path)}: the file is empty (0 bytes)")
+
+
+def _open_regular(path: str | os.PathLike[str], what: str) -> int:
+    name = shown(path)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: {_why_not_opened(error, path)}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise DataError(f"{name}: {_kind_of_file(status.st_mode)}, not a {what} file")
+    return descriptor
 
 
 def read_picture(
@@ -141,6 +170,8 @@ def read_picture(
     else:  # mypy knows the kinds that may come, a caller without it may not
         kind = type(source).__name__  # type: ignore[unreachable]
         raise DataError(f"cannot read a picture from {kind}: give a path, bytes, a Pillow image or an array")
+    if _has_too_many_scans(content):
+        raise DataError(f"{label}: damaged: a JPEG of more than {MAXIMUM_SCANS} scans")
     try:
         image = _open_pillow(content)
     except UnidentifiedImageError as error:
@@ -198,10 +229,7 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
         raise DataError(f"{name}: {width}x{height} pixels, more than the {maximum_pixels:,} that a picture may have")
     if width * height == 0:
         raise DataError(f"{name}: a picture without pixels ({width}x{height})")
-    try:
-        frames = int(getattr(image, "n_frames", 1))
-    except Exception:  # a damaged later frame does not spoil the first
-        frames = 1
+    frames = _count_frames(image)
     try:
         image.seek(0)
         image.load()
@@ -215,6 +243,42 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
     except Exception as error:
         raise DataError(f"{name}: damaged or truncated: {_one_line(error)}") from error
     return Picture(pixels, frames)
+
+
+def _count_frames(image: Image.Image) -> int:
+    try:
+        if image.format != "TIFF":
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # a damaged later frame does not spoil the first
+        return 1
+    count = 1
+    with suppress(Exception):
+        while count < _COUNTED_FRAMES:
+            image.seek(count)
+            count += 1
+    return count
+
+
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""A JPEG marker after entropy-coded data: neither a stuffed zero nor a restart nor a fill byte."""
+
+
+def _has_too_many_scans(content: bytes) -> bool:
+    """Whether a JPEG's first picture has more scans than are read. Walks its segments, and decodes nothing."""
+    if not content.startswith(b"\xff\xd8"):
+        return False
+    scans = 0
+    position = 2
+    while found := _MARKER.search(content, position):
+        kind, position = content[found.end() - 1], found.end()
+        if kind == 0xD9:  # the end of the picture: a phone's video may follow, which is not ours to read
+            return False
+        if kind != 0x01:  # TEM alone stands without a length here
+            position += max(int.from_bytes(content[position : position + 2]), 2)
+        scans += kind == 0xDA
+        if scans > MAXIMUM_SCANS:
+            return True
+    return False
 
 
 def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:

@@ -1,0 +1,94 @@
+"""Paint what was read onto a picture: a box and a word for each face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from fer_deploy.errors import DataError
+from fer_deploy.files import replacing
+from fer_deploy.pictures import Pixels
+from fer_deploy.recognizer import Recognition
+
+COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "angry": (213, 94, 0),
+        "disgust": (0, 158, 115),
+        "fear": (204, 121, 167),
+        "happy": (230, 159, 0),
+        "sad": (0, 114, 178),
+        "surprise": (86, 180, 233),
+        "neutral": (128, 128, 128),
+    }
+)
+"""A colour a label, RGB: Okabe and Ito's palette, which people with colour-blindness can tell apart
+(https://jfly.uni-koeln.de/color/)."""
+
+_SAVED_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+
+
+def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[str] = ()) -> Pixels:
+    """A copy of a picture with each face's box, label and probability.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        faces: what was read; one without a box is the whole picture.
+        names: a word before each label, such as a track's number; none when empty.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    height, width = pixels.shape[:2]
+    line = max(1, round(max(height, width) / 400))
+    for position, face in enumerate(faces):
+        box = face.box
+        edges = (0.0, 0.0, width - 1.0, height - 1.0) if box is None else (box.left, box.top, box.right, box.bottom)
+        colour = COLOURS.get(face.label, (255, 255, 255))
+        draw.rectangle(edges, outline=(0, 0, 0), width=line + 2)
+        draw.rectangle(edges, outline=colour, width=line)
+        words = f"{names[position]} " if names else ""
+        words += f"{face.label} {face.probability:.0%}"
+        _write(draw, words, edges, colour, (width, height))
+    return np.asarray(image).copy()
+
+
+def save(path: Path, pixels: Pixels) -> Path:
+    """Save a picture, in the format of the path's ending, or as PNG beside it where that format is not written.
+
+    Raises:
+        DataError: the picture cannot be written.
+    """
+    if path.suffix.lower() not in _SAVED_AS:
+        path = path.with_name(f"{path.name}.png")
+    try:
+        with replacing(path) as temporary:
+            Image.fromarray(pixels).save(temporary, _SAVED_AS[path.suffix.lower()], quality=92)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    words: str,
+    edges: tuple[float, float, float, float],
+    colour: tuple[int, int, int],
+    size: tuple[int, int],
+) -> None:
+    """Words on a plate of the box's colour: above the box, or inside it where there is no room."""
+    width, height = size
+    points = min(max(11.0, (edges[2] - edges[0]) / 7), max(11.0, height / 12))
+    font = ImageFont.load_default(points)
+    left, top, right, bottom = draw.textbbox((0, 0), words, font=font)
+    across, down = right - left + 6, bottom - top + 6
+    x = min(max(0.0, edges[0]), max(0.0, width - across))
+    y = edges[1] - down if edges[1] >= down else min(max(0.0, edges[1]), max(0.0, height - down))
+    draw.rectangle((x, y, x + across, y + down), fill=colour)
+    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 110
+    draw.text((x + 3 - left, y + 3 - top), words, font=font, fill=(255, 255, 255) if dark else (0, 0, 0))

@@ -1,0 +1,99 @@
+"""The columns that results have wherever they are written: JSON, CSV, Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fer_deploy.recognizer import Recognition
+
+PLACE_COLUMNS = ("left", "top", "right", "bottom", "score")
+"""A face's box in pixels of the upright picture, and the detector's score; empty for pictures that are faces."""
+
+VIDEO_COLUMNS = ("frame", "time_s", "track")
+"""For videos: the frame's number from 0, its time in seconds from the first frame, and the face's track."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One face.
+
+    Attributes:
+        file: the picture or video, as one printable line.
+        face: what was found and read.
+        frame: the frame's number from 0; None for a picture.
+        time_s: the frame's time in seconds; None for a picture.
+        track: the face's number within its video: the same for one face from frame to frame; None for a picture.
+        smoothed: the same face's result smoothed over time; None for a picture.
+    """
+
+    file: str
+    face: Recognition
+    frame: int | None = None
+    time_s: float | None = None
+    track: int | None = None
+    smoothed: Recognition | None = None
+
+
+def columns(labels: Sequence[str], *, video: bool) -> dict[str, type]:
+    """Column names, in order, each with the type of its values; with a video's own where there is one among the input.
+
+    >>> list(columns(["sad", "happy"], video=False))
+    ['file', 'left', 'top', 'right', 'bottom', 'score', 'label', 'probability', 'sad', 'happy']
+    """
+    names: dict[str, type] = {"file": str}
+    if video:
+        names |= {"frame": int, "time_s": float, "track": int}
+    names |= dict.fromkeys(PLACE_COLUMNS, float)
+    names |= {"label": str, "probability": float} | dict.fromkeys(labels, float)
+    if video:
+        names |= {"smoothed_label": str, "smoothed_probability": float}
+        names |= {f"smoothed_{label}": float for label in labels}
+    return names
+
+
+def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
+    """A row's value for each of `columns`; None where it has none."""
+    box = row.face.box
+    values: dict[str, Any] = {"file": row.file}
+    if video:
+        time = None if row.time_s is None else round(row.time_s, 6)
+        values |= {"frame": row.frame, "time_s": time, "track": row.track}
+    values |= {name: None if box is None else round(getattr(box, name), 3) for name in PLACE_COLUMNS}
+    values |= _probabilities(row.face, labels, "")
+    if video:
+        values |= _probabilities(row.smoothed, labels, "smoothed_")
+    return values
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as one line of JSON holds it: what does not apply is left out."""
+    values: dict[str, Any] = {"file": row.file}
+    if row.frame is not None:
+        values |= {"frame": row.frame, "time_s": round(row.time_s or 0.0, 6), "track": row.track}
+    values |= _plain(row.face)
+    if row.smoothed is not None:
+        smoothed = _plain(row.smoothed)
+        values["smoothed"] = {"label": smoothed["label"], "probabilities": smoothed["probabilities"]}
+    return values
+
+
+def _plain(face: Recognition) -> dict[str, Any]:
+    values = face.as_dict()
+    values["probabilities"] = {label: round(value, 6) for label, value in values["probabilities"].items()}
+    if values["box"] is None:
+        del values["box"]
+    else:
+        values["box"] = {edge: round(value, 3) for edge, value in values["box"].items()}
+    return values
+
+
+def _probabilities(face: Recognition | None, labels: Sequence[str], prefix: str) -> dict[str, Any]:
+    if face is None:
+        return dict.fromkeys([f"{prefix}label", f"{prefix}probability", *(f"{prefix}{label}" for label in labels)])
+    return {
+        f"{prefix}label": face.label,
+        f"{prefix}probability": round(face.probability, 6),
+        **{f"{prefix}{label}": round(face.probabilities[label], 6) for label in labels},
+    }
