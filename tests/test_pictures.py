@@ -261,3 +261,25 @@ def test_arrays_are_checked_and_made_rgb() -> None:
     assert rgb.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(rgb[:, :, 1], grey)
     np.testing.assert_array_equal(array_to_rgb(rgb[::-1, ::2]), rgb[::-1, ::2])
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    plain = encode(Image.fromarray(gradient()), "JPEG", progressive=True)
+    last_scan = plain[plain.rfind(b"\xff\xda") : -2]
+    assert 3 < plain.count(b"\xff\xda") < 20
+    assert read_picture(plain[:-2] + last_scan * 5 + b"\xff\xd9").pixels.shape == gradient().shape
+    for between in (b"", b"\xff\x01\xff\xff", b"\xff\xff\xfe\x00\x04\xff\xda"):
+        with pytest.raises(DataError, match="more than 64 scans"):
+            read_picture(plain[:-2] + (between + last_scan) * 100 + b"\xff\xd9")
+    motion_photo = plain + b"\xff\xda\x00\x08" * 1000  # what follows the picture is not read
+    np.testing.assert_array_equal(read_picture(motion_photo).pixels, read_picture(plain).pixels)
+    remarks = plain[:2] + (b"\xff\xfe\xff\xff" + b"\xff\xda" * 32767)[:65537] + plain[2:]  # a comment of 64 kB
+    np.testing.assert_array_equal(read_picture(remarks).pixels, read_picture(plain).pixels)
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("GIF", 300), ("TIFF", 256)])
+def test_frames_are_counted_with_bounded_work(kind: str, frames: int) -> None:
+    images = [Image.new("L", (1, 1), i % 2 * 255) for i in range(300)]
+    picture = read_picture(encode(images[0], kind, save_all=True, append_images=images[1:]))
+    assert picture.frames == frames
+    assert picture.pixels.max() == 0, "the first is read"

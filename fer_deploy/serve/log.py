@@ -1,0 +1,73 @@
+"""Structured logs: one JSON object a line on standard output, or one readable line where a person asks for `text`.
+
+Nothing that could name or show a person is logged: no picture, no result, no client's address, no file name.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+LOGGER = logging.getLogger("fer_deploy.serve")
+"""Where the service logs to. An event's fields are given as `extra={"fields": {...}}`."""
+
+_LEVELS = {"INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "error", "DEBUG": "debug"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, event, then the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        content: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": _LEVELS.get(record.levelname, record.levelname.lower()),
+            "event": record.getMessage(),
+        }
+        content |= getattr(record, "fields", {})
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=True, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """`12:30:01 request  status=200 milliseconds=1.2`, for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line, with a traceback below where there is one."""
+        fields = "  ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items())
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        line = f"{time} {mark}{record.getMessage()}  {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def set_up_logs(kind: str, *, stream: TextIO | None = None) -> None:
+    """Send this service's logs, and uvicorn's warnings, to `stream` (standard output by default).
+
+    Args:
+        kind: `json` or `text`.
+        stream: where to.
+    """
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
+    for name, level in (("fer_deploy.serve", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+def event(name: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Any) -> None:
+    """Log one event.
+
+    Args:
+        name: what happened, in a word or two that never change: `request`, `listening`.
+        level: of the logging module.
+        error: its traceback is logged too.
+        fields: numbers and short strings.
+    """
+    LOGGER.log(level, name, extra={"fields": fields}, exc_info=error)
