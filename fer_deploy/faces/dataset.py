@@ -123,6 +123,15 @@ class Dataset:
         shown = ("Training", "PublicTest", "PrivateTest") if self.official else SPLITS
         return dict(zip(SPLITS, shown, strict=True))
 
+    def described(self) -> tuple[str, ...]:
+        """What to tell people of the data set, a line each: its name, each split's counts, and the notes."""
+        lines = [f"{self.name}, {sum(len(self.split(split)) for split in SPLITS):,} faces"]
+        for split, shown in self.split_names.items():
+            faces = self.split(split)
+            counts = ", ".join(f"{count:,} {name}" for name, count in zip(EMOTIONS, faces.counts, strict=True))
+            lines.append(f"{shown}: {len(faces):,} ({counts})")
+        return (*lines, *self.notes)
+
     @cached_property
     def copies(self) -> NDArray[np.bool_]:
         """Training rows, bool (n,), whose pixels equal those of any validation or test row: 703 in FER2013."""

@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fer_deploy.emotions import EMOTIONS
@@ -83,10 +83,8 @@ def load_dataset(source: str | Path | None, *, workspace: Path = Path(), votes: 
     path = Path(source).expanduser()
     with reading(shown(path)):
         found = _find(path)
-        key = found.key()
-        beside = Path(votes).expanduser() if votes is not None else found.table and votes_beside(found.table)
-        content = cached(key, lambda: _read_unchanged(found, key))
-    return _judged(found, content, beside, votes_named=votes is not None)
+        content = _read_cached(found, None if votes is None else Path(votes).expanduser())
+    return _judged(found, content)
 
 
 def _is_synthetic(source: str | Path) -> bool:
@@ -182,16 +180,33 @@ def _parquet_source(files: list[Path], name: str) -> _Source:
     return _Source(name, key, lambda: read_parquet(files, name))
 
 
-def _read_unchanged(found: _Source, key: str) -> Reading:
-    """Read, and make sure that what was read is what the key was made of; what is in the cache must be true."""
-    content = found.read()
-    if found.key() != key:
-        raise DataError(f"{found.name} changed while it was read; start again when nobody writes to it")
-    return content
+def _read_cached(found: _Source, named_votes: Path | None) -> Reading:
+    """The faces of a source, with their FER+ votes, from the cache or from the source."""
+    votes = named_votes
+    if found.table is None and votes is not None:
+        raise DataError(f"{shown(votes)}: FER+ votes belong to the rows of FER2013's table, not to {found.name}")
+    if found.table is not None and votes is None:
+        votes = votes_beside(found.table)
+    key = found.key()
+
+    def read() -> Reading:
+        content = found.read()
+        if found.key() != key:  # what is in the cache must be true
+            raise DataError(f"{found.name} changed while it was read; start again when nobody writes to it")
+        if votes is not None and (named_votes is not None or is_official(content.splits)):
+            with reading(shown(votes)):
+                return replace(content, splits=add_votes(content.splits, votes))
+        return content
+
+    if votes is None:
+        return cached(key, read)
+    with reading(shown(votes)):
+        votes_key = sha256_of(votes)
+    return cached(f"{key}, votes {votes_key} {named_votes is not None}", read)
 
 
-def _judged(found: _Source, content: Reading, votes: Path | None, *, votes_named: bool) -> Dataset:
-    """The data set that was read: refused where it is a damaged FER2013, given votes and a validation split."""
+def _judged(found: _Source, content: Reading) -> Dataset:
+    """The data set that was read: refused where it is a damaged FER2013, given a validation split where it has none."""
     name, splits, notes = found.name, dict(content.splits), list(content.notes)
     refuse_damaged(splits, name)
     official = is_official(splits)
@@ -203,12 +218,6 @@ def _judged(found: _Source, content: Reading, votes: Path | None, *, votes_named
             f"there is no validation split: {len(splits['validation']):,} training faces, one in eight of each "
             "expression, were held out for it"
         )
-    if votes is not None:
-        if found.table is None:
-            raise DataError(f"{shown(votes)}: FER+ votes belong to the rows of FER2013's table, not to {name}")
-        if official or votes_named:
-            with reading(shown(votes)):
-                splits = add_votes(splits, votes)
     for split in SPLITS:
         absent = [EMOTIONS[label] for label, count in enumerate(splits[split].counts) if not count]
         if absent and len(splits[split]):
