@@ -182,8 +182,8 @@ def command(
         if card:
             from fer_deploy.export.card import write_card
 
-            for file in files:
-                console.print(f"card: {write_card(file, folder=workspace / 'exports')}", highlight=False)
+            for name in dict.fromkeys(file.name for file in files):
+                console.print(f"card: {write_card(name, folder=workspace / 'exports')}", highlight=False)
         if refused:
             raise ParityError("; ".join(str(error) for error in refused))
 

@@ -358,7 +358,7 @@ def _write_file(
         accuracy=accuracy,
         accuracy_split=split,
     )
-    record_file(folder, name, _entry(exported, plan, golden) | how)
+    record_file(folder, name, {**_entry(exported, plan, golden), **how})
     return exported
 
 

@@ -1,0 +1,180 @@
+"""A Hugging Face model card, and the folder that `huggingface_hub` uploads: one repository a model.
+
+`exports/hub/B+E/` holds README.md (the card), the model's files in every precision that is there, and the manifest and
+golden vectors with which anyone who downloads it can run `ferdeploy verify`. Nothing is uploaded from here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fer_deploy.contract import read_model_file
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.ensemble import STUDY_SOURCE
+from fer_deploy.errors import ExportError, UnavailableError
+from fer_deploy.export.golden import read_golden_input, write_golden_inputs
+from fer_deploy.export.manifest import MANIFEST, read_manifest
+from fer_deploy.files import replacing, write_json, write_text
+
+HUB = "hub"
+"""The folder of upload folders, under the exports."""
+
+TEXT = """
+# {name}
+
+Reads the expression of a face: {labels}. One ONNX file holds the preprocessing, {networks} and the probabilities; it
+was exported and proven with ferdeploy {version}.
+
+## Files
+
+| file | bytes | {split} accuracy | largest difference from PyTorch |
+|---|---|---|---|
+{files}
+
+{members}
+
+## Use
+
+```python
+import numpy as np, onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("{file}")
+face = np.asarray(Image.open("face.jpg").convert("RGB"))[None]      # uint8 [1, height, width, 3], any size
+print(session.run(None, {{"faces": face}})[0][0])                    # probabilities of the labels above, in that order
+```
+
+- Input `faces`: uint8 `[batch, height, width, 3]`, RGB, {shape}. Grey is RGB with equal channels.
+- Output `probabilities`: float32 `[batch, 7]`, rows that sum to 1.
+- Luma, the antialiased resize and the scaling are inside: hand over the pixels as they are.
+- The picture must be a face cropped as FER2013's are: forehead to chin, ear to ear, about upright.
+- `ferdeploy verify {file}` replays the golden vectors of `golden/`.
+
+## Evaluation
+
+{evaluation}
+
+## Training data
+
+{trained_on}. The images are not part of this repository, and their terms are their owners'.
+
+## Intended use and limits
+
+For counting, art, games, interface studies and research on pictures of people who agreed to it. Labels are what
+annotators saw in a picture, not what a person felt, and people agree with FER2013's on about two thirds of its faces
+(Goodfellow et al., 2013). The data is small, grey, collected by web search, and not balanced over age, sex, skin colour
+or culture; accuracy differs between such groups, and was not measured for them. Do not use it to judge people: hiring,
+schooling, policing, health, insurance, lie detection. In the European Union, inferring emotions at work and in
+education is prohibited, with few exceptions (Regulation 2024/1689, article 5).
+
+## Licence
+
+Code and weights: {license}. The training data is not included and has terms of its own.
+"""
+
+
+def write_card(name: str, *, folder: Path) -> Path:
+    """Write the upload folder of the model `name` for all its files in `folder`, and give the folder.
+
+    Args:
+        name: the model's name, as in `B+E`.
+        folder: the exports' folder, with its manifest.
+
+    Raises:
+        UnavailableError: huggingface_hub is not installed.
+        ExportError: the manifest has no such model, or a file of it is missing.
+    """
+    try:
+        from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    except ModuleNotFoundError:
+        raise UnavailableError("--card needs huggingface_hub: pip install 'fer-deploy[train]'") from None
+    manifest = read_manifest(folder) or {"files": {}}
+    entries = {file: entry for file, entry in manifest["files"].items() if entry["name"] == name}
+    missing = [file for file in entries if not (folder / file).is_file()]
+    if not entries or missing:
+        raise ExportError(f"{folder} has no file {missing[0] if missing else f'of {name}'}: export it first")
+    first = next((file for file, entry in entries.items() if entry["precision"] == "fp32"), next(iter(entries)))
+    contract = read_model_file(folder / first)[1]
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Facial expression recognition",
+            dataset_type="fer2013" if entry["accuracy_split"] == "PrivateTest" else "other",
+            dataset_name="FER2013" if entry["accuracy_split"] == "PrivateTest" else str(entry["accuracy_split"]),
+            dataset_split=str(entry["accuracy_split"]),
+            metric_type="accuracy",
+            metric_name=f"accuracy ({entry['precision']})",
+            metric_value=round(entry["accuracy"], 4),
+        )
+        for entry in entries.values()
+        if entry["accuracy"] is not None
+    ]
+    data = ModelCardData(
+        license=contract.metadata.get("license", "").lower() or None,
+        library_name="onnx",
+        pipeline_tag="image-classification",
+        tags=["facial-expression-recognition", "emotion", "onnx", "onnxruntime", "fer2013"],
+        metrics=["accuracy"],
+        model_name=name,
+        eval_results=results or None,
+    )
+    text = _text(name, first, entries, shape=contract.shape, metadata=dict(contract.metadata))
+    target = folder / HUB / name
+    write_text(target / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")))
+    for file in entries:
+        with replacing(target / file) as temporary:
+            shutil.copyfile(folder / file, temporary)
+    write_golden_inputs(target, [read_golden_input(folder, entry) for entry in manifest["golden"]])
+    write_json(target / MANIFEST, {**manifest, "files": entries})
+    return target
+
+
+def _text(
+    name: str, file: str, entries: dict[str, Any], *, shape: Sequence[int | None], metadata: dict[str, str]
+) -> str:
+    """The card below its metadata."""
+    entry = entries[file]
+    split = entry["accuracy_split"] or "test"
+    rows = [
+        f"| `{other}` | {found['bytes']:,} | {_share(found['accuracy'])} | {found['parity']['max_difference']:.1e} |"
+        for other, found in entries.items()
+    ]
+    members = ""
+    if len(entry["members"]) > 1:
+        shares = ", ".join(f"{m} {w:.3g}" for m, w in zip(entry["members"], entry["weights"], strict=True))
+        how = "weighted average of probabilities" if entry["fusion"] == "wap" else "reciprocal rank fusion"
+        members = f"Fused by {how}: {shares} (weights: {entry['weights_source']})."
+        if entry["weights_source"] == STUDY_SOURCE:
+            members += " They were chosen on the rows that report the study's accuracy, so that figure is optimistic."
+    if entry["accuracy"] is None:
+        evaluation = "Not evaluated: the file was exported without data."
+    else:
+        chosen = entry["parity"]["faces_from"]
+        evaluation = (
+            f"{_share(entry['accuracy'])} accuracy of the ONNX file itself on {split}, single view. Epoch and "
+            f"temperature were chosen on {chosen}, where it has {_share(entry['parity']['accuracy'])}; training rows "
+            "that are copies of validation or test rows were left out. "
+            f"{float(metadata['gflops']):.5f} GFLOPs a face (multiply-adds, fvcore's count)."
+        )
+    axes = ["any size" if axis is None else str(axis) for axis in shape]
+    return TEXT.format(
+        name=name,
+        labels=", ".join(EMOTIONS),
+        networks="the network" if len(entry["members"]) == 1 else f"{len(entry['members'])} networks, their fusion",
+        version=metadata.get("ferdeploy_version", ""),
+        split=split,
+        files="\n".join(rows),
+        members=members,
+        file=file,
+        shape="any size" if not any(shape) else f"batch {axes[0]}, height {axes[1]}, width {axes[2]}",
+        evaluation=evaluation,
+        trained_on=metadata.get("trained_on", "unknown"),
+        license=metadata.get("license", "unknown"),
+    )
+
+
+def _share(accuracy: float | None) -> str:
+    return "not measured" if accuracy is None else f"{accuracy:.4f}"

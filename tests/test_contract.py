@@ -1,0 +1,288 @@
+"""A model file is refused for what its bytes say, before any engine is given them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from tiny_model import tiny_model
+
+from fer_deploy.contract import MAXIMUM_IR_VERSION, check_model_bytes, check_model_file, read_model_file
+from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import ModelFileError
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    made = tiny_model()
+    return made if isinstance(made, onnx.ModelProto) else onnx.load_from_string(made)
+
+
+def test_what_a_good_file_says_is_what_onnx_reads(model: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tmp_path / "B+E.rrf.onnx"
+    helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "members": '["B", "E"]', "weights": "[0.25, 0.75]"})
+    content = model.SerializeToString()
+    path.write_bytes(content)
+    read, contract = read_model_file(path)
+    assert read == content
+    assert contract.bytes == len(content)
+    assert contract.labels == EMOTIONS
+    assert contract.ir_version == model.ir_version
+    assert contract.opset == model.opset_import[0].version
+    assert sum(contract.operators.values()) == len(model.graph.node)
+    assert set(contract.operators) == {node.op_type for node in model.graph.node}
+    assert contract.metadata == {entry.key: entry.value for entry in model.metadata_props}
+    assert contract.shape == (None, None, None)
+    assert not contract.is_static
+    assert contract.name == "B+E"  # what the file does not say, its name does
+    assert contract.members == ("B", "E")
+    assert contract.weights == (0.25, 0.75)
+    assert check_model_bytes(content).sha256 == contract.sha256
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), "hidden")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    model.graph.initializer.append(tensor)
+
+
+def _external_in_attribute(model: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), "hidden")
+    tensor.external_data.add(key="location", value="../secret")
+    model.graph.node.append(helper.make_node("Constant", [], ["hidden"], value=tensor))
+
+
+def _custom_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Evil", ["faces"], ["x"], domain="com.example"))
+
+
+def _contributed_operator(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("QuickGelu", ["faces"], ["x"], domain="com.microsoft"))
+
+
+def _custom_domain(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def _two_versions(model: onnx.ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 18))
+
+
+def _function(model: onnx.ModelProto) -> None:
+    opsets = [helper.make_opsetid("", 18)]
+    model.functions.append(
+        helper.make_function("x", "F", ["a"], ["b"], [helper.make_node("Abs", ["a"], ["b"])], opsets)
+    )
+
+
+def _loop(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("Loop", ["", ""], ["x"], body=body))
+
+
+def _hidden_graph(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Abs", ["faces"], ["x"], body=helper.make_graph([], "body", [], [])))
+
+
+def _new_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+
+
+def _new_format(model: onnx.ModelProto) -> None:
+    model.ir_version = MAXIMUM_IR_VERSION + 1
+
+
+def _second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def _float_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _channels_first(model: onnx.ModelProto) -> None:
+    faces = helper.make_tensor_value_info("faces", TensorProto.UINT8, ["n", 3, "h", "w"])
+    model.graph.input[0].CopyFrom(faces)
+
+
+def _empty_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("faces", TensorProto.UINT8, ["n", 0, 48, 3]))
+
+
+def _other_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "image"
+
+
+def _other_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "logits"
+
+
+def _eight_classes(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 8
+
+
+def _two_outputs(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def _other_labels(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {"labels": json.dumps(sorted(EMOTIONS))})
+
+
+def _no_labels(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def _labels_twice(model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key="labels", value="[]")
+
+
+def _strange_precision(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "precision": "int3"})
+
+
+def _weights_missing(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "members": '["B", "E"]', "weights": "[1]"})
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add()
+
+
+def _training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_external, "external data"),
+        (_external_in_attribute, "external data"),
+        (_custom_operator, "custom operator com.example::Evil"),
+        (_contributed_operator, "custom operator com.microsoft::QuickGelu"),
+        (_custom_domain, "domain 'com.microsoft'"),
+        (_two_versions, "several"),
+        (_function, "functions of its own"),
+        (_loop, "control flow"),
+        (_hidden_graph, "control flow"),
+        (_new_opset, "operator set 21"),
+        (_new_format, "IR version 10"),
+        (_second_input, "one input 'faces'"),
+        (_float_input, "uint8"),
+        (_channels_first, "[any, 3, any, any]"),
+        (_empty_axis, "axis of size 0"),
+        (_other_input, "'image'"),
+        (_other_output, "'logits'"),
+        (_eight_classes, "[any, 8]"),
+        (_two_outputs, "one output"),
+        (_other_labels, "its labels are"),
+        (_no_labels, "no `labels`"),
+        (_labels_twice, "'labels' twice"),
+        (_strange_precision, "'int3'"),
+        (_weights_missing, "as many `weights`"),
+        (_sparse, "sparse"),
+        (_training, "training"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused(
+    model: onnx.ModelProto, change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    check_model_bytes(changed.SerializeToString())
+    change(changed)
+    with pytest.raises(ModelFileError, match="is refused") as caught:
+        check_model_bytes(changed.SerializeToString(), source="their.onnx")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("their.onnx is refused: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_given_twice_is_refused_rather_than_merged(model: onnx.ModelProto) -> None:
+    """Protobuf merges a message that comes twice: the second could add to the first unseen."""
+    second = onnx.ModelProto()
+    second.graph.node.append(helper.make_node("Abs", ["faces"], ["x"]))
+    with pytest.raises(ModelFileError, match="must have one graph, and has 2"):
+        check_model_bytes(model.SerializeToString() + second.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no graph"),
+        (b"not a model", "damaged"),
+        (b"\x08\x08", "no graph"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"\xff" * 64, "damaged"),
+    ],
+)
+def test_what_is_no_model_is_said_so(content: bytes, message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        check_model_bytes(content)
+
+
+def test_a_file_cut_short_anywhere_gives_our_error(model: onnx.ModelProto) -> None:
+    """But for the ends of metadata entries, where protobuf too sees a whole, shorter file."""
+    content = model.SerializeToString()
+    whole = []
+    for length in range(len(content)):
+        try:
+            check_model_bytes(content[:length])
+        except ModelFileError:
+            continue
+        whole.append(length)
+    assert len(whole) <= len(model.metadata_props)
+    for length in whole:
+        assert onnx.load_from_string(content[:length]).graph == model.graph
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_any_changed_byte_gives_a_contract_or_our_error(data: st.DataObject) -> None:
+    made = tiny_model()
+    content = bytearray(made.SerializeToString() if isinstance(made, onnx.ModelProto) else made)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        contract = check_model_bytes(bytes(content))
+    except ModelFileError:
+        return
+    assert contract.bytes == len(content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_give_our_error_and_no_other(content: bytes) -> None:
+    with pytest.raises(ModelFileError):
+        check_model_bytes(content)
+
+
+def test_size_is_checked_before_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: a terabyte that nobody could read into memory
+    with pytest.raises(ModelFileError, match="more than the"):
+        check_model_file(path)
+
+
+def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="does not exist"):
+        check_model_file(tmp_path / "none.onnx")
+    with pytest.raises(ModelFileError, match="is a folder"):
+        check_model_file(tmp_path)
+
+
+def test_many_empty_fields_cannot_hold_a_reader_up(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_deploy.contract.MAXIMUM_FIELDS", 1000)
+    unknown = b"\x88\x7d\x00" * 2000  # field 2001, varint 0
+    with pytest.raises(ModelFileError, match="more than 1,000 parts"):
+        check_model_bytes(model.SerializeToString() + unknown)

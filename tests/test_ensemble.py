@@ -1,0 +1,117 @@
+"""Fusions against sums written out, and the search against trying everything."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fer_deploy.ensemble import (
+    STUDY_ENSEMBLES,
+    STUDY_SOURCE,
+    Weights,
+    default_weights,
+    ensemble_name,
+    fuse,
+    ranks,
+    reciprocal_rank_fusion,
+    search_weights,
+    weighted_average,
+)
+
+
+def _probabilities(members: int, rows: int, *, seed: int = 0) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.dirichlet(np.ones(7), rows).astype(np.float32) for _ in range(members)]
+
+
+def test_weighted_average_is_the_sum_of_shares() -> None:
+    first, second = _probabilities(2, 5)
+    fused = weighted_average([first, second], [0.45, 0.55])
+    assert fused.dtype == np.float32
+    np.testing.assert_allclose(fused, 0.45 * first + 0.55 * second, atol=1e-7)
+    np.testing.assert_allclose(fused.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(weighted_average([first, second], [9, 11]), fused)  # in proportion
+
+
+def test_rrf_by_hand() -> None:
+    """Two members, three classes: ranks 1, 2, 3 and 3, 1, 2."""
+    fused = reciprocal_rank_fusion([[[0.5, 0.3, 0.2]], [[0.1, 0.6, 0.3]]], [0.25, 0.75])
+    scores = np.array([0.25 / 61 + 0.75 / 63, 0.25 / 62 + 0.75 / 61, 0.25 / 63 + 0.75 / 62])
+    np.testing.assert_allclose(fused[0], scores / scores.sum(), atol=1e-7)
+
+
+def test_ties_go_to_the_earlier_class() -> None:
+    assert ranks([0.2, 0.3, 0.2, 0.3]).tolist() == [3, 1, 4, 2]
+    assert ranks(np.full((2, 7), 1 / 7)).tolist() == [[1, 2, 3, 4, 5, 6, 7]] * 2
+
+
+def test_rrf_depends_on_ranks_alone() -> None:
+    members = _probabilities(3, 20)
+    sharpened = [member**3 / (member**3).sum(axis=1, keepdims=True) for member in members]
+    np.testing.assert_array_equal(
+        reciprocal_rank_fusion(members, [0.2, 0.3, 0.5]), reciprocal_rank_fusion(sharpened, [0.2, 0.3, 0.5])
+    )
+
+
+def test_a_smaller_k_trusts_the_first_rank_more() -> None:
+    members = _probabilities(2, 20)
+    near, far = (reciprocal_rank_fusion(members, [0.5, 0.5], k=k).max(axis=1) for k in (1, 60))
+    assert (near > far).all()
+
+
+@pytest.mark.parametrize("fusion", ["wap", "rrf"])
+def test_search_finds_what_trying_everything_finds(fusion: str) -> None:
+    members = _probabilities(3, 60, seed=3)
+    labels = members[1].argmax(axis=1)
+    labels[::3] = members[2].argmax(axis=1)[::3]
+    found = search_weights(members, labels, step=0.1, fusion=fusion)
+    best = max(
+        (fuse(members, np.array(shares) / 10, fusion=fusion).argmax(axis=1) == labels).mean()
+        for shares in itertools.product(range(11), repeat=3)
+        if sum(shares) == 10
+    )
+    assert found.accuracy == pytest.approx(best)
+    assert (fuse(members, found.values, fusion=fusion).argmax(axis=1) == labels).mean() == pytest.approx(best)
+    assert found.source == "searched on validation"
+
+
+def test_of_equally_good_weights_the_most_even_are_taken() -> None:
+    (member,) = _probabilities(1, 10)
+    found = search_weights([member, member], member.argmax(axis=1), step=0.25)
+    assert found.values == (0.5, 0.5)
+    assert found.accuracy == 1
+
+
+def test_the_study_has_its_own_weights_and_says_where_they_come_from() -> None:
+    assert default_weights(["B", "E"]) == Weights((0.45, 0.55), STUDY_SOURCE)
+    assert default_weights(["E", "B"]).values == (0.55, 0.45)
+    assert default_weights(["B", "E"], fusion="rrf").values == (0.55, 0.45)
+    assert default_weights(list("ABCDE")).values == (0.1, 0.3, 0.1, 0.2, 0.3)
+    assert default_weights(["A", "B"]) == Weights((0.5, 0.5), "equal")
+    assert {name: ensemble_name(study.members, fusion=study.fusion) for name, study in STUDY_ENSEMBLES.items()} == {
+        name: name for name in STUDY_ENSEMBLES
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Weights.of([0, 0], source=""), "not all zero"),
+        (lambda: Weights.of([1, -1, 3], source=""), "not negative"),
+        (lambda: Weights.of([1, float("nan")], source=""), "finite"),
+        (lambda: Weights((0.5, 0.6), ""), "sum to 1"),
+        (lambda: weighted_average(_probabilities(2, 3), [1]), "as many weights"),
+        (lambda: weighted_average([], []), "one shape"),
+        (lambda: weighted_average([np.ones((2, 7)), np.ones((3, 7))], [1, 1]), "one shape"),
+        (lambda: reciprocal_rank_fusion(_probabilities(1, 2), [1], k=0), "above 0"),
+        (lambda: fuse(_probabilities(1, 2), [1], fusion="mean"), "one of wap, rrf"),
+        (lambda: search_weights(_probabilities(2, 3), [0, 1], step=0.5), "labels must be"),
+        (lambda: search_weights(_probabilities(2, 3), [0, 1, 2], step=0.3), "1 divided by a whole number"),
+        (lambda: search_weights(_probabilities(2, 3), [0, 1, 2], step=0), "1 divided by a whole number"),
+    ],
+)
+def test_wrong_arguments_are_named(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()  # type: ignore[operator]
