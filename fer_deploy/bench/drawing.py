@@ -147,18 +147,20 @@ def hover(parts: Iterable[str], tip: str, *, style: str = "", key: str = "") -> 
 def place_labels(
     labels: Sequence[Label], *, left: float, right: float, top: float, bottom: float
 ) -> list[tuple[float, float, str, str]]:
-    """Where to write each label so that few overlap: (x, y, anchor, text), tried right, left, above and below."""
+    """Where to write each label so that few overlap: (x, y, anchor, text), tried at its corners first."""
     taken = [(label.x - 5, label.y - 5, label.x + 5, label.y + 5) for label in labels]
     placed = []
     for label in labels:
         width = len(label.text) * CHARACTER
         tried = [
-            (label.x + 8, label.y + 4, "start", label.x + 8),
-            (label.x - 8, label.y + 4, "end", label.x - 8 - width),
+            (label.x + 7, label.y - 6, "start", label.x + 7),
+            (label.x - 7, label.y - 6, "end", label.x - 7 - width),
+            (label.x + 8, label.y + 13, "start", label.x + 8),
+            (label.x - 8, label.y + 13, "end", label.x - 8 - width),
             (label.x, label.y - 9, "middle", label.x - width / 2),
             (label.x, label.y + 18, "middle", label.x - width / 2),
-            (label.x + 8, label.y - 8, "start", label.x + 8),
-            (label.x + 8, label.y + 16, "start", label.x + 8),
+            (label.x + 8, label.y + 4, "start", label.x + 8),
+            (label.x + 8, label.y + 28, "start", label.x + 8),
         ]
 
         def overlap(choice: tuple[float, float, str, float], width: float = width) -> float:

@@ -39,7 +39,9 @@ def html_report(report: Report, *, by: SortKey = "accuracy") -> str:
     if distribution:
         parts += ["<h2>Times of single calls</h2>", _noted(rows), distribution]
     if answered:
-        parts += ["<h2>Confusion matrices</h2>", _chosen("confusion", answered, confusion_plot)]
+        explained = "A line is a label, a column what its faces were named, in per cent of the label."
+        parts += ["<h2>Confusion matrices</h2>", f'<p class="note">{explained}</p>']
+        parts += [_chosen("confusion", answered, confusion_plot)]
         parts += ["<h2>Calibration</h2>", _chosen("calibration", answered, calibration_plot)]
         parts += ["<h2>Recall of each class, %</h2>", _recall(answered)]
         parts += _unanimity(answered)

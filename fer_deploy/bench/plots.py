@@ -122,7 +122,7 @@ def _point(row: Row, name: str, x: float, where: str) -> Point:
 
 
 def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: str, standalone: bool) -> str:
-    width, height, left, right, top, bottom = 860, 480, 62, 840, 34, 424
+    width, height, left, right, top, bottom = 860, 494, 62, 840, 34, 424
     low, high = spread([point.x for point in points], logarithmic=True)
     horizontal = Scale(low, high, left, right, logarithmic=True)
     low, high = spread([point.accuracy * 100 for point in points], logarithmic=False)
@@ -135,7 +135,7 @@ def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: st
         parts.append(line(left, vertical.at(tick), right, vertical.at(tick), "grid"))
         parts.append(text(left - 8, vertical.at(tick) + 4, number(tick), anchor="end"))
     parts.append(path([(left, top), (left, bottom), (right, bottom)], "axis"))
-    parts.append(text((left + right) / 2, bottom + 38, across, anchor="middle"))
+    parts.append(text((left + right) / 2, bottom + 36, across, anchor="middle"))
     parts.append(turned_text(17, (top + bottom) / 2, "accuracy, %"))
     parts.append(_front_line(points, front, horizontal, vertical, right))
     places = place_labels(
@@ -184,7 +184,7 @@ def _legend(series: Sequence[int], left: float, y: float) -> list[str]:
 def confusion_plot(row: Row) -> str:
     """The confusion matrix: each label's faces by what they were taken for, in per cent of the label."""
     assert row.quality is not None
-    cell, left, top = 36, 74, 48
+    cell, left, top = 36, 74, 40
     side = cell * len(EMOTIONS)
     parts = [
         text(left, 16, row.label, style="title"),

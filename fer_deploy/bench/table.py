@@ -29,6 +29,15 @@ COST_MARK, TIME_MARK = "●", "▲"
 """On the Pareto front of accuracy against GFLOPs, and against latency."""
 
 
+MARKS = 2
+"""Characters that the marks take."""
+
+GAP = 1
+"""Blanks after a column; the box adds one between two."""
+
+BETWEEN = GAP + 1
+
+
 def render_report(report: Report, *, width: int = WIDTH, by: SortKey = "accuracy") -> RenderableType:
     """The table, what has no figures and why, the warnings, and a legend."""
     rows = measured(report)
@@ -50,12 +59,13 @@ def report_console() -> Console:
 
 def _table(report: Report, rows: Sequence[Row], *, width: int, by: SortKey) -> Table:
     on_cost, on_time = cost_front(report), latency_front(report)
-    columns = fitting(filled(COLUMNS, rows), rows, width=width - 3)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("")
+    columns = fitting([column for column in filled(COLUMNS, rows) if column.title != "engine"], rows, width=width)
+    table = Table(box=SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("", width=MARKS, no_wrap=True)
     for column in columns:
         table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
-    for group in group_rows(rows).values():
+    for engine, group in group_rows(rows).items():
+        table.add_row("", Text(engine, style="bold"))
         for row in sort_rows(group, by=by):
             mark = (COST_MARK if row.label in on_cost else " ") + (TIME_MARK if row.label in on_time else " ")
             table.add_row(mark, *(column.cell(row) for column in columns))
@@ -66,7 +76,7 @@ def _table(report: Report, rows: Sequence[Row], *, width: int, by: SortKey) -> T
 def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> list[Column]:
     """The columns that fit `width` characters; the ones of the highest weight are dropped first."""
     kept = list(columns)
-    while sum(_needs(column, rows) + 1 for column in kept) > width:
+    while MARKS + sum(_needs(column, rows) + BETWEEN for column in kept) > width:
         heaviest = max(kept, key=lambda column: column.weight)
         if heaviest.weight == 0:
             break
@@ -75,7 +85,8 @@ def fitting(columns: Sequence[Column], rows: Sequence[Row], *, width: int) -> li
 
 
 def _needs(column: Column, rows: Sequence[Row]) -> int:
-    return max(len(column.title), *(len(column.cell(row)) for row in rows))
+    engines = [len(row.engine) for row in rows] if column.title == "model" else []
+    return max(len(column.title), *(len(column.cell(row)) for row in rows), *engines)
 
 
 def _heading(report: Report) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from bench_files import tiny_model
 
@@ -63,34 +62,3 @@ def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "exports").mkdir()
     (folder / "exports" / "small.onnx").write_bytes(model.SerializeToString())
     return folder
-
-
-PACK = Path(__file__).resolve().parents[2].parent / "shared" / "fer2013"
-
-
-@pytest.fixture(scope="session")
-def fer2013():
-    """The real FER2013 with its votes, from its packed sheets; skips where they are not there."""
-    if not (PACK / "rows.csv").is_file():
-        pytest.skip(f"no FER2013 at {PACK}")
-    from PIL import Image
-
-    from fer_deploy.faces.dataset import Dataset, Faces
-
-    lines = [line.split(",") for line in (PACK / "rows.csv").read_text("utf-8").splitlines()]
-    columns = {name: index for index, name in enumerate(lines[0])}
-    votes_from = columns["neutral"]
-    splits = {}
-    for name, usage in (("training", "Training"), ("validation", "PublicTest"), ("test", "PrivateTest")):
-        rows = [(number, line) for number, line in enumerate(lines[1:]) if line[columns["usage"]] == usage]
-        sheet = np.asarray(Image.open(PACK / f"{usage}.png"))
-        tiles = sheet.reshape(sheet.shape[0] // 48, 48, -1, 48).transpose(0, 2, 1, 3).reshape(-1, 48, 48)
-        splits[name] = Faces(
-            np.ascontiguousarray(tiles[: len(rows)]),
-            np.array([int(line[columns["emotion"]]) for _, line in rows], np.int64),
-            np.array([number for number, _ in rows], np.int64),
-            np.array([[int(value) for value in line[votes_from : votes_from + 10]] for _, line in rows], np.uint8),
-        )
-    return Dataset.of(
-        "FER2013", splits["training"], validation=splits["validation"], test=splits["test"], official=True
-    )

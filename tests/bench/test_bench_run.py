@@ -174,7 +174,6 @@ def test_the_schema_refuses_a_figure_of_the_wrong_kind(workspace: Path) -> None:
         assert not validator.is_valid(damaged)
 
 
-@pytest.mark.real
 def test_real_faces_are_scored_on_both_counts(workspace: Path, fer2013) -> None:
     report = run_bench(plan(workspace, dataset=fer2013, latency=None)).report
     data = report.data

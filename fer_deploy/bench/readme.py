@@ -1,0 +1,165 @@
+"""Put the published report's tables into the README, and its plots beside the report.
+
+    python -m fer_deploy.bench.readme            rewrite README.md and benchmarks/*.svg from benchmarks/report.json
+    python -m fer_deploy.bench.readme --check    exit 1, naming the files, where they do not agree with the report
+
+A block of the README lies between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between is replaced. The
+blocks are `results` (models and other packages), `engines` (what computes them) and `study` (beside the study's rows).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from fer_deploy.bench.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
+from fer_deploy.bench.markdown import table, table_of
+from fer_deploy.bench.plots import cost_plot, latency_plot
+from fer_deploy.bench.report import OK, PEER, Report, load_report
+from fer_deploy.bench.study import STUDY_ROWS
+from fer_deploy.errors import FerDeployError, MeasurementError
+from fer_deploy.files import write_text
+
+FILE_ENGINE = "ort-cpu"
+"""The engine whose rows stand for a file in the README."""
+
+SHOWN = ("model", "engine", "accuracy %", "unseen %", "ECE", "GFLOPs", "params", "bytes", "p50 ms", "faces/s")
+"""The columns of the README's first table."""
+
+
+def results_block(report: Report) -> str:
+    """The files on ONNX Runtime and other packages, sorted by accuracy, with the plots and how it was measured."""
+    rows = [row for row in report.rows if row.status == OK and row.engine in (FILE_ENGINE, PEER)]
+    columns = [column for column in COLUMNS if column.title in SHOWN]
+    return "\n\n".join(
+        [
+            _measured(report),
+            table_of(report, rows, columns=columns),
+            "Accuracy with half of its 95 % interval; *unseen*: on the faces whose pixels occur in no other split;\n"
+            "●: no model here is as accurate for fewer GFLOPs; ▲: none is as accurate in less time.",
+            "![Accuracy against GFLOPs](benchmarks/accuracy-gflops.svg)",
+            "![Accuracy against time](benchmarks/accuracy-time.svg)",
+        ]
+    )
+
+
+def engines_block(report: Report) -> str:
+    """Median single-face time, ms, of each fp32 model on each engine that was measured."""
+    rows = [row for row in report.rows if row.status == OK and row.kind in ("file", "run") and row.precision == "fp32"]
+    engines = list(dict.fromkeys(row.engine for row in rows))
+    models = list(dict.fromkeys(row.model for row in sort_rows(rows)))
+    times = {(row.model, row.engine): milliseconds(row.latency.p50) for row in rows if row.latency}
+    lines = [[model, *(times.get((model, engine), NONE) for engine in engines)] for model in models]
+    return table(["median ms of one face", *engines], lines, numeric=[False] + [True] * len(engines))
+
+
+def study_block(report: Report) -> str:
+    """The study's rows and ours of the same name, side by side."""
+    ours = {
+        row.name: row
+        for row in report.rows
+        if row.status == OK and row.engine == FILE_ENGINE and row.precision == "fp32"
+    }
+    lines = []
+    for row in STUDY_ROWS:
+        own = ours.get(row.name)
+        lines.append(
+            [
+                row.name,
+                f"{row.accuracy * 100:.2f}" + (" †" if row.remark else ""),
+                accuracy_cell(own) if own else NONE,
+                f"{row.gflops:.5f}",
+                f"{own.gflops:.5f}" if own and own.gflops else NONE,
+                f"{row.efficiency:.2f}",
+                f"{own.efficiency:.2f}" if own and own.efficiency else NONE,
+            ]
+        )
+    heading = [
+        "variant", "study's accuracy %", "ours", "study's GFLOPs", "ours", "study's efficiency", "ours",
+    ]  # fmt: skip
+    note = "† " + next(row.remark for row in STUDY_ROWS if row.remark) + "; ours are not."
+    return table(heading, lines, numeric=[False] + [True] * 6) + "\n\n" + note
+
+
+BLOCKS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
+    {"results": results_block, "engines": engines_block, "study": study_block}
+)
+"""The blocks by name."""
+
+
+def filled_readme(readme: str, report: Report) -> str:
+    """The README's text with every block that it has made anew.
+
+    Raises:
+        MeasurementError: a block that does not exist, or one that is not closed.
+    """
+    for name in re.findall(r"<!-- bench:(\S+) -->", readme):
+        if name not in BLOCKS:
+            raise MeasurementError(f"the README has a block {name!r}; there are {', '.join(BLOCKS)}")
+        pattern = re.compile(rf"(<!-- bench:{name} -->).*?(<!-- /bench:{name} -->)", re.DOTALL)
+        if not pattern.search(readme):
+            raise MeasurementError(f"the README's block {name!r} has no end: add <!-- /bench:{name} -->")
+        content = BLOCKS[name](report)
+        readme = pattern.sub(lambda match, content=content: f"{match[1]}\n{content}\n{match[2]}", readme)  # type: ignore[misc]
+    return readme
+
+
+def derived_files(folder: Path) -> dict[Path, str]:
+    """Everything in a workspace that is made from benchmarks/report.json: path and wanted content."""
+    report = load_report(folder / "benchmarks" / "report.json")
+    readme = folder / "README.md"
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MeasurementError(f"{readme}: {error.strerror or error}") from error
+    return {
+        readme: filled_readme(text, report),
+        folder / "benchmarks" / "accuracy-gflops.svg": cost_plot(report, standalone=True) + "\n",
+        folder / "benchmarks" / "accuracy-time.svg": latency_plot(report, standalone=True) + "\n",
+    }
+
+
+def outdated(folder: Path) -> list[Path]:
+    """The derived files that do not agree with the report."""
+    return [
+        path
+        for path, wanted in derived_files(folder).items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != wanted
+    ]
+
+
+def main(arguments: Sequence[str], *, folder: Path = Path()) -> int:
+    """Rewrite, or with `--check` only compare; gives the exit code."""
+    try:
+        if "--check" in arguments:
+            stale = outdated(folder)
+            for path in stale:
+                print(f"{path} does not agree with the report: run python -m fer_deploy.bench.readme", file=sys.stderr)
+            return 1 if stale else 0
+        for path, wanted in derived_files(folder).items():
+            write_text(path, wanted)
+            print(f"wrote {path}")
+    except FerDeployError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _measured(report: Report) -> str:
+    data, machine, settings = report.data, report.machine, report.settings
+    scored = f"{data.name}, {data.split}, {data.rows:,} faces, single view" if data else "Nothing was scored"
+    threads = settings["threads"]
+    versions = machine["versions"]
+    return (
+        f"{scored}. {machine['processor']}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
+        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}. "
+        "The whole report: [benchmarks/report.md](benchmarks/report.md), with every sample in "
+        "[report.json](benchmarks/report.json)."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,335 @@
+"""What is made from a report: Markdown, the page with its plots, the README's blocks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from fer_deploy.bench.columns import COLUMNS, count, filled, milliseconds, sort_rows, without_figures
+from fer_deploy.bench.cost import ModelCost
+from fer_deploy.bench.drawing import Label, Scale, place_labels
+from fer_deploy.bench.latency import BatchRate, Block, Parts, Throughput, summarise
+from fer_deploy.bench.markdown import markdown_report
+from fer_deploy.bench.page import html_report
+from fer_deploy.bench.plots import cost_plot, distribution_plot, latency_plot
+from fer_deploy.bench.quality import measure_quality
+from fer_deploy.bench.readme import filled_readme, main, outdated
+from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
+from fer_deploy.bench.table import WIDTH, render_report
+from fer_deploy.errors import MeasurementError
+
+LABELS = np.random.default_rng(0).integers(0, 7, 400)
+VOTES = np.random.default_rng(1).multinomial(10, [0.1] * 10, 400).astype(np.uint8)
+
+
+def row(name: str, *, wrong: int, gflops: float | None, ms: float, engine: str = "ort-cpu", **changes) -> Row:
+    predicted = LABELS.copy()
+    predicted[:wrong] = (predicted[:wrong] + 1) % 7
+    probabilities = np.full((400, 7), 0.05)
+    probabilities[np.arange(400), predicted] = 0.7
+    random = np.random.default_rng(2)
+    blocks = [Block(tuple(int(ms * 1e6 * random.uniform(0.9, 1.2)) for _ in range(250)), 1, None) for _ in range(4)]
+    made = Row(
+        name,
+        "file",
+        "fp32",
+        engine,
+        provider="CPUExecutionProvider",
+        quality=measure_quality(probabilities, LABELS, unseen=np.arange(400) > 20, votes=VOTES),
+        cost=ModelCost(gflops=gflops, params=4_014_658, bytes=16_500_000),
+        latency=summarise(blocks, batch=1, threads=1),
+        throughput=Throughput(32, 900.0, (BatchRate(32, 900.0),)),
+        load=Load(20.0, 3.0, 80_000_000),
+        predictions=digits(predicted),
+    )
+    return replace(made, **changes)
+
+
+def report() -> Report:
+    on_device = row("B", wrong=120, gflops=0.0232, ms=0.4, engine="torch-cuda")
+    return Report(
+        created="2026-01-02T03:04:05+00:00",
+        ferdeploy_version="0.1.0",
+        machine={
+            "processor": "A Processor <fast>", "cores": 2, "instructions": ["avx2"], "architecture": "x86_64",
+            "memory_bytes": 1, "system": "Linux 6", "python": "3.11.7", "versions": {"onnxruntime": "1.20.0"},
+            "accelerators": ["A GPU"], "load_at_start": 0.1,
+        },
+        settings={"engines": ["ort-cpu"], "peers": [], "threads": 1, "latency": None, "max_rows": None},
+        data=Data("FER2013", "ab" * 32, "PrivateTest", 400, 400, 379, True, digits(LABELS)),
+        rows=(
+            row("B", wrong=120, gflops=0.0232, ms=1.6),
+            row("B", wrong=121, gflops=0.0232, ms=0.9, precision="int8"),
+            row("E", wrong=130, gflops=0.0232, ms=1.6),
+            row("B+E", wrong=100, gflops=0.0464, ms=3.2),
+            row("plain", wrong=110, gflops=0.01, ms=0.4),
+            replace(on_device, latency=replace(on_device.latency, parts=Parts(0.1, 0.2, 0.1))),
+            row("facex", wrong=200, gflops=None, ms=60.0, engine="peer", kind="peer", note="facex 1.1.0: call"),
+            Row("B", "file", "fp32", "torch-mps", status="absent: this PyTorch has no MPS device"),
+            Row("E", "file", "fp32", "torch-mps", status="absent: this PyTorch has no MPS device"),
+        ),
+        pairs=(
+            Pair("B on ort-cpu", "E on ort-cpu", 10, 0, 0.00195), Pair("B on ort-cpu", "plain on ort-cpu", 0, 10, 1e-9),
+        ),
+        warnings=("a machine <b>busy</b>",),
+    )  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Collects a page's tags, and whatever in it would be fetched from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in ("meta", "input", "br"):
+            self.open.append(tag)
+        self.outside += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
+    text = html_report(report())
+    page = Page(text)
+    assert page.open == []
+    assert page.outside == []
+    assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org)", text)
+    assert page.tags.count("svg") == 1 + 2 + 1 + 6 + 6  # cost, time by device, distribution, confusion, calibration
+    assert "<b>busy</b>" not in text
+    assert "a machine &lt;b&gt;busy&lt;/b&gt;" in text
+    assert "Processor &lt;fast&gt;" in text
+
+
+def test_the_page_says_what_the_report_says() -> None:
+    text = html_report(report())
+    for expected in (
+        "75.00 ±",
+        "plain",
+        "PrivateTest",
+        "2 models on torch-mps: absent",
+        "&lt; 0.0001",
+        "facex 1.1.0: call",
+    ):
+        assert expected in text
+    for study in ("A+B+C+D+E", "69.88", "searched on PrivateTest itself"):
+        assert study in text
+
+
+def test_the_page_without_data_or_times_has_no_empty_plots() -> None:
+    bare = replace(report(), data=None, pairs=(), rows=(replace(report().rows[0], quality=None, latency=None),))
+    text = html_report(bare)
+    assert "<svg" not in text
+    assert Page(text).open == []
+    assert html_report(replace(bare, rows=()))
+
+
+@pytest.mark.parametrize("plot", [cost_plot, latency_plot])
+def test_standalone_plots_are_well_formed(plot) -> None:
+    root = ElementTree.fromstring(plot(report(), standalone=True))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "B+E" in texts
+    assert plot(report(), standalone=True) == plot(report(), standalone=True)
+
+
+def test_the_distribution_shows_every_row() -> None:
+    rows = [row for row in report().rows if row.latency]
+    root = ElementTree.fromstring(distribution_plot(rows))
+    assert len([group for group in root.iter("g") if "data-key" in group.attrib]) == len(rows) == 7
+
+
+def test_points_lie_where_their_figures_say() -> None:
+    root = ElementTree.fromstring(cost_plot(report()))
+    places = {}
+    for group in root.iter("g"):
+        circle = group.find("circle")
+        if circle is not None and "data-key" in group.attrib:
+            places[group.attrib["data-key"]] = float(circle.attrib["cx"]), float(circle.attrib["cy"])
+    assert places["plain on ort-cpu"][0] < places["B on ort-cpu"][0] < places["B+E on ort-cpu"][0]
+    assert places["B+E on ort-cpu"][1] < places["plain on ort-cpu"][1] < places["E on ort-cpu"][1]  # y grows downwards
+    assert places["B on ort-cpu"][0] == places["E on ort-cpu"][0]
+
+
+def test_scales() -> None:
+    logarithmic = Scale(0.01, 1, 0, 200, logarithmic=True)
+    assert logarithmic.at(0.1) == pytest.approx(100)
+    assert logarithmic.ticks() == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    linear = Scale(10, 20, 100, 0)
+    assert (linear.at(10), linear.at(15), linear.at(99)) == (100, 50, 0)
+    assert linear.ticks() == [10, 12, 14, 16, 18, 20]
+
+
+def test_labels_of_near_points_do_not_lie_on_each_other() -> None:
+    labels = [Label(100, 100, "first"), Label(103, 101, "second"), Label(98, 103, "third")]
+    placed = place_labels(labels, left=0, right=400, top=0, bottom=300)
+    assert len({(x, y) for x, y, _, _ in placed}) == 3
+    (x, _, anchor, _), *_ = place_labels([Label(395, 100, "at the edge")], left=0, right=400, top=0, bottom=300)
+    assert anchor == "end"
+    assert x < 395
+
+
+def test_fronts() -> None:
+    assert cost_front(report()) == {"plain on ort-cpu", "B+E on ort-cpu"}
+    # on the CPU nothing beats plain but B+E; the GPU's row is compared with GPUs only
+    assert latency_front(report()) == {"plain on ort-cpu", "B+E on ort-cpu", "B on torch-cuda"}
+
+
+@pytest.mark.parametrize(
+    ("by", "first"),
+    [
+        ("accuracy", "B+E on ort-cpu"),
+        ("gflops", "plain on ort-cpu"),
+        ("efficiency", "plain on ort-cpu"),
+        ("name", "B on ort-cpu"),
+    ],
+)
+def test_sorting(by, first: str) -> None:
+    rows = [row for row in report().rows if row.latency]
+    ordered = sort_rows(rows, by=by)
+    assert ordered[0].label == first
+    assert {row.label for row in ordered} == {row.label for row in rows}
+    if by in ("gflops", "efficiency"):
+        assert ordered[-1].name == "facex"  # without the figure: last
+
+
+def test_sorting_by_an_unknown_key() -> None:
+    with pytest.raises(MeasurementError, match="cannot sort by 'beauty'"):
+        sort_rows([], by="beauty")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [WIDTH, 100, 80])
+def test_the_terminal_table_fits(width: int) -> None:
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render_report(report(), width=width))
+    text = console.export_text()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text  # nothing is cut off
+    for expected in ("B.int8", "75.00 ±", "●▲", "2 models on torch-mps", "p50 ms"):
+        assert expected in text
+
+
+def test_rows_without_figures_are_told_once_a_reason() -> None:
+    assert without_figures(report()) == [("2 models on torch-mps", "absent: this PyTorch has no MPS device")]
+
+
+def test_columns_without_any_figure_are_left_out() -> None:
+    bare = [replace(row, cost=ModelCost(), agreement=None) for row in report().rows if row.latency]
+    titles = {column.title for column in filled(COLUMNS, bare)}
+    assert {"GFLOPs", "params", "eff.", "agree %"}.isdisjoint(titles)
+    assert "accuracy %" in titles
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (None, "–")])
+def test_milliseconds(value, expected: str) -> None:
+    assert milliseconds(value) == expected
+    assert count(999) == "999"
+    assert count(1_500_000_000) == "1.50G"
+
+
+def test_markdown_tables_have_as_many_cells_as_headings() -> None:
+    text = markdown_report(report())
+    tables = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
+    assert len(tables) >= 7
+    for found in tables:
+        assert len({line.count("|") for line in found.strip().splitlines()}) == 1
+    for expected in ("## Recall of each class", "FER+ annotators", "McNemar", "upload ms", "peak memory", "a machine"):
+        assert expected in text
+
+
+README = (
+    "# x\n<!-- bench:results -->\nold\n<!-- /bench:results -->\ntext\n<!-- bench:study -->\n<!-- /bench:study -->\n"
+)
+
+
+def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
+    text = filled_readme(README, report())
+    assert text.startswith("# x\n<!-- bench:results -->\nFER2013, PrivateTest, 400 faces")
+    assert "old" not in text
+    assert "\ntext\n" in text
+    assert "| B+E ●▲ | ort-cpu | 75.00 ±" in text
+    assert "torch-cuda" not in text
+    assert "| B+E | 68.74 † | 75.00 ±" in text
+    assert filled_readme(text, report()) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("<!-- bench:nothing -->", "block 'nothing'"), ("<!-- bench:study -->", "'study' has no end")],
+)
+def test_a_wrong_block_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        filled_readme(text, report())
+
+
+def test_readme_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([], folder=tmp_path) == 1
+    assert "error:" in capsys.readouterr().err
+    save_report(report(), tmp_path / "benchmarks" / "report.json")
+    (tmp_path / "README.md").write_text(README)
+    assert main(["--check"], folder=tmp_path) == 1
+    assert "README.md does not agree" in capsys.readouterr().err
+    assert main([], folder=tmp_path) == 0
+    assert main(["--check"], folder=tmp_path) == 0
+    assert (tmp_path / "benchmarks" / "accuracy-gflops.svg").is_file()
+    path = tmp_path / "README.md"
+    path.write_text(path.read_text().replace("75.00", "85.00"))
+    assert outdated(tmp_path) == [path]
+
+
+def test_the_repositorys_readme_agrees_with_its_report() -> None:
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / "benchmarks" / "report.json").is_file():
+        pytest.skip("no published report yet")
+    assert outdated(folder) == []
+
+
+def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+    """A real Chromium sorts the table, hides an engine in table and plots, and lights up a row's point."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    chromium = pytest.importorskip("chromium")
+    path = tmp_path / "report.html"
+    path.write_text(html_report(report()), encoding="utf-8")
+    with chromium.launch() as browser:
+        page = browser.new_page()
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on(
+            "request", lambda request: failures.append(request.url) if not request.url.startswith("file:") else None
+        )
+        page.goto(path.as_uri())
+        first = page.locator("#rows tbody tr").first
+        page.locator("#rows th", has_text="p50 ms").click()
+        assert first.get_attribute("data-key") in ("plain on ort-cpu", "B on torch-cuda")
+        page.locator("#rows th", has_text="p50 ms").click()
+        assert first.get_attribute("data-key") == "facex on peer"
+        page.locator("#rows th", has_text="GFLOPs").click()
+        page.locator("#rows th", has_text="GFLOPs").click()
+        assert page.locator("#rows tbody tr").last.get_attribute("data-key") == "facex on peer"  # no figure: last
+        page.locator('input[value="peer"]').uncheck()
+        assert not page.locator('tr[data-key="facex on peer"]').is_visible()
+        assert not page.locator('g.point[data-key="facex on peer"]').first.is_visible()
+        page.locator('tr[data-key="B+E on ort-cpu"]').hover()
+        assert "lit" in page.locator('g.point[data-key="B+E on ort-cpu"]').first.get_attribute("class")
+        page.locator('select[data-of="confusion"]').select_option("1")
+        assert page.locator("#confusion > div:visible").count() == 1
+        assert failures == []
