@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
-from serve.conftest import GatedRecognizer, Running, encoded, running, wait_for
 from tiny_model import level_of, tiny_model, write_tiny_model
 
 from fer_deploy import EMOTIONS, Recognizer
@@ -23,6 +22,7 @@ from fer_deploy.errors import UnavailableError
 from fer_deploy.serve.log import JsonFormatter, TextFormatter, event
 from fer_deploy.serve.server import listen
 from fer_deploy.serve.settings import Settings
+from serve.conftest import GatedRecognizer, Running, encoded, running, wait_for
 
 JPEG = {"content-type": "image/jpeg"}
 

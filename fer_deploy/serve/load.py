@@ -1,0 +1,332 @@
+"""A load test of the service on this machine: `python -m fer_deploy.serve.load`.
+
+It starts `ferdeploy serve` on a free port of the loopback, and measures in one run, on the same encoded pictures:
+direct calls of `Recognizer`; requests by few and by many clients; more requests than the service can take; and, where
+`--soak` asks for it, memory over time. Clients and service share the machine's cores, so the service's own limit is
+higher than what is measured here. Traffic goes to the loopback alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from fer_deploy.errors import MeasurementError
+from fer_deploy.recognizer import Recognizer
+from fer_deploy.serve.settings import usable_cores
+
+HANGS_AFTER_SECONDS = 30.0
+"""A request without an answer by then hangs. The service's own limit is 10 s."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the report.
+
+    Attributes:
+        what: what was done.
+        faces_per_second: faces answered with a result, over the time of the measurement.
+        p50_ms: of the answers' times, from the first byte sent to the last received.
+        p99_ms: likewise; NaN where fewer than 100 were measured.
+        requests: how many answers there were.
+        statuses: status to count.
+        refusal_p99_ms: of the times of 503 answers alone.
+    """
+
+    what: str
+    faces_per_second: float
+    p50_ms: float
+    p99_ms: float
+    requests: int
+    statuses: dict[str, int] = field(default_factory=dict)
+    refusal_p99_ms: float = float("nan")
+
+
+def pictures(count: int, *, seed: int = 0) -> list[bytes]:
+    """Encoded synthetic faces: JPEG, 48x48, grey, as a face camera would send."""
+    from PIL import Image
+
+    from fer_deploy.faces.synthetic import synthetic_faces
+
+    found: list[bytes] = []
+    for image in synthetic_faces(count, seed=seed).images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=90)
+        found.append(buffer.getvalue())
+    return found
+
+
+def measure_direct(
+    recognizer: Recognizer, contents: Sequence[bytes], *, threads: int, batch: int, seconds: float
+) -> Measured:
+    """`Recognizer.predict` on encoded pictures: the work of the service without the service."""
+    times: list[list[float]] = [[] for _ in range(threads)]
+    until = time.perf_counter() + seconds
+
+    def work(own: list[float]) -> None:
+        at = 0
+        while (began := time.perf_counter()) < until:
+            group = [contents[(at + i) % len(contents)] for i in range(batch)]
+            recognizer.predict(group)
+            own.append(time.perf_counter() - began)
+            at += batch
+
+    began = time.perf_counter()
+    workers = [threading.Thread(target=work, args=(own,)) for own in times]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    elapsed = time.perf_counter() - began
+    calls = [value for own in times for value in own]
+    name = f"direct, {threads} thread{'s' * (threads > 1)}, {batch} a call"
+    return _row(name, calls, len(calls) * batch / elapsed)
+
+
+class _Client(asyncio.Protocol):
+    """One connection that is kept; HTTP/1.1, answers with a length."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._answer: asyncio.Future[tuple[int, bytes]] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or self._answer is None:
+            return
+        head = bytes(self._buffer[:end]).lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(self._buffer) < end + 4 + length:
+            return
+        body = bytes(self._buffer[end + 4 : end + 4 + length])
+        del self._buffer[: end + 4 + length]
+        answer, self._answer = self._answer, None
+        if not answer.done():
+            answer.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError("the service closed the connection before it answered"))
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        assert self._transport is not None
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await asyncio.wait_for(self._answer, HANGS_AFTER_SECONDS)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def post(content: bytes) -> bytes:
+    """A whole request for one face."""
+    return b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(content),
+        content,
+    )
+
+
+def post_many(contents: Sequence[bytes]) -> bytes:
+    """A whole request for several faces."""
+    parts = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="pictures"; filename="a.jpg"\r\n\r\n%s\r\n' % content
+        for content in contents
+    )
+    body = parts + b"--edge--\r\n"
+    head = b"Host: x\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: %d" % len(body)
+    return b"POST /v1/faces HTTP/1.1\r\n%s\r\n\r\n%s" % (head, body)
+
+
+async def measure_service(
+    port: int, requests: Sequence[bytes], *, clients: int, seconds: float, what: str, faces: int = 1
+) -> Measured:
+    """Clients that each send the next request when they have their answer.
+
+    Raises:
+        MeasurementError: a request hangs, or a connection breaks.
+    """
+    loop = asyncio.get_running_loop()
+    connections = [(await loop.create_connection(_Client, "127.0.0.1", port))[1] for _ in range(clients)]
+    times: list[tuple[int, float]] = []
+    until = time.perf_counter() + seconds
+
+    async def work(number: int, client: _Client) -> None:
+        at = number
+        while (began := time.perf_counter()) < until:
+            status, _body = await client.ask(requests[at % len(requests)])
+            times.append((status, time.perf_counter() - began))
+            at += clients
+            if status == 503:  # as `Retry-After` asks, though sooner: the point is to keep the pressure up
+                await asyncio.sleep(0.05)
+
+    began = time.perf_counter()
+    try:
+        await asyncio.gather(*(work(number, client) for number, client in enumerate(connections)))
+    except (TimeoutError, ConnectionError) as error:
+        raise MeasurementError(f"{what}: {str(error) or 'a request hangs'}: see the service's log") from error
+    finally:
+        for client in connections:
+            client.close()
+    elapsed = time.perf_counter() - began
+    good = [value for status, value in times if status == 200]
+    refused = [value for status, value in times if status == 503]
+    counts = {str(status): count for status, count in sorted(Counter(status for status, _ in times).items())}
+    return _row(what, good, len(good) * faces / elapsed, statuses=counts, requests=len(times), refused=refused)
+
+
+async def metric(port: int, name: str) -> float:
+    """One value of the service's /metrics."""
+    _transport, client = await asyncio.get_running_loop().create_connection(_Client, "127.0.0.1", port)
+    try:
+        _status, body = await client.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    finally:
+        client.close()
+    return next(float(line.split()[-1]) for line in body.decode().splitlines() if line.startswith(f"{name} "))
+
+
+async def measure_memory(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> list[float]:
+    """Resident megabytes of the service, twenty times or more during `seconds` of load."""
+    samples: list[float] = []
+    interval = min(10.0, seconds / 20)
+    load = asyncio.ensure_future(
+        measure_service(port, requests, clients=clients, seconds=seconds, what="memory over time")
+    )
+    while not load.done():
+        await asyncio.wait({load}, timeout=interval)
+        samples.append(await metric(port, "process_resident_memory_bytes") / 1e6)
+    await load
+    return samples
+
+
+@contextmanager
+def service_process(model: Path, *, threads: int, queue: int) -> Iterator[int]:
+    """`ferdeploy serve` as a process of its own; gives its port."""
+    command = [sys.executable, "-m", "fer_deploy", "serve", "--model", str(model), "--port", "0"]
+    command += ["--threads", str(threads), "--queue", str(queue), "--log", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise MeasurementError(f"the service did not start: exit code {process.wait()}")
+            drain = threading.Thread(target=lambda: [None for _ in process.stdout or ()], daemon=True)
+            drain.start()
+            yield int(json.loads(line)["url"].rpartition(":")[2])
+        finally:
+            process.terminate()
+            if process.wait(timeout=60) != 0:
+                raise MeasurementError(f"the service ended with exit code {process.returncode}")
+
+
+def _row(
+    what: str,
+    seconds: Sequence[float],
+    faces_per_second: float,
+    *,
+    statuses: dict[str, int] | None = None,
+    requests: int | None = None,
+    refused: Sequence[float] = (),
+) -> Measured:
+    return Measured(
+        what,
+        faces_per_second,
+        _percentile_ms(seconds, 50, least=1),
+        _percentile_ms(seconds, 99, least=100),
+        len(seconds) if requests is None else requests,
+        statuses or {},
+        _percentile_ms(refused, 99, least=100),
+    )
+
+
+def _percentile_ms(seconds: Sequence[float], percent: float, *, least: int) -> float:
+    return float(np.percentile(seconds, percent) * 1000) if len(seconds) >= least else float("nan")
+
+
+@click.command()
+@click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
+@click.option("--seconds", type=click.FloatRange(0.2, 60), default=5.0, show_default=True, help="Each measurement.")
+@click.option("--soak", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Memory, for so long.")
+@click.option("--threads", type=click.IntRange(1), help="The service's. Default: one a core.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures there too.")
+def main(model: Path, seconds: float, soak: float, threads: int | None, output: Path | None) -> None:
+    """Measure direct calls and the service side by side, on this machine."""
+    count = threads or usable_cores()
+    contents = pictures(256)
+    one, many = list(map(post, contents)), [post_many(contents[i : i + 32]) for i in range(0, 256, 32)]
+    recognizer = Recognizer(model, threads=1)
+    recognizer.predict(contents[:64])
+    rows = [
+        measure_direct(recognizer, contents, threads=1, batch=1, seconds=seconds),
+        measure_direct(recognizer, contents, threads=count, batch=1, seconds=seconds),
+        measure_direct(recognizer, contents, threads=count, batch=32, seconds=seconds),
+    ]
+    samples: list[float] = []
+
+    async def use(port: int) -> None:
+        nonlocal samples
+        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
+        for clients in (1, 8, 32, 128):
+            what = f"service, {clients} client{'s' * (clients > 1)}, 1 a request"
+            rows.append(await measure_service(port, one, clients=clients, seconds=seconds, what=what))
+        what = "service, 4 clients, 32 a request"
+        rows.append(await measure_service(port, many, clients=4, seconds=seconds, what=what, faces=32))
+        if soak:
+            samples = await measure_memory(port, one, clients=32, seconds=soak)
+
+    async def overload(port: int) -> None:
+        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
+        what = "service of a queue of 16, 128 clients"
+        rows.append(await measure_service(port, one, clients=128, seconds=seconds, what=what))
+
+    with service_process(model, threads=count, queue=256) as port:
+        asyncio.run(use(port))
+    with service_process(model, threads=count, queue=16) as port:
+        asyncio.run(overload(port))
+    click.echo(f"{model.name}: {count} thread(s) on {os.cpu_count()} core(s); clients and service share them")
+    click.echo(f"{'':44s} {'faces/s':>9s} {'p50 ms':>8s} {'p99 ms':>8s}  answers")
+    for row in rows:
+        statuses = " ".join(f"{status}: {number}" for status, number in row.statuses.items()) or str(row.requests)
+        more = "" if np.isnan(row.refusal_p99_ms) else f", of 503 alone p99 {row.refusal_p99_ms:.1f} ms"
+        click.echo(f"{row.what:44s} {row.faces_per_second:9.0f} {row.p50_ms:8.2f} {row.p99_ms:8.2f}  {statuses}{more}")
+    if samples:
+        third = max(1, len(samples) // 3)
+        middle, last = np.mean(samples[third : 2 * third]), np.mean(samples[-third:])
+        click.echo(
+            f"memory over {soak:.0f} s of 32 clients: {samples[0]:.1f} MB at first, {max(samples):.1f} at most, "
+            f"{middle:.1f} on average in the second third, {last:.1f} in the last"
+        )
+    if output is not None:
+        from fer_deploy.files import write_json
+
+        figures: dict[str, Any] = {"rows": [_plain(asdict(row)) for row in rows], "memory_megabytes": samples}
+        write_json(output, figures)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    main()
