@@ -38,10 +38,9 @@ def reading(name: str) -> Iterator[None]:
         raise DataError(f"{name} ends in the middle of its packed data; it is cut short: get it again") from error
     except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
         raise DataError(f"{name} is a damaged archive ({_one_line(error)}); get it again") from error
-    except (NotImplementedError, RuntimeError) as error:  # zipfile: encrypted, or packed in a way that it cannot read
-        raise DataError(
-            f"{name} cannot be unpacked ({_one_line(error)}); unpack it yourself and name the file"
-        ) from error
+    except RuntimeError as error:  # zipfile, of a member that wants a password or is packed in a way unknown to it
+        why = "is encrypted" if "encrypted" in str(error) else f"cannot be unpacked ({_one_line(error)})"
+        raise DataError(f"{name} {why}; unpack it yourself and name the file") from error
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error.strerror or _one_line(error)}") from error
 

@@ -66,7 +66,7 @@ def read_table(stream: IO[bytes], name: str) -> Reading:
     for line in lines:
         fields = line.split(b",")
         row = len(emotions)
-        if blank:
+        if blank and line.strip():
             raise DataError(f"{at_row(name, row)} is empty; remove the line")
         if len(fields) != columns.count:
             if not line.strip():  # an empty line is harmless at the end
