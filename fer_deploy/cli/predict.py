@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -155,8 +156,10 @@ def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tu
         # Videos are read at a smaller size unless told otherwise: four times as fast, and the next frame follows.
         usual = 640 if all(source.is_video for source in sources) else DEFAULT_SIDE
         finder = FaceDetector(options["detector"], side=options["side"] or usual, minimum_face=options["minimum_face"])
-    journal = _journal(options, recognizer, repr(finder))
     with ExitStack() as stack:
+        journal = _journal(options, recognizer, repr(finder))
+        if journal is not None:
+            stack.callback(journal.close)
         bar = stack.enter_context(_progress(sources))
         writer = stack.enter_context(_writer(options["output"], options["kind"], recognizer.labels, has_video))
         reading = Reading(
@@ -203,6 +206,9 @@ def _journal(options: dict[str, Any], recognizer: Recognizer, finder: str) -> Jo
         "plot": str(options["plot"]),
     }
     journal = Journal(output.with_name(f"{output.name}.partial"), settings, restart=options["restart"])
+    # This run holds the journal's lock, so what a killed run left of its output is nobody's.
+    for left in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+        left.unlink(missing_ok=True)
     if journal.discarded:
         click.echo(f"begun anew: what {journal.path} held is dropped, {journal.discarded}", err=True)
     return journal

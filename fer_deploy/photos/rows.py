@@ -60,7 +60,7 @@ def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]
     if video:
         time = None if row.time_s is None else round(row.time_s, 6)
         values |= {"frame": row.frame, "time_s": time, "track": row.track}
-    values |= {name: None if box is None else round(getattr(box, name), 3) for name in PLACE_COLUMNS}
+    values |= {name: None if box is None else round(float(getattr(box, name)), 3) for name in PLACE_COLUMNS}
     values |= _probabilities(row.face, labels, "")
     if video:
         values |= _probabilities(row.smoothed, labels, "smoothed_")

@@ -14,7 +14,7 @@ from fer_deploy.detection.framing import Framing
 from fer_deploy.errors import UnavailableError
 from fer_deploy.pictures import read_picture
 
-PHOTO = Path(__file__).parents[1] / "photos" / "astronaut.jpg"
+PHOTO = Path(__file__).parents[1] / "pictures" / "astronaut.jpg"
 FACE = Box(178, 63, 267, 175)
 
 

