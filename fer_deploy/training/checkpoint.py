@@ -66,9 +66,17 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave; its groups stay as the recipe and schedule set them."""
+    """Put back what `optimiser_tensors` gave; its groups stay as the recipe and schedule set them.
+
+    Moments get their parameter's memory layout: PyTorch's fused optimisers walk storage in order, and would pair
+    the wrong numbers of a channels-last parameter and a contiguous moment without a word.
+    """
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         place, _, what = name.partition(".")
+        parameter = parameters[int(place)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter).copy_(tensor)  # noqa: PLW2901
         state.setdefault(int(place), {})[what] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

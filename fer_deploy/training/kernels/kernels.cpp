@@ -7,9 +7,9 @@
 // Every sum over the batch is split into PARTS parts of fixed bounds, added in a fixed order: results are the same
 // bits whatever the number of threads and however they are scheduled.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <cmath>
 #include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -43,6 +43,12 @@ INLINE vec load(const bf16* p) {
     vec v; memcpy(&v, &w, sizeof v); return v;
 }
 INLINE void store(bf16* p, vec v) {  // round to nearest, ties to even, as PyTorch does; NaN stays NaN
+#if defined(__AVX512BF16__)
+    __m512 a; memcpy(&a, &v, sizeof a);
+    __m256bh b = _mm512_cvtneps_pbh(a);
+    memcpy(p, &b, sizeof b);
+    return;
+#endif
     uvec w; memcpy(&w, &v, sizeof v);
     uvec r = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16;
     uvec nan = (uvec)(v != v);
@@ -60,6 +66,9 @@ template <class T> INLINE void store_part(T* p, vec v, int n) {
     store(t, v);
     memcpy(p, t, n * sizeof(T));
 }
+// A whole vector, or its first `part` lanes.
+template <bool WHOLE, class T> INLINE vec get(const T* p, int part) { return WHOLE ? load(p) : load_part(p, part); }
+template <bool WHOLE, class T> INLINE void put(T* p, vec v, int part) { WHOLE ? store(p, v) : store_part(p, v, part); }
 INLINE vec choose(ivec mask, vec yes, vec no) { return mask ? yes : no; }
 INLINE vec clamp(vec x, float low, float high) {
     x = choose(x < splat(low), splat(low), x);
@@ -123,341 +132,525 @@ template <int A> INLINE vec activate_backward(vec z, vec g) {
     return g;
 }
 
+// The activation and its derivative at z.
+template <int A> INLINE vec activate_both(vec z, vec& derivative) {
+    if (A == SILU) {
+        vec s = sigmoid(z), y = z * s;
+        derivative = s + y * (1.f - s);
+        return y;
+    }
+    derivative = activate_backward<A>(z, splat(1.f));
+    return activate<A>(z);
+}
+
+#define BY_ACTIVATION(A, ...)                                          \
+    switch (A) {                                                        \
+        case RELU: { constexpr int ACT = RELU; __VA_ARGS__; break; }           \
+        case RELU6: { constexpr int ACT = RELU6; __VA_ARGS__; break; }         \
+        case SILU: { constexpr int ACT = SILU; __VA_ARGS__; break; }           \
+        case HARDSWISH: { constexpr int ACT = HARDSWISH; __VA_ARGS__; break; } \
+        default: { constexpr int ACT = IDENTITY; __VA_ARGS__; break; }         \
+    }
+
+// Calls CALL for each vector of `c` channels, with `i` its first channel and WHOLE, `part` as `get` wants them.
+#define OVER_VECTORS(c, ...)                                                                           \
+    {                                                                                                     \
+        int64_t i = 0;                                                                                    \
+        for (; i + LANES <= (c); i += LANES) { constexpr bool WHOLE = true; constexpr int part = LANES; __VA_ARGS__; } \
+        if (i < (c)) { constexpr bool WHOLE = false; const int part = (int)((c) - i); __VA_ARGS__; }             \
+    }
+
+// ---- sums over the batch --------------------------------------------------------------------------------------
+
+// Per-channel pairs of sums, one row of 2c doubles for each part.
+struct Sums {
+    int64_t c;
+    std::vector<double> values;
+    explicit Sums(int64_t channels) : c(channels), values(PARTS * 2 * channels, 0.0) {}
+    void add(int64_t part, const float* first, const float* second) {
+        double* out = &values[part * 2 * c];
+        for (int64_t i = 0; i < c; ++i) { out[i] += first[i]; out[c + i] += second[i]; }
+    }
+};
+
+// Mean and variance from each part's sums of (x - shift) and of its square, taken about the part's own shift.
+static void combine_moments(const Sums& sums, const std::vector<float>& shifts, const std::vector<int64_t>& counts,
+                            float* mean, float* variance) {
+    int64_t c = sums.c;
+    for (int64_t i = 0; i < c; ++i) {
+        double total = 0, n = 0, spread = 0;
+        for (int q = 0; q < PARTS; ++q) if (counts[q]) {
+            total += sums.values[q * 2 * c + i] + (double)counts[q] * shifts[q * c + i];
+            n += counts[q];
+        }
+        double m = total / n;
+        for (int q = 0; q < PARTS; ++q) if (counts[q]) {
+            double away = m - shifts[q * c + i];
+            spread += sums.values[q * 2 * c + c + i] - 2 * away * sums.values[q * 2 * c + i] + counts[q] * away * away;
+        }
+        mean[i] = (float)m;
+        variance[i] = (float)(spread > 0 ? spread / n : 0);
+    }
+}
+
+// Where a batch norm's input x, its scale and offset (weight / deviation, bias - mean * scale), mean, reciprocal
+// deviation and weight are; c floats each.
+struct Norm { const float *scale, *offset, *mean, *inverse, *weight; };
+
+// From the sums of d and of d * (x - mean): the weight's and bias's gradients, and slope and constant of
+// gx = scale * d + slope * x + constant, which is batch norm's gradient with the batch's own statistics.
+static void finish_sums(const Sums& sums, const Norm& norm, int64_t rows, float* gweight, float* gbias,
+                        std::vector<float>& slope, std::vector<float>& constant) {
+    int64_t c = sums.c;
+    slope.resize(c);
+    constant.resize(c);
+    for (int64_t i = 0; i < c; ++i) {
+        double s = 0, t = 0, inverse = norm.inverse[i], a = (double)norm.weight[i] * inverse;
+        for (int q = 0; q < PARTS; ++q) { s += sums.values[q * 2 * c + i]; t += sums.values[q * 2 * c + c + i]; }
+        gbias[i] = (float)s;
+        gweight[i] = (float)(t * inverse);
+        double k = t * inverse * inverse / rows;
+        slope[i] = (float)(-a * k);
+        constant[i] = (float)(a * (k * norm.mean[i] - s / rows));
+    }
+}
+
+static const int64_t STRIP = 32;  // rows taken together, so that they stay in the L1/L2 cache over the channels
+
+// gx = scale * d + slope * x + constant; gx may be d.
+template <class T>
+static void finish_input(const T* x, const T* d, T* gx, int64_t rows, int64_t c, const float* scale, const float* slope,
+                         const float* constant, int threads) {
+    int64_t strips = (rows + STRIP - 1) / STRIP;
+    #pragma omp parallel for num_threads(threads) schedule(dynamic, 8)
+    for (int64_t k = 0; k < strips; ++k) {
+        int64_t first = k * STRIP, count = std::min(STRIP, rows - first);
+        OVER_VECTORS(c, {
+            vec a = get<WHOLE>(scale + i, part), p = get<WHOLE>(slope + i, part), o = get<WHOLE>(constant + i, part);
+            int64_t at = first * c + i;
+            for (int64_t r = 0; r < count; ++r, at += c)
+                put<WHOLE>(gx + at, get<WHOLE>(d + at, part) * a + (get<WHOLE>(x + at, part) * p + o), part);
+        })
+    }
+}
+
 // ---- depthwise convolution ------------------------------------------------------------------------------------
 
-// Weights are (k*k, channels). One block of B vectors of channels of one image.
-struct Shape { int64_t n, h, w, c, oh, ow, k, s, p; };
+// Which input pixels, output pixels and taps meet, for maps of one shape: small maps meet only some of the taps.
+struct Geometry {
+    int64_t n, h, w, c, oh, ow, k, s, p;
+    struct Pair { int32_t pixel, tap; };
+    struct Meeting { int32_t input, output; };
+    struct Segment { int32_t tap, begin, end; };
+    std::vector<int32_t> output_start, input_start;  // first pair of each output (input) pixel
+    std::vector<Pair> of_output, of_input;
+    std::vector<Segment> segments;  // meetings by tap, in strips of outputs that stay in L1
+    std::vector<Meeting> meetings;
 
-// The outputs o, 0 <= o < out, that tap t reads inside the map: 0 <= o*s + t - p < in.
-INLINE void tap_range(int64_t t, int64_t s, int64_t p, int64_t in, int64_t out, int64_t& low, int64_t& high) {
-    low = p - t > 0 ? (p - t + s - 1) / s : 0;
-    int64_t last = in - 1 + p - t;
-    high = last < 0 ? 0 : last / s + 1;
-    if (high > out) high = out;
-}
-
-template <class T, int B, bool WHOLE>
-INLINE void depthwise_forward_block(const T* x, const float* wt, T* y, const Shape& d, int part) {
-    for (int64_t oh = 0; oh < d.oh; ++oh) for (int64_t ow = 0; ow < d.ow; ++ow) {
-        vec acc[B] = {};
-        for (int64_t i = 0; i < d.k; ++i) {
-            int64_t ih = oh * d.s + i - d.p;
-            if (ih < 0 || ih >= d.h) continue;
-            for (int64_t j = 0; j < d.k; ++j) {
-                int64_t iw = ow * d.s + j - d.p;
-                if (iw < 0 || iw >= d.w) continue;
-                const T* px = x + (ih * d.w + iw) * d.c;
-                const float* pw = wt + (i * d.k + j) * d.c;
-                for (int b = 0; b < B; ++b)
-                    acc[b] += WHOLE ? load(px + b * LANES) * load(pw + b * LANES) : load_part(px, part) * load_part(pw, part);
-            }
-        }
-        T* py = y + (oh * d.ow + ow) * d.c;
-        for (int b = 0; b < B; ++b) WHOLE ? store(py + b * LANES, acc[b]) : store_part(py, acc[b], part);
-    }
-}
-
-template <class T, int B, bool WHOLE>
-INLINE void depthwise_input_block(const T* g, const float* wt, T* gx, const Shape& d, int part) {
-    for (int64_t ih = 0; ih < d.h; ++ih) for (int64_t iw = 0; iw < d.w; ++iw) {
-        vec acc[B] = {};
-        for (int64_t i = 0; i < d.k; ++i) {
-            int64_t a = ih + d.p - i;
-            if (a < 0 || a % d.s || a / d.s >= d.oh) continue;
-            for (int64_t j = 0; j < d.k; ++j) {
-                int64_t b2 = iw + d.p - j;
-                if (b2 < 0 || b2 % d.s || b2 / d.s >= d.ow) continue;
-                const T* pg = g + (a / d.s * d.ow + b2 / d.s) * d.c;
-                const float* pw = wt + (i * d.k + j) * d.c;
-                for (int b = 0; b < B; ++b)
-                    acc[b] += WHOLE ? load(pg + b * LANES) * load(pw + b * LANES) : load_part(pg, part) * load_part(pw, part);
-            }
-        }
-        T* px = gx + (ih * d.w + iw) * d.c;
-        for (int b = 0; b < B; ++b) WHOLE ? store(px + b * LANES, acc[b]) : store_part(px, acc[b], part);
-    }
-}
-
-template <class T, int B, bool WHOLE>
-INLINE void depthwise_weight_block(const T* x, const T* g, float* gw, const Shape& d, int64_t count, int part) {
-    // gw += over `count` images. Small maps: one tap at a time over all images; large ones row by row (stays in L1).
-    bool small = d.oh * d.ow <= 16;
-    int64_t outer = small ? 1 : count, inner = small ? count : 1;
-    int64_t rows_outer = small ? 1 : d.oh;
-    for (int64_t m = 0; m < outer; ++m) for (int64_t row = 0; row < rows_outer; ++row)
-    for (int64_t i = 0; i < d.k; ++i) {
-        int64_t h0, h1;
-        tap_range(i, d.s, d.p, d.h, d.oh, h0, h1);
-        if (!small) { if (row < h0 || row >= h1) continue; h0 = row; h1 = row + 1; }
-        for (int64_t j = 0; j < d.k; ++j) {
-            int64_t w0, w1;
-            tap_range(j, d.s, d.p, d.w, d.ow, w0, w1);
-            if (h0 >= h1 || w0 >= w1) continue;
-            float* pw = gw + (i * d.k + j) * d.c;
-            vec acc[B];
-            for (int b = 0; b < B; ++b) acc[b] = WHOLE ? load(pw + b * LANES) : load_part(pw, part);
-            for (int64_t q = 0; q < inner; ++q) {
-                const T* gi = g + (m + q) * d.oh * d.ow * d.c;
-                const T* xi = x + (m + q) * d.h * d.w * d.c;
-                for (int64_t oh = h0; oh < h1; ++oh) {
-                    const T* pg = gi + (oh * d.ow + w0) * d.c;
-                    const T* px = xi + ((oh * d.s + i - d.p) * d.w + w0 * d.s + j - d.p) * d.c;
-                    for (int64_t ow = w0; ow < w1; ++ow, pg += d.c, px += d.s * d.c)
-                        for (int b = 0; b < B; ++b)
-                            acc[b] += WHOLE ? load(pg + b * LANES) * load(px + b * LANES) : load_part(pg, part) * load_part(px, part);
+    Geometry(const int64_t* d, bool backward)
+        : n(d[0]), h(d[1]), w(d[2]), c(d[3]), oh(d[4]), ow(d[5]), k(d[6]), s(d[7]), p(d[8]) {
+        if (!backward) {
+            for (int64_t a = 0; a < oh; ++a) for (int64_t b = 0; b < ow; ++b) {
+                output_start.push_back((int32_t)of_output.size());
+                for (int64_t i = 0; i < k; ++i) for (int64_t j = 0; j < k; ++j) {
+                    int64_t ih = a * s + i - p, iw = b * s + j - p;
+                    if (ih >= 0 && ih < h && iw >= 0 && iw < w) of_output.push_back({int32_t(ih * w + iw), int32_t(i * k + j)});
                 }
             }
-            for (int b = 0; b < B; ++b) WHOLE ? store(pw + b * LANES, acc[b]) : store_part(pw, acc[b], part);
+            output_start.push_back((int32_t)of_output.size());
+            return;
+        }
+        for (int64_t a = 0; a < h; ++a) for (int64_t b = 0; b < w; ++b) {
+            input_start.push_back((int32_t)of_input.size());
+            for (int64_t i = 0; i < k; ++i) for (int64_t j = 0; j < k; ++j) {
+                int64_t y = a + p - i, x = b + p - j;
+                if (y >= 0 && x >= 0 && y % s == 0 && x % s == 0 && y / s < oh && x / s < ow)
+                    of_input.push_back({int32_t(y / s * ow + x / s), int32_t(i * k + j)});
+            }
+        }
+        input_start.push_back((int32_t)of_input.size());
+        int64_t lines = std::max<int64_t>(1, 24 / ow);  // lines of outputs in a strip
+        for (int64_t first = 0; first < oh; first += lines)
+            for (int64_t i = 0; i < k; ++i) for (int64_t j = 0; j < k; ++j) {
+                int32_t begin = (int32_t)meetings.size();
+                for (int64_t a = first; a < std::min(oh, first + lines); ++a) for (int64_t b = 0; b < ow; ++b) {
+                    int64_t ih = a * s + i - p, iw = b * s + j - p;
+                    if (ih >= 0 && ih < h && iw >= 0 && iw < w) meetings.push_back({int32_t(ih * w + iw), int32_t(a * ow + b)});
+                }
+                if ((int32_t)meetings.size() > begin) segments.push_back({int32_t(i * k + j), begin, (int32_t)meetings.size()});
+            }
+    }
+    int64_t group() const { return std::max<int64_t>(1, 16 / (h * w)); }  // images taken together
+};
+
+// Sums over the pairs of each of `pixels` pixels: sink(pixel, sum of source[pair.pixel] * taps[pair.tap]).
+// Everything dense in blocks of B vectors of channels.
+template <int B, class Sink>
+INLINE void convolve(const float* source, const float* taps, const int32_t* start, const Geometry::Pair* pairs,
+                     int64_t pixels, Sink sink) {
+    constexpr int block = B * LANES;
+    for (int64_t o = 0; o < pixels; ++o) {
+        vec sum[B] = {};
+        for (int32_t e = start[o]; e < start[o + 1]; ++e) {
+            const float* a = source + (int64_t)pairs[e].pixel * block;
+            const float* t = taps + (int64_t)pairs[e].tap * block;
+            for (int b = 0; b < B; ++b) sum[b] += load(a + b * LANES) * load(t + b * LANES);
+        }
+        sink(o, sum);
+    }
+}
+
+// One block of channels of `rows` rows into dense memory; lanes beyond `lanes` become 0.
+template <class T> INLINE void gather(const T* x, int64_t c, int64_t rows, int lanes, int block, float* dense) {
+    for (int64_t r = 0; r < rows; ++r, x += c, dense += block) {
+        int i = 0;
+        for (; i + LANES <= lanes; i += LANES) store(dense + i, load(x + i));
+        if (i < lanes) store(dense + i, load_part(x + i, lanes - i));
+    }
+}
+
+// activate(scale * x + offset) of one block of channels into dense memory, and its derivative unless null.
+template <class T, int A>
+static void prepare(const T* x, int64_t c, int64_t rows, int lanes, int block, const float* scale, const float* offset,
+                    float* dense, float* derivative) {
+    OVER_VECTORS(lanes, {
+        vec a = get<WHOLE>(scale + i, part), b = get<WHOLE>(offset + i, part);
+        for (int64_t r = 0; r < rows; ++r) {
+            vec z = get<WHOLE>(x + r * c + i, part) * a + b;
+            if (derivative) {
+                vec d;
+                store(dense + r * block + i, activate_both<A>(z, d));
+                store(derivative + r * block + i, d);
+            } else store(dense + r * block + i, activate<A>(z));
+        }
+    })
+}
+
+// One part of the batch and one block of channels, from channel `at`, `lanes` of them in B vectors.
+template <class T, int B>
+static void forward_block(const T* x, const float* scale, const float* offset, int act, const float* taps, T* y,
+                          const Geometry& d, int64_t first, int64_t last, int64_t at, int lanes, float* shift,
+                          double* sums, std::vector<float>& scratch) {
+    constexpr int block = B * LANES;
+    int64_t in = d.h * d.w, out = d.oh * d.ow, group = d.group();
+    scratch.resize((group * in + d.k * d.k) * block);
+    float *source = scratch.data(), *dense_taps = source + group * in * block;
+    gather(taps + at, d.c, d.k * d.k, lanes, block, dense_taps);
+    vec base[B] = {};
+    bool fresh = true;
+    for (int64_t n = first; n < last; n += group) {
+        int64_t images = std::min(group, last - n);
+        const T* xn = x + n * in * d.c + at;
+        if (scale) { BY_ACTIVATION(act, (prepare<T, ACT>(xn, d.c, images * in, lanes, block, scale + at, offset + at, source, nullptr))) }
+        else gather(xn, d.c, images * in, lanes, block, source);
+        vec total[B] = {}, square[B] = {};
+        for (int64_t m = 0; m < images; ++m) {
+            T* yn = y + (n + m) * out * d.c + at;
+            convolve<B>(source + m * in * block, dense_taps, d.output_start.data(), d.of_output.data(), out, [&](int64_t o, const vec* sum) {
+                for (int b = 0; b < B; ++b) {
+                    if (fresh) base[b] = sum[b];
+                    vec away = sum[b] - base[b];
+                    total[b] += away;
+                    square[b] += away * away;
+                    if (lanes >= (b + 1) * LANES) store(yn + o * d.c + b * LANES, sum[b]);
+                    else if (lanes > b * LANES) store_part(yn + o * d.c + b * LANES, sum[b], lanes - b * LANES);
+                }
+                fresh = false;
+            });
+        }
+        if (sums) for (int i = 0; i < lanes; ++i) {
+            sums[at + i] += total[i / LANES][i % LANES];
+            sums[d.c + at + i] += square[i / LANES][i % LANES];
         }
     }
+    if (sums) for (int i = 0; i < lanes; ++i) shift[at + i] = base[i / LANES][i % LANES];
 }
 
-#define OVER_CHANNELS(CALL4, CALL1, CALLP)                                \
-    {                                                                     \
-        int64_t c = 0;                                                    \
-        for (; c + 4 * LANES <= d.c; c += 4 * LANES) CALL4;               \
-        for (; c + LANES <= d.c; c += LANES) CALL1;                       \
-        if (c < d.c) { int part = (int)(d.c - c); CALLP; }                \
+template <class T, int B>
+static void backward_block(const T* x, const Norm& norm, int act, const float* taps, const T* g, T* gx, float* gtaps,
+                           const Geometry& d, int64_t first, int64_t last, int64_t at, int lanes, double* sums,
+                           std::vector<float>& scratch) {
+    constexpr int block = B * LANES;
+    int64_t in = d.h * d.w, out = d.oh * d.ow, group = d.group(), kernel = d.k * d.k;
+    scratch.resize((group * (2 * in + out) + 2 * kernel) * block);
+    float *source = scratch.data(), *derivative = source + group * in * block, *gradient = derivative + group * in * block;
+    float *dense_taps = gradient + group * out * block, *dense_gtaps = dense_taps + kernel * block;
+    gather(taps + at, d.c, kernel, lanes, block, dense_taps);
+    std::fill(dense_gtaps, dense_gtaps + kernel * block, 0.f);
+    for (int64_t n = first; n < last; n += group) {
+        int64_t images = std::min(group, last - n);
+        const T* xn = x + n * in * d.c + at;
+        gather(g + n * out * d.c + at, d.c, images * out, lanes, block, gradient);
+        if (norm.scale) { BY_ACTIVATION(act, (prepare<T, ACT>(xn, d.c, images * in, lanes, block, norm.scale + at, norm.offset + at, source, derivative))) }
+        else if (gtaps) gather(xn, d.c, images * in, lanes, block, source);
+        if (gtaps) for (const Geometry::Segment& segment : d.segments) {
+            float* t = dense_gtaps + (int64_t)segment.tap * block;
+            vec sum[B];
+            for (int b = 0; b < B; ++b) sum[b] = load(t + b * LANES);
+            for (int64_t m = 0; m < images; ++m) {
+                const float *sm = source + m * in * block, *gm = gradient + m * out * block;
+                for (int32_t e = segment.begin; e < segment.end; ++e) {
+                    const float *a = sm + (int64_t)d.meetings[e].input * block, *b2 = gm + (int64_t)d.meetings[e].output * block;
+                    for (int b = 0; b < B; ++b) sum[b] += load(a + b * LANES) * load(b2 + b * LANES);
+                }
+            }
+            for (int b = 0; b < B; ++b) store(t + b * LANES, sum[b]);
+        }
+        if (!gx) continue;
+        vec total[B] = {}, dot[B] = {};
+        for (int64_t m = 0; m < images; ++m) {
+            const T* xm = xn + m * in * d.c;
+            T* gxm = gx + (n + m) * in * d.c + at;
+            const float* dm = derivative + m * in * block;
+            convolve<B>(gradient + m * out * block, dense_taps, d.input_start.data(), d.of_input.data(), in, [&](int64_t o, const vec* sum) {
+                for (int b = 0; b < B; ++b) {
+                    int left = lanes - b * LANES;
+                    if (left <= 0) break;
+                    vec v = sum[b];
+                    if (norm.scale) {
+                        v *= load(dm + o * block + b * LANES);
+                        vec away = left >= LANES ? load(xm + o * d.c + b * LANES) - load(norm.mean + at + b * LANES)
+                                                 : load_part(xm + o * d.c + b * LANES, left) - load_part(norm.mean + at + b * LANES, left);
+                        total[b] += v;
+                        dot[b] += v * away;
+                    }
+                    if (left >= LANES) store(gxm + o * d.c + b * LANES, v); else store_part(gxm + o * d.c + b * LANES, v, left);
+                }
+            });
+        }
+        if (norm.scale) for (int i = 0; i < lanes; ++i) {
+            sums[at + i] += total[i / LANES][i % LANES];
+            sums[d.c + at + i] += dot[i / LANES][i % LANES];
+        }
     }
-
-template <class T> static void depthwise_forward(const T* x, const float* wt, T* y, const Shape& d, int threads) {
-    #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-    for (int64_t n = 0; n < d.n; ++n) {
-        const T* xn = x + n * d.h * d.w * d.c;
-        T* yn = y + n * d.oh * d.ow * d.c;
-        OVER_CHANNELS((depthwise_forward_block<T, 4, true>(xn + c, wt + c, yn + c, d, 0)),
-                      (depthwise_forward_block<T, 1, true>(xn + c, wt + c, yn + c, d, 0)),
-                      (depthwise_forward_block<T, 1, false>(xn + c, wt + c, yn + c, d, part)))
-    }
+    if (gtaps) for (int64_t t = 0; t < kernel; ++t) memcpy(gtaps + t * d.c + at, dense_gtaps + t * block, lanes * sizeof(float));
 }
 
+#define OVER_BLOCKS(c, ...)                                                                                   \
+    {                                                                                                          \
+        int64_t at = 0;                                                                                        \
+        for (; at + 4 * LANES <= (c); at += 4 * LANES) { constexpr int B = 4; const int lanes = 4 * LANES; __VA_ARGS__; } \
+        for (; at + 2 * LANES <= (c); at += 2 * LANES) { constexpr int B = 2; const int lanes = 2 * LANES; __VA_ARGS__; } \
+        for (; at < (c); at += LANES) { constexpr int B = 1; const int lanes = (int)std::min<int64_t>(LANES, (c) - at); __VA_ARGS__; } \
+    }
+
+// y = depthwise convolution of activate(scale * x + offset), or of x where scale is null; taps are (k*k, c).
+// Unless mean is null, y's mean and variance are given too.
 template <class T>
-static void depthwise_backward(const T* x, const float* wt, const T* g, T* gx, float* gw, const Shape& d, int threads) {
-    int64_t size = d.k * d.k * d.c, each = (d.n + PARTS - 1) / PARTS;
-    std::vector<float> sums(gw ? PARTS * size : 0, 0.f);
+static void depthwise_forward(const T* x, const float* scale, const float* offset, int act, const float* taps, T* y,
+                              float* mean, float* variance, const int64_t* shape, int threads) {
+    Geometry d(shape, false);
+    int64_t each = (d.n + PARTS - 1) / PARTS;
+    Sums sums(mean ? d.c : 0);
+    std::vector<float> shifts(mean ? PARTS * d.c : 0);
+    std::vector<int64_t> counts(PARTS, 0);
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t q = 0; q < PARTS; ++q) {
-        int64_t first = q * each, last = first + each < d.n ? first + each : d.n;
-        int64_t xs = d.h * d.w * d.c, gs = d.oh * d.ow * d.c;
+        int64_t first = q * each, last = std::min(first + each, d.n);
         if (first >= last) continue;
-        if (gw) {
-            const T* xn = x + first * xs;
-            const T* gn = g + first * gs;
-            float* pw = sums.data() + q * size;
-            int64_t count = last - first;
-            OVER_CHANNELS((depthwise_weight_block<T, 4, true>(xn + c, gn + c, pw + c, d, count, 0)),
-                          (depthwise_weight_block<T, 1, true>(xn + c, gn + c, pw + c, d, count, 0)),
-                          (depthwise_weight_block<T, 1, false>(xn + c, gn + c, pw + c, d, count, part)))
-        }
-        if (gx) for (int64_t n = first; n < last; ++n) {
-            const T* gn = g + n * gs;
-            T* xn = gx + n * xs;
-            OVER_CHANNELS((depthwise_input_block<T, 4, true>(gn + c, wt + c, xn + c, d, 0)),
-                          (depthwise_input_block<T, 1, true>(gn + c, wt + c, xn + c, d, 0)),
-                          (depthwise_input_block<T, 1, false>(gn + c, wt + c, xn + c, d, part)))
-        }
+        counts[q] = (last - first) * d.oh * d.ow;
+        std::vector<float> scratch;
+        float* shift = mean ? &shifts[q * d.c] : nullptr;
+        double* sum = mean ? &sums.values[q * 2 * d.c] : nullptr;
+        OVER_BLOCKS(d.c, (forward_block<T, B>(x, scale, offset, act, taps, y, d, first, last, at, lanes, shift, sum, scratch)))
     }
-    if (gw) for (int64_t i = 0; i < size; ++i) {
+    if (mean) combine_moments(sums, shifts, counts, mean, variance);
+}
+
+// Gradients of the taps (unless null), and of x (unless null), through the batch norm with its weight and bias where
+// norm.scale is not null.
+template <class T>
+static void depthwise_backward(const T* x, const Norm& norm, int act, const float* taps, const T* g, T* gx, float* gtaps,
+                               float* gweight, float* gbias, const int64_t* shape, int threads) {
+    Geometry d(shape, true);
+    int64_t size = d.k * d.k * d.c, each = (d.n + PARTS - 1) / PARTS, rows = d.n * d.h * d.w;
+    Sums sums(d.c);
+    std::vector<float> parts(gtaps ? PARTS * size : 0, 0.f);
+    #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t q = 0; q < PARTS; ++q) {
+        int64_t first = q * each, last = std::min(first + each, d.n);
+        if (first >= last) continue;
+        std::vector<float> scratch;
+        float* out = gtaps ? &parts[q * size] : nullptr;
+        OVER_BLOCKS(d.c, (backward_block<T, B>(x, norm, act, taps, g, gx, out, d, first, last, at, lanes, &sums.values[q * 2 * d.c], scratch)))
+    }
+    if (gtaps) for (int64_t i = 0; i < size; ++i) {
         float s = 0;
-        for (int q = 0; q < PARTS; ++q) s += sums[q * size + i];
-        gw[i] = s;
+        for (int q = 0; q < PARTS; ++q) s += parts[q * size + i];
+        gtaps[i] = s;
     }
+    if (!norm.scale || !gx) return;
+    std::vector<float> slope, constant;
+    finish_sums(sums, norm, rows, gweight, gbias, slope, constant);
+    finish_input<T>(x, gx, gx, rows, d.c, norm.scale, slope.data(), constant.data(), threads);
 }
 
-// ---- batch norm, skip and activation --------------------------------------------------------------------------
+// ---- batch norm, skip, activation, gate -----------------------------------------------------------------------
 
-// y = activate(weight * (x - mean) * inverse_deviation + bias + skip), rows of `c` channels.
-
-template <class T, bool WHOLE>
-INLINE void moments_block(const T* x, int64_t rows, int64_t c, const float* shift, float* sum, float* square, int part) {
-    vec base = WHOLE ? load(shift) : load_part(shift, part), s = {}, q = {};
-    for (int64_t r = 0; r < rows; ++r) {
-        vec v = (WHOLE ? load(x + r * c) : load_part(x + r * c, part)) - base;
-        s += v; q += v * v;
-    }
-    if (WHOLE) { store(sum, load(sum) + s); store(square, load(square) + q); }
-    else { store_part(sum, load_part(sum, part) + s, part); store_part(square, load_part(square, part) + q, part); }
-}
-
-static const int64_t ROW_BLOCK = 32;  // rows taken together, so that a block of them stays in the L1/L2 cache
+// Strips of rows, each inside one image: strip k is rows first .. first + count of the whole.
+struct Strips {
+    int64_t images, rows, each, total;
+    Strips(int64_t n, int64_t r) : images(n), rows(r), each((r + STRIP - 1) / STRIP), total(n * each) {}
+    int64_t image(int64_t k) const { return k / each; }
+    int64_t first(int64_t k) const { return k / each * rows + k % each * STRIP; }
+    int64_t count(int64_t k) const { return std::min(STRIP, rows - k % each * STRIP); }
+};
 
 template <class T>
 static void moments(const T* x, int64_t rows, int64_t c, float* mean, float* variance, int threads) {
-    // Sums of (x - first row) and of its square: shifted, so that a mean far from zero costs no precision.
-    std::vector<double> sums(PARTS * 2 * c, 0.0);
-    std::vector<float> shift(c);
-    for (int64_t i = 0; i < c; i += LANES) {
-        if (c - i >= LANES) store(&shift[i], load(x + i)); else store_part(&shift[i], load_part(x + i, (int)(c - i)), (int)(c - i));
-    }
-    int64_t each = (rows + PARTS - 1) / PARTS;
+    Strips strips(1, rows);
+    int64_t each = (strips.total + PARTS - 1) / PARTS;
+    Sums sums(c);
+    std::vector<float> shifts(PARTS * c);
+    std::vector<int64_t> counts(PARTS, 0);
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t q = 0; q < PARTS; ++q) {
-        int64_t first = q * each, last = first + each < rows ? first + each : rows;
+        int64_t begin = q * each, end = std::min(begin + each, strips.total), pending = 0;
+        if (begin >= end) continue;
+        float* shift = &shifts[q * c];
+        OVER_VECTORS(c, (put<WHOLE>(shift + i, get<WHOLE>(x + strips.first(begin) * c + i, part), part)))
         std::vector<float> local(2 * c);
-        double* out = &sums[q * 2 * c];
-        for (int64_t r0 = first; r0 < last; r0 += 8 * ROW_BLOCK) {
-            int64_t end = r0 + 8 * ROW_BLOCK < last ? r0 + 8 * ROW_BLOCK : last;
-            std::fill(local.begin(), local.end(), 0.f);
-            for (int64_t r = r0; r < end; r += ROW_BLOCK) {
-                int64_t n = end - r < ROW_BLOCK ? end - r : ROW_BLOCK;
-                int64_t i = 0;
-                for (; i + LANES <= c; i += LANES) moments_block<T, true>(x + r * c + i, n, c, &shift[i], &local[i], &local[c + i], 0);
-                if (i < c) moments_block<T, false>(x + r * c + i, n, c, &shift[i], &local[i], &local[c + i], (int)(c - i));
+        for (int64_t k = begin; k < end; ++k) {
+            int64_t count = strips.count(k);
+            OVER_VECTORS(c, {
+                vec base = get<WHOLE>(shift + i, part), s = {}, t = {};
+                const T* p = x + strips.first(k) * c + i;
+                for (int64_t r = 0; r < count; ++r, p += c) { vec v = get<WHOLE>(p, part) - base; s += v; t += v * v; }
+                put<WHOLE>(&local[i], get<WHOLE>(&local[i], part) + s, part);
+                put<WHOLE>(&local[c + i], get<WHOLE>(&local[c + i], part) + t, part);
+            })
+            counts[q] += count;
+            if ((pending += count) >= 8 * STRIP || k + 1 == end) {
+                sums.add(q, &local[0], &local[c]);
+                std::fill(local.begin(), local.end(), 0.f);
+                pending = 0;
             }
-            for (int64_t i = 0; i < 2 * c; ++i) out[i] += local[i];
         }
     }
-    for (int64_t i = 0; i < c; ++i) {
-        double s = 0, q = 0;
-        for (int p = 0; p < PARTS; ++p) { s += sums[p * 2 * c + i]; q += sums[p * 2 * c + c + i]; }
-        double m = s / rows, v = q / rows - m * m;
-        mean[i] = (float)(shift[i] + m);
-        variance[i] = (float)(v > 0 ? v : 0);
-    }
+    combine_moments(sums, shifts, counts, mean, variance);
 }
 
-template <class T, int A, bool WHOLE>
-INLINE void apply_block(const T* x, const T* skip, T* y, int64_t rows, int64_t c, const float* scale, const float* offset, int part) {
-    vec a = WHOLE ? load(scale) : load_part(scale, part), b = WHOLE ? load(offset) : load_part(offset, part);
-    for (int64_t r = 0; r < rows; ++r) {
-        vec z = (WHOLE ? load(x + r * c) : load_part(x + r * c, part)) * a + b;
-        if (skip) z += WHOLE ? load(skip + r * c) : load_part(skip + r * c, part);
-        z = activate<A>(z);
-        WHOLE ? store(y + r * c, z) : store_part(y + r * c, z, part);
-    }
-}
-
+// y = activate(scale * x + offset + skip) * gate; skip (like x) and gate (images, c) may be null.
 template <class T, int A>
-static void apply(const T* x, const T* skip, T* y, int64_t rows, int64_t c, const float* scale, const float* offset, int threads) {
-    int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+static void apply(const T* x, const T* skip, const float* gate, T* y, const Strips& strips, int64_t c, const float* scale,
+                  const float* offset, int threads) {
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 8)
-    for (int64_t k = 0; k < blocks; ++k) {
-        int64_t r = k * ROW_BLOCK, n = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK, i = 0;
-        for (; i + LANES <= c; i += LANES)
-            apply_block<T, A, true>(x + r * c + i, skip ? skip + r * c + i : nullptr, y + r * c + i, n, c, scale + i, offset + i, 0);
-        if (i < c)
-            apply_block<T, A, false>(x + r * c + i, skip ? skip + r * c + i : nullptr, y + r * c + i, n, c, scale + i, offset + i, (int)(c - i));
+    for (int64_t k = 0; k < strips.total; ++k) {
+        int64_t first = strips.first(k), count = strips.count(k);
+        const float* gates = gate ? gate + strips.image(k) * c : nullptr;
+        OVER_VECTORS(c, {
+            vec a = get<WHOLE>(scale + i, part), b = get<WHOLE>(offset + i, part), m = {};
+            if (gates) m = get<WHOLE>(gates + i, part);
+            int64_t at = first * c + i;
+            for (int64_t r = 0; r < count; ++r, at += c) {
+                vec z = get<WHOLE>(x + at, part) * a + b;
+                if (skip) z += get<WHOLE>(skip + at, part);
+                z = activate<A>(z);
+                if (gates) z *= m;
+                put<WHOLE>(y + at, z, part);
+            }
+        })
     }
 }
 
-// z is the activation's input; d = gradient at z. Sums of d and of d * (x - mean); with `store_d`, d is written.
-template <class T, int A, bool WHOLE>
-INLINE void reduce_block(const T* x, const T* skip, const T* g, T* d_out, int64_t rows, int64_t c, const float* scale, const float* offset,
-                         const float* mean, float* sum, float* dot, int part) {
-    vec a = WHOLE ? load(scale) : load_part(scale, part), b = WHOLE ? load(offset) : load_part(offset, part);
-    vec m = WHOLE ? load(mean) : load_part(mean, part), s = {}, t = {};
-    for (int64_t r = 0; r < rows; ++r) {
-        vec v = WHOLE ? load(x + r * c) : load_part(x + r * c, part);
-        vec d = WHOLE ? load(g + r * c) : load_part(g + r * c, part);
-        if (A != IDENTITY) {
-            vec z = v * a + b;
-            if (skip) z += WHOLE ? load(skip + r * c) : load_part(skip + r * c, part);
-            d = activate_backward<A>(z, d);
-        }
-        if (d_out) { WHOLE ? store(d_out + r * c, d) : store_part(d_out + r * c, d, part); }
-        s += d; t += d * (v - m);
-    }
-    if (WHOLE) { store(sum, load(sum) + s); store(dot, load(dot) + t); }
-    else { store_part(sum, load_part(sum, part) + s, part); store_part(dot, load_part(dot, part) + t, part); }
-}
-
-// gx = a * (d - mean(d) - (x - mean) * k), written as a * d + x * p + o with p, o of each channel.
-template <class T, int A, bool WHOLE>
-INLINE void input_block(const T* x, const T* g, T* gx, int64_t rows, int64_t c, const float* scale, const float* offset,
-                        const float* slope, const float* constant, int part) {
-    vec a = WHOLE ? load(scale) : load_part(scale, part), b = WHOLE ? load(offset) : load_part(offset, part);
-    vec p = WHOLE ? load(slope) : load_part(slope, part), o = WHOLE ? load(constant) : load_part(constant, part);
-    for (int64_t r = 0; r < rows; ++r) {
-        vec v = WHOLE ? load(x + r * c) : load_part(x + r * c, part);
-        vec d = WHOLE ? load(g + r * c) : load_part(g + r * c, part);
-        if (A != IDENTITY) d = activate_backward<A>(v * a + b, d);
-        d = d * a + (v * p + o);
-        WHOLE ? store(gx + r * c, d) : store_part(gx + r * c, d, part);
-    }
-}
-
-// gx may be null; gskip (with skip) takes the gradient at z.
+// Per image and channel: the mean of activate(scale * x + offset), or with g the sum of g * that.
 template <class T, int A>
-static void normalise_backward(const T* x, const T* skip, const T* g, T* gx, T* gskip, int64_t rows, int64_t c, const float* mean, const float* inverse,
-                               const float* weight, const float* scale, const float* offset, float* gweight, float* gbias, int threads) {
-    std::vector<double> sums(PARTS * 2 * c, 0.0);
-    int64_t each = (rows + PARTS - 1) / PARTS;
+static void pool(const T* x, const T* g, float* pooled, int64_t images, int64_t rows, int64_t c, const float* scale,
+                 const float* offset, int threads) {
+    #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
+    for (int64_t n = 0; n < images; ++n) OVER_VECTORS(c, {
+        vec a = get<WHOLE>(scale + i, part), b = get<WHOLE>(offset + i, part), s = {};
+        int64_t at = n * rows * c + i;
+        for (int64_t r = 0; r < rows; ++r, at += c) {
+            vec z = activate<A>(get<WHOLE>(x + at, part) * a + b);
+            s += g ? z * get<WHOLE>(g + at, part) : z;
+        }
+        put<WHOLE>(pooled + n * c + i, g ? s : s * (1.f / rows), part);
+    })
+}
+
+// The way back of `apply`: with d = (g * gate + more) * activate'(scale * x + offset + skip), gx is d taken through
+// the batch norm, and gskip (null without skip) is d. gate and more are (images, c) or null.
+template <class T, int A>
+static void normalise_backward(const T* x, const T* skip, const T* g, const float* gate, const float* more, T* gx, T* gskip,
+                               const Strips& strips, int64_t c, const Norm& norm, float* gweight, float* gbias, int threads) {
+    bool same = A == IDENTITY && !gate;  // d is g
+    T* d_out = same ? nullptr : gskip ? gskip : gx;
+    int64_t each = (strips.total + PARTS - 1) / PARTS;
+    Sums sums(c);
     #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
     for (int64_t q = 0; q < PARTS; ++q) {
-        int64_t first = q * each, last = first + each < rows ? first + each : rows;
+        int64_t begin = q * each, end = std::min(begin + each, strips.total), pending = 0;
         std::vector<float> local(2 * c);
-        double* out = &sums[q * 2 * c];
-        for (int64_t r0 = first; r0 < last; r0 += 8 * ROW_BLOCK) {
-            int64_t end = r0 + 8 * ROW_BLOCK < last ? r0 + 8 * ROW_BLOCK : last;
-            std::fill(local.begin(), local.end(), 0.f);
-            for (int64_t r = r0; r < end; r += ROW_BLOCK) {
-                int64_t n = end - r < ROW_BLOCK ? end - r : ROW_BLOCK, i = 0, o = r * c;
-                for (; i + LANES <= c; i += LANES)
-                    reduce_block<T, A, true>(x + o + i, skip ? skip + o + i : nullptr, g + o + i, gskip ? gskip + o + i : nullptr, n, c, scale + i, offset + i, mean + i, &local[i], &local[c + i], 0);
-                if (i < c)
-                    reduce_block<T, A, false>(x + o + i, skip ? skip + o + i : nullptr, g + o + i, gskip ? gskip + o + i : nullptr, n, c, scale + i, offset + i, mean + i, &local[i], &local[c + i], (int)(c - i));
-            }
-            for (int64_t i = 0; i < 2 * c; ++i) out[i] += local[i];
-        }
-    }
-    std::vector<float> slope(c), constant(c);
-    for (int64_t i = 0; i < c; ++i) {
-        double s = 0, t = 0;
-        for (int p = 0; p < PARTS; ++p) { s += sums[p * 2 * c + i]; t += sums[p * 2 * c + c + i]; }
-        gbias[i] = (float)s;
-        gweight[i] = (float)(t * inverse[i]);
-        double a = (double)weight[i] * inverse[i];
-        double k = t * inverse[i] * inverse[i] / rows;  // slope of the part along x
-        slope[i] = (float)(-a * k);
-        constant[i] = (float)(a * (k * mean[i] - s / rows));
-    }
-    if (!gx) return;
-    int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
-    #pragma omp parallel for num_threads(threads) schedule(dynamic, 8)
-    for (int64_t k = 0; k < blocks; ++k) {
-        int64_t r = k * ROW_BLOCK, n = rows - r < ROW_BLOCK ? rows - r : ROW_BLOCK, i = 0, o = r * c;
-        for (; i < c; i += LANES) {
-            bool whole = i + LANES <= c;
-            int part = whole ? 0 : (int)(c - i);
-            if (gskip) {
-                if (whole) input_block<T, IDENTITY, true>(x + o + i, gskip + o + i, gx + o + i, n, c, scale + i, offset + i, &slope[i], &constant[i], 0);
-                else input_block<T, IDENTITY, false>(x + o + i, gskip + o + i, gx + o + i, n, c, scale + i, offset + i, &slope[i], &constant[i], part);
-            } else {
-                if (whole) input_block<T, A, true>(x + o + i, g + o + i, gx + o + i, n, c, scale + i, offset + i, &slope[i], &constant[i], 0);
-                else input_block<T, A, false>(x + o + i, g + o + i, gx + o + i, n, c, scale + i, offset + i, &slope[i], &constant[i], part);
+        for (int64_t k = begin; k < end; ++k) {
+            int64_t first = strips.first(k), count = strips.count(k), image = strips.image(k) * c;
+            OVER_VECTORS(c, {
+                vec a = get<WHOLE>(norm.scale + i, part), b = get<WHOLE>(norm.offset + i, part), mean = get<WHOLE>(norm.mean + i, part);
+                vec s = {}, t = {}, gates = {}, extra = {};
+                if (gate) { gates = get<WHOLE>(gate + image + i, part); extra = get<WHOLE>(more + image + i, part); }
+                int64_t at = first * c + i;
+                for (int64_t r = 0; r < count; ++r, at += c) {
+                    vec v = get<WHOLE>(x + at, part), d = get<WHOLE>(g + at, part);
+                    if (gate) d = d * gates + extra;
+                    if (A != IDENTITY) {
+                        vec z = v * a + b;
+                        if (skip) z += get<WHOLE>(skip + at, part);
+                        d = activate_backward<A>(z, d);
+                    }
+                    if (d_out) put<WHOLE>(d_out + at, d, part);
+                    s += d;
+                    t += d * (v - mean);
+                }
+                put<WHOLE>(&local[i], get<WHOLE>(&local[i], part) + s, part);
+                put<WHOLE>(&local[c + i], get<WHOLE>(&local[c + i], part) + t, part);
+            })
+            if ((pending += count) >= 8 * STRIP || k + 1 == end) {
+                sums.add(q, &local[0], &local[c]);
+                std::fill(local.begin(), local.end(), 0.f);
+                pending = 0;
             }
         }
     }
+    std::vector<float> slope, constant;
+    int64_t rows = strips.images * strips.rows;
+    finish_sums(sums, norm, rows, gweight, gbias, slope, constant);
+    if (gx) finish_input<T>(x, same ? g : d_out, gx, rows, c, norm.scale, slope.data(), constant.data(), threads);
 }
 
-#define BY_ACTIVATION(A, CALL)                                          \
-    switch (A) {                                                        \
-        case IDENTITY: { constexpr int ACT = IDENTITY; CALL; break; }   \
-        case RELU: { constexpr int ACT = RELU; CALL; break; }           \
-        case RELU6: { constexpr int ACT = RELU6; CALL; break; }         \
-        case SILU: { constexpr int ACT = SILU; CALL; break; }           \
-        case HARDSWISH: { constexpr int ACT = HARDSWISH; CALL; break; } \
-    }
+// ---- the interface: each function for float32 and for bfloat16 maps ------------------------------------------
 
-#define INTERFACE(SUFFIX, T)                                                                                                        \
-    extern "C" void depthwise_forward_##SUFFIX(const T* x, const float* wt, T* y, const int64_t* d, int threads) {                  \
-        depthwise_forward<T>(x, wt, y, Shape{d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8]}, threads);                       \
-    }                                                                                                                               \
-    extern "C" void depthwise_backward_##SUFFIX(const T* x, const float* wt, const T* g, T* gx, float* gw, const int64_t* d, int threads) { \
-        depthwise_backward<T>(x, wt, g, gx, gw, Shape{d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7], d[8]}, threads);              \
-    }                                                                                                                               \
-    extern "C" void moments_##SUFFIX(const T* x, int64_t rows, int64_t c, float* mean, float* variance, int threads) {              \
-        moments<T>(x, rows, c, mean, variance, threads);                                                                            \
-    }                                                                                                                               \
-    extern "C" void apply_##SUFFIX(const T* x, const T* skip, T* y, int64_t rows, int64_t c, const float* scale, const float* offset, \
-                                   int act, int threads) {                                                                          \
-        BY_ACTIVATION(act, (apply<T, ACT>(x, skip, y, rows, c, scale, offset, threads)))                                            \
-    }                                                                                                                               \
-    extern "C" void normalise_backward_##SUFFIX(const T* x, const T* skip, const T* g, T* gx, T* gskip, int64_t rows, int64_t c,    \
-                                                const float* mean, const float* inverse, const float* weight, const float* scale,   \
-                                                const float* offset, float* gweight, float* gbias, int act, int threads) {          \
-        BY_ACTIVATION(act, (normalise_backward<T, ACT>(x, skip, g, gx, gskip, rows, c, mean, inverse, weight, scale, offset,        \
-                                                       gweight, gbias, threads)))                                                   \
+#define INTERFACE(TYPE, T)                                                                                             \
+    extern "C" void depthwise_forward_##TYPE(const T* x, const float* scale, const float* offset, int act,             \
+                                             const float* taps, T* y, float* mean, float* variance,                    \
+                                             const int64_t* shape, int threads) {                                      \
+        depthwise_forward<T>(x, scale, offset, act, taps, y, mean, variance, shape, threads);                          \
+    }                                                                                                                  \
+    extern "C" void depthwise_backward_##TYPE(const T* x, const float* scale, const float* offset, const float* mean,  \
+                                              const float* inverse, const float* weight, int act, const float* taps,   \
+                                              const T* g, T* gx, float* gtaps, float* gweight, float* gbias,           \
+                                              const int64_t* shape, int threads) {                                     \
+        depthwise_backward<T>(x, Norm{scale, offset, mean, inverse, weight}, act, taps, g, gx, gtaps, gweight, gbias,  \
+                              shape, threads);                                                                         \
+    }                                                                                                                  \
+    extern "C" void moments_##TYPE(const T* x, int64_t rows, int64_t c, float* mean, float* variance, int threads) {   \
+        moments<T>(x, rows, c, mean, variance, threads);                                                               \
+    }                                                                                                                  \
+    extern "C" void apply_##TYPE(const T* x, const T* skip, const float* gate, T* y, int64_t images, int64_t rows,     \
+                                 int64_t c, const float* scale, const float* offset, int act, int threads) {           \
+        BY_ACTIVATION(act, (apply<T, ACT>(x, skip, gate, y, Strips(images, rows), c, scale, offset, threads)))         \
+    }                                                                                                                  \
+    extern "C" void pool_##TYPE(const T* x, const T* g, float* pooled, int64_t images, int64_t rows, int64_t c,        \
+                                const float* scale, const float* offset, int act, int threads) {                       \
+        BY_ACTIVATION(act, (pool<T, ACT>(x, g, pooled, images, rows, c, scale, offset, threads)))                      \
+    }                                                                                                                  \
+    extern "C" void normalise_backward_##TYPE(const T* x, const T* skip, const T* g, const float* gate,                \
+                                              const float* more, T* gx, T* gskip, int64_t images, int64_t rows,        \
+                                              int64_t c, const float* mean, const float* inverse, const float* weight, \
+                                              const float* scale, const float* offset, float* gweight, float* gbias,   \
+                                              int act, int threads) {                                                  \
+        BY_ACTIVATION(act, (normalise_backward<T, ACT>(x, skip, g, gate, more, gx, gskip, Strips(images, rows), c,     \
+                                                       Norm{scale, offset, mean, inverse, weight}, gweight, gbias,     \
+                                                       threads)))                                                      \
     }
 
 INTERFACE(float32, float)

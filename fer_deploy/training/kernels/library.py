@@ -30,12 +30,14 @@ _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-ffp-contrac
 
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _SIGNATURES = {
-    "depthwise_forward": (*[_POINTER] * 4, _INT),
-    "depthwise_backward": (*[_POINTER] * 6, _INT),
+    "depthwise_forward": (*[_POINTER] * 3, _INT, *[_POINTER] * 5, _INT),
+    "depthwise_backward": (*[_POINTER] * 6, _INT, *[_POINTER] * 7, _INT),
     "moments": (_POINTER, _LONG, _LONG, _POINTER, _POINTER, _INT),
-    "apply": (*[_POINTER] * 3, _LONG, _LONG, _POINTER, _POINTER, _INT, _INT),
-    "normalise_backward": (*[_POINTER] * 5, _LONG, _LONG, *[_POINTER] * 7, _INT, _INT),
+    "apply": (*[_POINTER] * 4, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _INT),
+    "pool": (*[_POINTER] * 3, _LONG, _LONG, _LONG, _POINTER, _POINTER, _INT, _INT),
+    "normalise_backward": (*[_POINTER] * 7, _LONG, _LONG, _LONG, *[_POINTER] * 7, _INT, _INT),
 }
+"""The functions of kernels.cpp, each there for float32 and for bfloat16 maps."""
 
 
 @cache
@@ -63,7 +65,9 @@ def build(folder: Path) -> Path:
     """
     compiler = find_compiler()
     if compiler is None:
-        raise RuntimeError("no C++ compiler found (tried $CXX, c++, g++, clang++); installing g++ makes training faster")
+        raise RuntimeError(
+            "no C++ compiler found (tried $CXX, c++, g++, clang++); installing g++ makes training faster"
+        )
     source = files(__package__).joinpath("kernels.cpp").read_text(encoding="utf-8")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
     recipe = "\0".join((source, *_FLAGS, compiler, version, _processor(), sys.platform))
@@ -115,7 +119,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )
 
 
 def _one_line(error: Exception) -> str:

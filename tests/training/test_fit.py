@@ -1,0 +1,390 @@
+"""Training as a whole: it learns, it records, it stops and goes on to the same bits, and it refuses what cannot be meant."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
+from fer_deploy.faces import Dataset, Faces
+from fer_deploy.recipes import Distillation, Network, Optimiser, Recipe, Stage, apply_settings
+from fer_deploy.training.curves import draw_curves
+from fer_deploy.training.devices import choose_device
+from fer_deploy.training.fit import EpochRow, Settings, Silent, fit_temperature, train
+from fer_deploy.training.run import Run, list_runs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CPU = Settings(device="cpu")
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, small_recipe: Recipe, few_faces: Dataset) -> Path:
+    """A workspace in which the small recipe was trained without a break."""
+    workspace = tmp_path_factory.mktemp("finished")
+    assert train(small_recipe, few_faces, workspace=workspace, settings=CPU).status == "complete"
+    return workspace
+
+
+def test_the_run_folder_says_what_was_done(finished: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    folder = finished / "training" / "small"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "complete"
+    assert record["epochs_run"] == 7
+    assert record["weights_sha256"] == sha256(folder / "weights.safetensors")
+    assert record["data"]["sha256"] == few_faces.sha256
+    assert record["images_seen"] == 4 * (280 // 32) * 32 + 3 * (280 // 16) * 16
+    assert record["gflops"] > 0
+    assert not (folder / "checkpoint.safetensors").exists()
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 8)]
+    assert [row["stage"] for row in rows] == ["1"] * 4 + ["2"] * 3
+    assert set(rows[0]) == {entry.name for entry in dataclasses.fields(EpochRow)}
+    run = Run.open(folder)
+    assert run.recipe == small_recipe
+    assert [each.name for each in list_runs(finished)] == ["small"]
+    assert record["best"]["epoch"] in range(1, 8)
+
+
+def test_the_rounded_weights_score_what_the_record_says(finished: Path, few_faces: Dataset) -> None:
+    run = Run.open(finished / "training" / "small")
+    network = run.network()
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            assert torch.equal(tensor, tensor.half().float())
+    faces = torch.from_numpy(few_faces.validation.images).float().unsqueeze(1).sub(127.5).div(127.5)
+    with torch.no_grad():
+        right = network(faces).argmax(1).numpy() == few_faces.validation.labels
+    assert run.validation_accuracy == pytest.approx(right.mean())
+    assert 0.05 < run.temperature < 20
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    from fer_deploy.faces.synthetic import synthetic_dataset
+
+    stage = Stage(epochs=8, batch_size=32, optimiser=Optimiser(lr=4e-3, weight_decay=0.01))
+    network = Network("plain", options={"widths": (8, 16, 32), "depths": (1, 1, 1), "dropout": 0.0})
+    recipe = Recipe("learner", "a small network", network, (stage,))
+    outcome = train(recipe, synthetic_dataset(1400), workspace=tmp_path, settings=CPU)
+    assert outcome.run().validation_accuracy > 0.6  # one in seven by chance
+
+
+def test_a_complete_run_is_left_alone(finished: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    before = {path.name: (sha256(path), path.stat().st_mtime_ns) for path in (finished / "training/small").iterdir()}
+    assert train(small_recipe, few_faces, workspace=finished, settings=CPU).status == "already complete"
+    after = {path.name: (sha256(path), path.stat().st_mtime_ns) for path in (finished / "training/small").iterdir()}
+    assert after == before
+
+
+@pytest.mark.parametrize("stops", [(1,), (9, 10, 23), (8, 16, 24, 32, 40, 60)])
+def test_a_stopped_run_ends_with_the_same_weights(
+    stops: tuple[int, ...], tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    """Stops within epochs, at their ends, at a stage's end; the batches are counted over all calls."""
+    seen = 0
+
+    def should_stop() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen in stops
+
+    statuses = []
+    while not statuses or statuses[-1] == "stopped":
+        statuses.append(train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop).status)
+    assert statuses == ["stopped"] * len(stops) + ["complete"]
+    name = "training/small/weights.safetensors"
+    assert sha256(tmp_path / name) == sha256(finished / name)
+
+
+def test_a_time_limit_ends_cleanly_and_the_next_call_goes_on(
+    tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    limited = dataclasses.replace(CPU, limit_seconds=5.2)  # five seconds are kept back for validating and saving
+    outcome = train(small_recipe, few_faces, workspace=tmp_path, settings=limited)
+    assert outcome.status == "stopped"
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+    name = "training/small/weights.safetensors"
+    assert sha256(tmp_path / name) == sha256(finished / name)
+
+
+KILLED = """
+import os, sys, time, random, signal, json
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from conftest import SMALL
+from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.recipes import parse_recipe, apply_settings
+from fer_deploy.training.fit import train, Settings
+workspace = Path(sys.argv[1])
+recipe = apply_settings(parse_recipe(SMALL, source="small.toml"), ["stage.0.epochs=12", "stage.1.epochs=8"])
+faces = synthetic_dataset(280)
+faces.sha256, faces.copies
+settings = Settings(device="cpu", checkpoint_seconds=0.0)
+
+def run(where):
+    train(recipe, faces, workspace=where, settings=settings)
+
+random.seed(5)
+folder = workspace / "killed" / "training" / "small"
+kills, grew, before, longest = 0, True, b"", 0.25
+while True:
+    child = os.fork()
+    if child == 0:
+        try:
+            run(workspace / "killed")
+        finally:
+            os._exit(0)
+    if kills < 30:
+        time.sleep(random.uniform(0.05, longest))
+    done, _ = os.waitpid(child, os.WNOHANG if kills < 30 else 0)
+    if not done:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+    history = folder / "history.csv"
+    now = history.read_bytes() if history.exists() else b""
+    grew = grew and now.startswith(before)
+    longest = 0.25 if len(now) > len(before) else longest * 1.2  # a slow machine gets more time
+    before = now
+    record = folder / "run.json"
+    if record.exists() and json.loads(record.read_text())["status"] == "complete":
+        break
+run(workspace / "whole")
+print(json.dumps({"kills": kills, "grew": grew}))
+"""
+
+
+def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    """A real process is killed at random at least 20 times; history.csv only grows, and the weights are the same bits."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)],
+        capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] >= 20
+    assert told["grew"]
+    name = "training/small/weights.safetensors"
+    assert sha256(tmp_path / "killed" / name) == sha256(tmp_path / "whole" / name)
+    leftovers = [path.name for path in (tmp_path / "killed/training/small").iterdir() if path.suffix == ".partial"]
+    assert len(leftovers) <= told["kills"]  # a kill may leave a temporary file; nothing reads one
+
+
+def test_a_full_disk_leaves_what_was_saved(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    """The kernel refuses a write half-way (a limit on file size stands in for the disk); the old checkpoint is whole."""
+    seen = 0
+
+    def should_stop() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen == 20
+
+    train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop)
+    folder = tmp_path / "training" / "small"
+    before = {path.name: sha256(path) for path in folder.iterdir()}
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises((OSError, Exception), match=r"(?i)too large|i/o error"):
+            train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, checkpoint_seconds=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: sha256(path) for path in folder.iterdir()} == before
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "stage.0.optimiser.lr=1e-3"}, r"another recipe.stage.0.optimiser.lr \(0.004 there, 0.001 here\)"),
+        ({"seed": 1}, r"another seed \(0 there, 1 here\)"),
+        ({"data": 140}, "another data"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    change: dict[str, object], message: str, finished: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    from fer_deploy.faces.synthetic import synthetic_dataset
+
+    recipe = apply_settings(small_recipe, [str(change["recipe"])]) if "recipe" in change else small_recipe
+    faces = synthetic_dataset(140) if "data" in change else few_faces
+    settings = dataclasses.replace(CPU, seed=int(str(change.get("seed", 0))))
+    with pytest.raises(RunError, match=message):
+        train(recipe, faces, workspace=finished, settings=settings)
+
+
+def test_damaged_files_get_one_line(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    calls = iter([False] * 10 + [True] * 1000)
+    train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda: next(calls))
+    checkpoint = tmp_path / "training/small/checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=r"checkpoint is damaged .*--restart"):
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, restart=True)).status == "complete"
+    weights = tmp_path / "training/small/weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match="does not match its record"):
+        Run.open(tmp_path / "training/small").network()
+    with pytest.raises(RunError, match="there is no run here: train it with `ferdeploy train none`"):
+        Run.open(tmp_path / "training/none")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path: Path, few_faces: Dataset) -> None:
+    stages = (
+        Stage(epochs=1, batch_size=64, optimiser=Optimiser(lr=1e-4)),
+        Stage(epochs=3, batch_size=64, optimiser=Optimiser(name="sgd", lr=10.0, betas=(0.99, 0.9))),
+    )
+    recipe = Recipe("wild", "far too fast", Network("plain", options={"widths": (4,), "depths": (2,), "branches": False}), stages)
+
+    with pytest.raises(TrainingError) as caught:
+        _train_with_nan(recipe, few_faces, tmp_path)
+    assert "the loss is not finite in epoch 2, batch 3, at learning rate 10" in str(caught.value)
+    assert "the best weights so far (epoch 1) are kept" in str(caught.value)
+    run = Run.open(tmp_path / "training/wild", partial=True)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in run.network().state_dict().values())
+
+
+def _train_with_nan(recipe: Recipe, faces: Dataset, workspace: Path) -> None:
+    from fer_deploy.training import fit
+
+    real, calls = fit.loss_on_targets, 0
+
+    def broken(logits: torch.Tensor, targets: torch.Tensor, loss: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        value = real(logits, targets, loss)  # type: ignore[arg-type]
+        return value * float("nan") if calls == 280 // 64 + 3 else value
+
+    fit.loss_on_targets = broken  # type: ignore[assignment]
+    try:
+        train(recipe, faces, workspace=workspace, settings=CPU)
+    finally:
+        fit.loss_on_targets = real
+
+
+def test_patience_ends_a_stage(tmp_path: Path, few_faces: Dataset) -> None:
+    stage = Stage(epochs=50, patience=2, batch_size=64, optimiser=Optimiser(name="sgd", lr=1e-9))
+    recipe = Recipe("still", "does not move", Network("plain", options={"widths": (4,), "depths": (1,)}), (stage,))
+    outcome = train(recipe, few_faces, workspace=tmp_path, settings=CPU)
+    rows = list(csv.DictReader((outcome.folder / "history.csv").open()))
+    best = max(range(len(rows)), key=lambda i: float(rows[i]["validation_accuracy"]))
+    assert len(rows) == best + 1 + 2 < 50
+
+
+def test_a_later_stage_starts_from_the_best_weights_of_the_one_before(tmp_path: Path, few_faces: Dataset) -> None:
+    """The second stage's rate is too small to change anything, so its accuracy is the first stage's best."""
+    first = Stage(epochs=5, batch_size=32, optimiser=Optimiser(lr=0.02), ema=0.5)
+    second = Stage(epochs=1, batch_size=64, optimiser=Optimiser(lr=1e-12))
+    network = Network("plain", options={"widths": (4, 8), "depths": (1, 1), "dropout": 0.0})
+    recipe = Recipe("handed-over", "two stages", network, (first, second))
+    outcome = train(recipe, few_faces, workspace=tmp_path, settings=CPU)
+    accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader((outcome.folder / "history.csv").open())]
+    assert max(accuracies[:5]) != pytest.approx(accuracies[4], abs=1e-6) or max(accuracies[:5]) == accuracies[4]
+    assert accuracies[5] == pytest.approx(max(accuracies[:5]), abs=0.05)  # batch norm's statistics still move
+
+
+def test_teachers_are_asked_once_and_their_answers_kept(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
+    import shutil
+
+    shutil.copytree(finished / "training", tmp_path / "training")
+
+    class Ears(Silent):
+        def __init__(self) -> None:
+            self.heard: list[str] = []
+
+        def message(self, text: str) -> None:
+            self.heard.append(text)
+
+    def student(name: str, view: str) -> Recipe:
+        distillation = Distillation(teachers=("small",), view=view, views=2, weight=0.7)  # type: ignore[arg-type]
+        stage = Stage(epochs=4, batch_size=32, optimiser=Optimiser(lr=4e-3))
+        return dataclasses.replace(small_recipe, name=name, distillation=distillation, stages=(stage,))
+
+    first = Ears()
+    train(student("one", "cached"), few_faces, workspace=tmp_path, settings=CPU, watcher=first)
+    assert sum("asking 1 teachers" in line for line in first.heard) == 2  # two views, four epochs
+    second = Ears()
+    train(student("two", "cached"), few_faces, workspace=tmp_path, settings=CPU, watcher=second)
+    assert not second.heard
+    name = "weights.safetensors"
+    assert sha256(tmp_path / "training/one" / name) == sha256(tmp_path / "training/two" / name)
+    kept = next((tmp_path / "training/.soft_targets").iterdir())
+    kept.write_bytes(b"broken")
+    third = Ears()
+    train(student("three", "cached"), few_faces, workspace=tmp_path, settings=CPU, watcher=third)
+    assert any("damaged" in line for line in third.heard)
+    assert sha256(tmp_path / "training/three" / name) == sha256(tmp_path / "training/one" / name)
+    for view in ("same", "plain"):
+        assert train(student(view, view), few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+    with pytest.raises(RunError, match="there is no run here"):
+        missing = dataclasses.replace(student("four", "same"), distillation=Distillation(teachers=("nobody",)))
+        train(missing, few_faces, workspace=tmp_path, settings=CPU)
+
+
+def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
+    recipe = dataclasses.replace(small_recipe, name="plus", labels="ferplus", stages=small_recipe.stages[1:])
+    with pytest.raises(DataError, match=r"fer2013new.csv"):
+        train(recipe, few_faces, workspace=tmp_path, settings=CPU)
+    order = [4, 5, 6, 1, 3, 2, 0]  # where anger, disgust, fear, happiness, sadness, surprise, neutral stand in FER+
+
+    def vote(faces: Faces) -> Faces:
+        votes = np.zeros((len(faces), 10), np.uint8)
+        votes[np.arange(len(faces)), [order[label] for label in faces.labels]] = 8
+        votes[:, 7] = 1
+        votes[0], votes[1, 8] = 0, 9  # one without votes, one mostly unknown
+        return dataclasses.replace(faces, votes=votes)
+
+    voted = dataclasses.replace(few_faces, training=vote(few_faces.training), validation=vote(few_faces.validation))
+    record = train(recipe, voted, workspace=tmp_path, settings=CPU).run().record
+    assert record["data"]["training_rows"] == len(few_faces.training) - 2
+    assert record["recipe"]["labels"] == "ferplus"
+
+
+def test_copies_of_later_faces_are_left_out(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
+    images = few_faces.training.images.copy()
+    images[:5] = few_faces.test.images[:5]
+    copied = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, images=images))
+    recipe = dataclasses.replace(small_recipe, stages=small_recipe.stages[1:])
+    record = train(recipe, copied, workspace=tmp_path, settings=CPU).run().record
+    assert record["data"]["copies_left_out"] == 5
+    assert record["data"]["training_rows"] == len(images) - 5
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    absent = "cuda" if not torch.cuda.is_available() else "mps"
+    with pytest.raises(UnavailableError, match="use --device cpu"):
+        choose_device(absent)
+
+
+def test_temperature_is_the_one_that_was_hidden() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20000, 7, generator=generator, dtype=torch.float64) * 2
+    truth = torch.multinomial(torch.softmax(logits, 1), 1, generator=generator).squeeze(1)
+    assert fit_temperature(logits * 1.7, truth) == pytest.approx(1.7, rel=0.03)
+
+
+def test_curves_are_drawn(finished: Path) -> None:
+    assert draw_curves(finished / "training/small").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RunError, match="no history"):
+        draw_curves(finished)
