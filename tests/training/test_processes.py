@@ -1,0 +1,63 @@
+"""Two processes train as one: started by torchrun, they follow the single process's losses at the same global batch."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_deploy.training.devices import Processes
+from fer_deploy.training.fit import _shard
+
+RECIPE = """
+name = "pair"
+title = "no batch norm, whose statistics each process would take of its own faces"
+network = { name = "baseline" }
+augmentation = { flip = 0.5, rotation = 10.0 }
+[[stage]]
+epochs = 2
+batch_size = 32
+clip = 1.0
+optimiser = { lr = 1e-4 }
+mixing = { mixup_alpha = 0.4 }
+"""
+
+
+def test_two_processes_follow_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "pair.toml"
+    recipe.write_text(RECIPE)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    arguments = ["train", str(recipe), "--data", "synthetic:70", "--device", "cpu", "--threads", "1", "--workspace"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
+    for name, start in (("one", []), ("two", launcher)):
+        done = subprocess.run(
+            [sys.executable, *start, "-m", "fer_deploy", *arguments, str(tmp_path / name)],
+            env=environment, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        list(csv.DictReader((tmp_path / name / "training/pair/history.csv").open())) for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    for alone, together in zip(one, two, strict=True):
+        assert abs(float(alone["training_loss"]) - float(together["training_loss"])) < 1e-4
+        assert abs(float(alone["validation_loss"]) - float(together["validation_loss"])) < 1e-4
+        assert alone["images_seen"] == together["images_seen"]
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("complete:") == 1  # one process alone speaks and writes
+
+
+@pytest.mark.parametrize(("size", "count"), [(32, 2), (30, 2), (64, 4), (60, 4)])
+def test_shards_hold_every_face_once_and_whole_pairs(size: int, count: int) -> None:
+    batch = torch.arange(size)
+    shards = [_shard(batch, Processes(rank, count)) for rank in range(count)]
+    assert sorted(torch.cat(shards).tolist()) == list(range(size))
+    assert {len(shard) for shard in shards} == {size // count}
+    if (size // count) % 2 == 0:
+        for shard in shards:  # MixUp pairs a face with its mirror place: in the shard as in the batch
+            assert torch.equal(shard.flip(0), size - 1 - shard)
