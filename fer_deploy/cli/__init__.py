@@ -19,6 +19,7 @@ VERBS: dict[str, str] = {
     "verify": "Prove an ONNX file again.",
     "bench": "Measure accuracy, cost and latency side by side.",
     "predict": "Read the emotions in pictures.",
+    "score": "Read a whole data set, here or on a cluster.",
     "serve": "Read faces over HTTP.",
     "demo": "Serve a web page that reads faces in the browser.",
     "variants": "Show the networks and recipes that can be trained.",
