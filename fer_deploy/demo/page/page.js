@@ -1,0 +1,328 @@
+// What a person sees and does: photos by choice, drop or paste, the camera, the faces that were found, and the speed.
+
+const element = (id) => document.getElementById(id);
+const [frame, hint, video, view, file, camera, cameras] =
+  ["frame", "hint", "video", "view", "file", "camera", "cameras"].map(element);
+
+const LARGEST_SIDE = 4096; // larger photos are shrunk to it first: phones have no canvas for them
+const SPOKEN_EVERY = 3000; // milliseconds between two announcements of the camera's faces
+
+const settings = await (await fetch("demo.json")).json();
+const { labels } = settings.model;
+const reader = new Worker("reader.js", { type: "module" });
+const waiting = new Map(); // question's number to the promise's ends
+let asked = 0;
+let stream = null; // the open camera
+let shown = 0; // counts what is shown, so that a late answer about an earlier picture is dropped
+
+reader.onmessage = ({ data: { kind, id, ...answer } }) => {
+  const { resolve, reject } = waiting.get(id);
+  waiting.delete(id);
+  if (kind === "trouble") reject(new Error(answer.message));
+  else resolve(answer);
+};
+reader.onerror = ({ message }) => trouble(`The model could not be started: ${message ?? "its script failed"}`);
+
+function ask(kind, content, moved = []) {
+  return new Promise((resolve, reject) => {
+    waiting.set(++asked, { resolve, reject });
+    reader.postMessage({ kind, id: asked, ...content }, moved);
+  });
+}
+
+function trouble(message = "") {
+  element("trouble").textContent = message;
+}
+
+const say = (message) => (element("status").textContent = message);
+const percent = (value) => `${Math.round(value * 100)} %`;
+
+function best({ probabilities }) {
+  const at = probabilities.indexOf(Math.max(...probabilities));
+  return { label: labels[at], probability: probabilities[at] };
+}
+
+function inWords(faces) {
+  if (faces.length === 0) return "No face found.";
+  return `${faces.length} ${faces.length === 1 ? "face" : "faces"}: ${faces.map((face) => best(face).label).join(", ")}.`;
+}
+
+// ---- the list of faces
+
+function listFaces(faces) {
+  element("none").hidden = faces.length > 0;
+  element("none").textContent = "None found.";
+  const list = element("faces");
+  while (list.children.length > faces.length) list.lastChild.remove();
+  while (list.children.length < faces.length) list.append(emptyItem());
+  faces.forEach((face, i) => fillItem(list.children[i], face, i + 1));
+}
+
+function emptyItem() {
+  const item = document.createElement("li");
+  const rows = labels.map((label) => {
+    const row = document.createElement("div");
+    row.innerHTML =
+      '<dt></dt><dd><span class="bar" aria-hidden="true"><span></span></span><span class="percent"></span></dd>';
+    row.firstChild.textContent = label;
+    return row;
+  });
+  const table = document.createElement("dl");
+  table.append(...rows);
+  item.append(document.createElement("h3"), table);
+  return item;
+}
+
+function fillItem(item, face, number) {
+  const { label, probability } = best(face);
+  item.querySelector("h3").textContent = `Face ${number}: ${label}, ${percent(probability)}`;
+  item.querySelectorAll("dl > div").forEach((row, i) => {
+    row.querySelector(".bar span").style.width = `${face.probabilities[i] * 100}%`;
+    row.querySelector(".percent").textContent = percent(face.probabilities[i]);
+  });
+}
+
+// ---- frames around faces, in the picture
+
+function drawFaces(context, faces, { mirrored = false } = {}) {
+  const { width, height } = context.canvas;
+  const unit = Math.max(width / frame.clientWidth, height / (innerHeight * 0.75)); // of the picture's pixels to the screen's
+  const line = 20 * unit;
+  context.lineWidth = 2.5 * unit;
+  context.font = `600 ${14 * unit}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  faces.forEach((face, i) => {
+    const across = face.box.right - face.box.left;
+    const left = mirrored ? width - face.box.right : face.box.left;
+    const words = `${i + 1} ${best(face).label}`;
+    const room = context.measureText(words).width + 10 * unit;
+    const x = Math.min(Math.max(0, left), Math.max(0, width - room));
+    const y = Math.max(0, face.box.top - line);
+    context.strokeStyle = "#67d2ea";
+    context.strokeRect(left, face.box.top, across, face.box.bottom - face.box.top);
+    context.fillStyle = "#0b1a20";
+    context.fillRect(x, y, room, line);
+    context.fillStyle = "#ffffff";
+    context.fillText(words, x + 5 * unit, y + line / 2);
+  });
+}
+
+function show(what) {
+  hint.hidden = what !== "nothing";
+  video.hidden = what !== "camera";
+  view.hidden = what === "nothing";
+  view.ariaHidden = what === "camera" ? "true" : null;
+  frame.classList.toggle("full", what !== "nothing");
+}
+
+// ---- photos
+
+async function readPhoto(source) {
+  closeCamera();
+  trouble();
+  const mine = ++shown;
+  say("Reading the photo…");
+  let picture;
+  try {
+    picture = await asBitmap(source);
+  } catch {
+    if (mine !== shown) return;
+    say("");
+    trouble(`${source.name || "That"} is not a picture that this browser can read.`);
+    return;
+  }
+  const kept = await createImageBitmap(picture); // the picture itself moves into the worker
+  try {
+    const { faces, milliseconds } = await ask("read", { picture, side: settings.detector.photo_side }, [picture]);
+    if (mine !== shown) return;
+    drawPhoto(kept, faces);
+    listFaces(faces);
+    say(inWords(faces));
+    showSpeed(null, milliseconds);
+  } catch (error) {
+    if (mine !== shown) return;
+    say("");
+    trouble(`The photo could not be read: ${error.message}`);
+  } finally {
+    kept.close();
+  }
+}
+
+async function asBitmap(source) {
+  const whole = await createImageBitmap(source, { colorSpaceConversion: "none" });
+  const factor = Math.max(whole.width, whole.height) / LARGEST_SIDE;
+  if (factor <= 1) return whole;
+  const resizeWidth = Math.max(1, Math.round(whole.width / factor));
+  const resizeHeight = Math.max(1, Math.round(whole.height / factor));
+  const smaller = await createImageBitmap(whole, { resizeWidth, resizeHeight, resizeQuality: "high" });
+  whole.close();
+  return smaller;
+}
+
+function drawPhoto(photo, faces) {
+  [view.width, view.height] = [photo.width, photo.height];
+  const context = view.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, view.width, view.height);
+  context.drawImage(photo, 0, 0);
+  drawFaces(context, faces);
+  show("photo");
+}
+
+function firstPicture(transfer) {
+  const files = [...(transfer?.files ?? [])];
+  return files.find(({ type }) => type.startsWith("image/")) ?? files[0];
+}
+
+// ---- the camera
+
+async function openCamera(deviceId) {
+  trouble();
+  closeCamera();
+  const mine = ++shown;
+  say("Opening the camera…");
+  const wanted = { width: { ideal: 640 }, height: { ideal: 480 } };
+  let opened;
+  try {
+    if (!navigator.mediaDevices) throw new Error("browsers open it only over https, or on the machine itself");
+    const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" };
+    opened = await navigator.mediaDevices.getUserMedia({ video: { ...wanted, ...which }, audio: false });
+  } catch (error) {
+    say("");
+    trouble(`The camera could not be opened: ${whyNoCamera(error)}.`);
+    return;
+  }
+  if (mine !== shown) {
+    stop(opened);
+    return;
+  }
+  stream = opened;
+  stream.getVideoTracks()[0].onended = () => closeCamera("The camera was closed.");
+  video.srcObject = stream;
+  video.classList.toggle("mirrored", facesUser(stream));
+  await video.play();
+  camera.textContent = "Close the camera";
+  camera.ariaPressed = "true";
+  await listCameras();
+  say("The camera is open.");
+  await watch(mine);
+}
+
+function whyNoCamera(error) {
+  const known = {
+    NotAllowedError: "the browser was not allowed to",
+    NotFoundError: "there is none",
+    NotReadableError: "another program is using it",
+  };
+  return known[error.name] ?? error.message;
+}
+
+const stop = (opened) => opened.getTracks().forEach((track) => track.stop());
+const facesUser = (opened) => opened.getVideoTracks()[0].getSettings().facingMode !== "environment";
+
+function closeCamera(words = "") {
+  if (!stream) return;
+  shown++;
+  stop(stream);
+  stream = null;
+  video.srcObject = null;
+  camera.textContent = "Open the camera";
+  camera.ariaPressed = "false";
+  cameras.hidden = true;
+  show("nothing");
+  listFaces([]);
+  element("none").textContent = "None yet.";
+  element("speed").textContent = "";
+  say(words);
+}
+
+async function listCameras() {
+  const found = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+  cameras.replaceChildren(...found.map(({ deviceId, label }, i) => new Option(label || `Camera ${i + 1}`, deviceId)));
+  cameras.value = stream?.getVideoTracks()[0].getSettings().deviceId ?? "";
+  cameras.hidden = found.length < 2;
+}
+
+// Reads one frame after the other until something else is shown: as fast as the machine allows, never behind.
+async function watch(mine) {
+  const times = [];
+  let spoken = "";
+  let spokenAt = -Infinity;
+  try {
+    while (mine === shown) {
+      await new Promise(requestAnimationFrame); // pauses while the page is out of sight
+      if (mine !== shown) return;
+      if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) continue;
+      const picture = await createImageBitmap(video);
+      const { width, height } = picture;
+      const { faces, milliseconds } = await ask("read", { picture, side: settings.detector.camera_side }, [picture]);
+      if (mine !== shown) return;
+      [view.width, view.height] = [width, height];
+      drawFaces(view.getContext("2d"), faces, { mirrored: video.classList.contains("mirrored") });
+      show("camera");
+      listFaces(faces);
+      times.push(performance.now());
+      while (times.length > 30) times.shift();
+      showSpeed(times, milliseconds);
+      const words = inWords(faces);
+      if (words !== spoken && times.at(-1) - spokenAt > SPOKEN_EVERY) {
+        say((spoken = words));
+        spokenAt = times.at(-1);
+      }
+    }
+  } catch (error) {
+    if (mine === shown) {
+      closeCamera();
+      trouble(`The camera's picture could not be read: ${error.message}`);
+    }
+  }
+}
+
+function showSpeed(times, { find, read }) {
+  const rate = times?.length > 1 ? ((times.length - 1) * 1000) / (times.at(-1) - times[0]) : null;
+  const parts = [`faces found in ${Math.round(find)} ms`, `read in ${Math.round(read)} ms`];
+  if (rate) parts.unshift(`${rate.toFixed(1)} frames a second`);
+  element("speed").textContent = parts.join(" · ");
+}
+
+// ---- start
+
+function aboutModel({ name, precision, accuracy, accuracy_split: split, trained_on: data }) {
+  const parts = [`Model ${name}, ${precision}`];
+  if (data) parts.push(`trained on ${data}`);
+  if (accuracy) parts.push(`${(accuracy * 100).toFixed(1)} % right on ${split}`);
+  return `${parts.join(", ")}.`;
+}
+
+file.addEventListener("change", () => {
+  const [chosen] = file.files;
+  file.value = ""; // so that the same photo can be chosen again
+  if (chosen) readPhoto(chosen);
+});
+camera.addEventListener("click", () => (stream ? closeCamera("The camera is closed.") : openCamera()));
+cameras.addEventListener("change", () => openCamera(cameras.value));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  frame.classList.add("over");
+});
+addEventListener("dragleave", () => frame.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  frame.classList.remove("over");
+  const dropped = firstPicture(event.dataTransfer);
+  if (dropped && !file.disabled) readPhoto(dropped);
+});
+addEventListener("paste", (event) => {
+  const pasted = firstPicture(event.clipboardData);
+  if (pasted && !file.disabled) readPhoto(pasted);
+});
+
+element("model").textContent = aboutModel(settings.model);
+try {
+  await ask("start", { settings });
+  file.disabled = camera.disabled = false;
+  say("Ready.");
+} catch (error) {
+  say("");
+  trouble(`The model could not be started: ${error.message}`);
+}

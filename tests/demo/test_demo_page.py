@@ -1,0 +1,269 @@
+"""The page in a real Chromium, with a real photo and a camera that is a file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from chromium import launch
+from demo_visit import Visit, camera_arguments, serve_site
+from PIL import Image
+
+from fer_deploy import EMOTIONS, Recognizer
+from fer_deploy.demo.site import PHOTO_SIDE, Site
+from fer_deploy.detection.box import Box
+from fer_deploy.detection.framing import Framing, crop_face
+from fer_deploy.errors import UnavailableError
+
+
+@pytest.fixture(scope="module")
+def opened(site: Site, camera_file: Path) -> Iterator[Visit]:
+    """One visit for the whole module: starting the engine takes seconds on a busy machine."""
+    with launch(*camera_arguments(camera_file)) as browser, serve_site(site) as address:
+        visit = Visit(browser, address)
+        yield visit
+        visit.close()
+        assert all(url.startswith(address) for url in visit.requests)
+
+
+@pytest.fixture
+def visit(opened: Visit) -> Iterator[Visit]:
+    """The visit with the camera closed, which no test may leave with a complaint of the browser's."""
+    opened.close_camera()
+    opened.troubles.clear()
+    yield opened
+    assert not opened.troubles
+
+
+@pytest.fixture(scope="module")
+def cut(portrait: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The portrait's face alone, so close that the square around it reaches outside the picture."""
+    path = tmp_path_factory.mktemp("cut") / "cut.png"
+    with Image.open(portrait) as photo:
+        photo.crop((150, 130, 420, 330)).save(path)
+    return path
+
+
+ASK_THE_WORKER = """async ([photos, side]) => {
+  const settings = await (await fetch("demo.json")).json();
+  const worker = new Worker("reader.js", { type: "module" });
+  const ask = (message, moved) => new Promise((resolve) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.postMessage(message, moved);
+  });
+  await ask({ kind: "start", id: 1, settings }, []);
+  const answers = [];
+  for (const photo of photos) {
+    const bytes = Uint8Array.from(atob(photo), (letter) => letter.charCodeAt(0));
+    const picture = await createImageBitmap(new Blob([bytes]), { colorSpaceConversion: "none" });
+    answers.push(await ask({ kind: "read", id: 2, picture, side }, [picture]));
+  }
+  worker.terminate();
+  return answers;
+}"""
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as photo:
+        return np.asarray(photo)
+
+
+def square_of(face: dict[str, Any]) -> tuple[int, int, int]:
+    return face["square"]["left"], face["square"]["top"], face["square"]["side"]
+
+
+@pytest.fixture(scope="module")
+def answers(opened: Visit, portrait: Path, cut: Path) -> dict[Path, list[dict[str, Any]]]:
+    """What the page's worker says of the two photos, with every digit."""
+    said = opened.page.evaluate(ASK_THE_WORKER, [[encoded(portrait), encoded(cut)], PHOTO_SIDE])
+    assert [answer["kind"] for answer in said] == ["faces", "faces"], said
+    return {path: answer["faces"] for path, answer in zip((portrait, cut), said, strict=True)}
+
+
+def test_a_real_photo_is_read_as_python_reads_it(
+    visit: Visit, answers: dict[Path, list[dict[str, Any]]], portrait: Path, tiny_file: Path
+) -> None:
+    (face,) = answers[portrait]
+    left, top, side = square_of(face)
+    crop = pixels_of(portrait)[top : top + side, left : left + side]
+    assert crop.shape == (side, side, 3)
+    expected = Recognizer(tiny_file, threads=1).probabilities(crop[np.newaxis])[0]
+    np.testing.assert_allclose(face["probabilities"], expected, atol=1e-4)
+    # and the page says so to people
+    label = EMOTIONS[expected.argmax()]
+    assert visit.choose(portrait) == f"1 face: {label}."
+    assert visit.faces() == [f"Face 1: {label}, {round(float(expected.max()) * 100)} %"]
+    assert re.fullmatch(r"faces found in \d+ ms · read in \d+ ms", visit.page.locator("#speed").inner_text())
+
+
+def test_the_box_is_the_one_that_python_finds(answers: dict[Path, list[dict[str, Any]]], portrait: Path) -> None:
+    from fer_deploy.detection.detector import FaceDetector
+
+    try:
+        detector = FaceDetector("centerface", side=PHOTO_SIDE)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    (expected,) = detector.detect(pixels_of(portrait))
+    (face,) = answers[portrait]
+    box = Box(**face["box"])
+    assert box.overlap(expected) > 0.98
+    assert box.score == pytest.approx(expected.score, abs=0.01)
+    assert np.abs(np.subtract(detector.framing.square(box), square_of(face))).max() <= 1  # halves round differently
+
+
+def test_a_face_at_the_edge_is_cropped_as_in_python(
+    answers: dict[Path, list[dict[str, Any]]], cut: Path, tiny_file: Path
+) -> None:
+    pixels, recognizer, outside = pixels_of(cut), Recognizer(tiny_file, threads=1), 0
+    for face in answers[cut]:
+        left, top, side = square_of(face)
+        crop = crop_face(pixels, Box(left, top, left + side, top + side), Framing())
+        outside += left < 0 or top < 0 or left + side > pixels.shape[1] or top + side > pixels.shape[0]
+        np.testing.assert_allclose(face["probabilities"], recognizer.probabilities(crop[np.newaxis])[0], atol=1e-4)
+    assert outside, "the picture must hold a face whose square reaches outside"
+
+
+def test_several_faces_are_numbered_from_left_to_right(visit: Visit, portrait: Path, tmp_path: Path) -> None:
+    with Image.open(portrait) as photo:
+        pair = Image.new("RGB", (photo.width * 2, photo.height))
+        pair.paste(photo, (0, 0))
+        pair.paste(photo.point(lambda value: value // 3), (photo.width, 0))  # darker: read as another label
+        pair.save(tmp_path / "pair.png")
+    words = visit.choose(tmp_path / "pair.png")
+    assert words.startswith("2 faces: ")
+    first, second = visit.faces()
+    assert first.startswith("Face 1: ")
+    assert second.startswith("Face 2: ")
+    assert first.split(": ")[1] != second.split(": ")[1]
+
+
+def test_a_picture_without_faces(visit: Visit, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 200), "green").save(tmp_path / "green.png")
+    assert visit.choose(tmp_path / "green.png") == "No face found."
+    assert visit.faces() == []
+    assert visit.page.get_by_text("None found.").is_visible()
+
+
+DROP = """([encoded, name, kind]) => {
+  const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type: name.endsWith("png") ? "image/png" : "text/plain" }));
+  const event = kind === "paste" ? new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true })
+    : new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true });
+  document.getElementById("frame").dispatchEvent(event);
+}"""
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_dropping_and_pasting(visit: Visit, portrait: Path, tmp_path: Path, way: str) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    assert visit.choose(tmp_path / "black.png") == "No face found."
+    visit.page.evaluate(DROP, [encoded(portrait), "face.png", way])
+    assert visit.status(re.compile("face")).startswith("1 face: ")
+
+
+def test_what_is_no_picture_is_said_and_the_page_goes_on(visit: Visit, portrait: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.jpg").write_text("not a picture")
+    (tmp_path / "empty.png").touch()
+    alert = visit.page.get_by_role("alert")
+    for name in ("notes.jpg", "empty.png"):
+        visit.page.get_by_label("Choose a photo").set_input_files(tmp_path / name)
+        alert.filter(has_text=f"{name} is not a picture that this browser can read.").wait_for()
+    assert visit.choose(portrait).startswith("1 face: ")
+    assert alert.inner_text() == ""
+
+
+def test_the_camera(visit: Visit) -> None:
+    visit.open_camera()
+    assert visit.status(re.compile("face")).startswith("1 face: ")
+    assert len(visit.faces()) == 1
+    assert re.match(r"\d+\.\d frames a second · faces found in \d+ ms", visit.page.locator("#speed").inner_text())
+    # The face is at the left of the camera's picture: mirrored, its frame is at the right of the page's.
+    painted = visit.page.evaluate("""() => {
+      const view = document.getElementById("view");
+      const { data, width } = view.getContext("2d").getImageData(0, 0, view.width, view.height);
+      const columns = new Set();
+      for (let i = 3; i < data.length; i += 4) if (data[i]) columns.add(((i - 3) / 4) % width);
+      return [Math.min(...columns) / width, Math.max(...columns) / width];
+    }""")
+    assert 0.5 < painted[0] < painted[1] < 0.85
+    button = visit.page.get_by_role("button", name="Close the camera")
+    assert button.get_attribute("aria-pressed") == "true"
+    track = visit.page.evaluate_handle("() => document.getElementById('video').srcObject.getVideoTracks()[0]")
+    assert track.evaluate("track => track.readyState") == "live"
+    button.click()
+    visit.status("The camera is closed.")
+    assert track.evaluate("track => track.readyState") == "ended"
+    assert visit.faces() == []
+    assert visit.page.locator("#speed").inner_text() == ""
+
+
+def test_a_photo_takes_the_place_of_the_camera(visit: Visit, portrait: Path) -> None:
+    visit.open_camera()
+    assert visit.choose(portrait).startswith("1 face: ")
+    assert visit.page.evaluate("() => document.getElementById('video').srcObject") is None
+    assert visit.page.get_by_role("img", name="The photo").is_visible()
+
+
+def test_no_camera_is_said(visit: Visit) -> None:
+    visit.page.evaluate("""() => {
+      navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotFoundError"); };
+    }""")
+    visit.page.get_by_role("button", name="Open the camera").click()
+    visit.page.get_by_role("alert").filter(has_text="The camera could not be opened: there is none.").wait_for()
+    visit.page.evaluate("() => { delete navigator.mediaDevices.getUserMedia; }")
+
+
+def test_everything_by_keyboard(visit: Visit) -> None:
+    page, reached = visit.page, []
+    page.get_by_role("heading", level=1).click()  # the next Tab starts from there
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("() => document.activeElement.id || document.activeElement.textContent"))
+        outlined = page.evaluate("""() => {
+          const seen = document.activeElement.closest("label") ?? document.activeElement;
+          return getComputedStyle(seen).outlineStyle;
+        }""")
+        assert outlined == "solid", reached
+    assert reached == ["file", "camera", "Licences"]
+    with page.expect_file_chooser():
+        page.locator("#file").focus()
+        page.keyboard.press("Enter")
+    page.locator("#camera").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("frames a second").wait_for()
+    page.keyboard.press("Space")
+    visit.status("The camera is closed.")
+
+
+def test_no_rule_of_accessibility_is_broken(visit: Visit, portrait: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is absent")
+    for colours in ("light", "dark"):
+        visit.page.emulate_media(color_scheme=colours)
+        visit.close_camera()
+        for step in (lambda: None, lambda: visit.choose(portrait), visit.open_camera):
+            step()
+            found = axe.Axe().run(visit.page)
+            assert found.violations_count == 0, (colours, found.generate_report())
+
+
+def test_a_phones_width(visit: Visit, portrait: Path) -> None:
+    before = visit.page.viewport_size
+    visit.choose(portrait)
+    for width in (320, 390):
+        visit.page.set_viewport_size({"width": width, "height": 740})
+        assert visit.page.evaluate("() => document.documentElement.scrollWidth") <= width
+        for control in (visit.page.locator("label.button"), visit.page.locator("button")):
+            box = control.bounding_box()
+            assert box["height"] >= 44  # CSS pixels, what a finger needs
+            assert 0 <= box["x"] < box["x"] + box["width"] <= width
+    visit.page.set_viewport_size(before)
