@@ -193,6 +193,7 @@ def _read_cached(found: _Source, named_votes: Path | None) -> Reading:
         content = found.read()
         if found.key() != key:  # what is in the cache must be true
             raise DataError(f"{found.name} changed while it was read; start again when nobody writes to it")
+        refuse_damaged(content.splits, found.name)  # before anything is kept
         if votes is not None and (named_votes is not None or is_official(content.splits)):
             with reading(shown(votes)):
                 return replace(content, splits=add_votes(content.splits, votes))

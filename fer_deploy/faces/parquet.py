@@ -45,16 +45,13 @@ class _Columns:
 
 
 def split_of_file(path: Path) -> str | None:
-    """The split that a parquet file's name, or else its folder's, begins with; None when neither does.
+    """The split that a parquet file's name begins with, or that its folder is named after; None without either.
 
     >>> split_of_file(Path("data/train-00000-of-00001.parquet"))
     'training'
     """
-    for name in (path.stem, path.parent.name):
-        for word in (name, re.split(r"[-_.\\s]", name, maxsplit=1)[0]):
-            if (split := split_of(word)) is not None:
-                return split
-    return None
+    first_word = re.split(r"[-_.\s]", path.stem, maxsplit=1)[0]
+    return split_of(path.stem) or split_of(first_word) or split_of(path.parent.name)
 
 
 def sibling_files(path: Path) -> list[Path]:

@@ -49,20 +49,45 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
         ("fer2013.csv", TABLE, "fer2013.csv"),
         ("fer2013.csv.gz", gzip.compress(TABLE), "fer2013.csv.gz"),
         ("fer2013.csv.zip", zipped({"fer2013.csv": TABLE}), "fer2013.csv.zip: fer2013.csv"),
-        ("fer2013.tar.gz", tarred({"fer2013/README": b"x", "fer2013/fer2013.csv": TABLE}), "fer2013.tar.gz: fer2013/fer2013.csv"),
+        (
+            "fer2013.tar.gz",
+            tarred({"fer2013/README": b"x", "fer2013/fer2013.csv": TABLE}),
+            "fer2013.tar.gz: fer2013/fer2013.csv",
+        ),
         ("fer2013.tar", tarred({"fer2013/fer2013.csv": TABLE}, "w"), "fer2013.tar: fer2013/fer2013.csv"),
         ("other.tar.gz", tarred({"a.txt": b"x", "faces.csv": TABLE, "z.txt": b"x"}), "other.tar.gz: faces.csv"),
         ("other.tar", tarred({"a.txt": b"x", "faces.csv": TABLE, "z.txt": b"x"}, "w"), "other.tar: faces.csv"),
-        ("kaggle.zip", zipped({"example_submission.csv": b"x", "fer2013.tar.gz": tarred({"fer2013/fer2013.csv": TABLE}),
-                               "test.csv": b"pixels\n", "train.csv": b"emotion,pixels\n"}),
-         "kaggle.zip: fer2013.tar.gz: fer2013/fer2013.csv"),
-        ("kaggle.zip", zipped({"icml_face_data.csv": TABLE, "train.csv": b"", "test.csv": b""}), "kaggle.zip: icml_face_data.csv"),
+        (
+            "kaggle.zip",
+            zipped(
+                {
+                    "example_submission.csv": b"x",
+                    "fer2013.tar.gz": tarred({"fer2013/fer2013.csv": TABLE}),
+                    "test.csv": b"pixels\n",
+                    "train.csv": b"emotion,pixels\n",
+                }
+            ),
+            "kaggle.zip: fer2013.tar.gz: fer2013/fer2013.csv",
+        ),
+        (
+            "kaggle.zip",
+            zipped({"icml_face_data.csv": TABLE, "train.csv": b"", "test.csv": b""}),
+            "kaggle.zip: icml_face_data.csv",
+        ),
         ("packed.zip", zipped({"fer2013.csv.gz": gzip.compress(TABLE)}), "packed.zip: fer2013.csv.gz"),
-        ("mac.zip", zipped({"__MACOSX/fer2013.csv": b"x", "a/._fer2013.csv": b"x", "a/faces.csv": TABLE}), "mac.zip: a/faces.csv"),
-        ("both.zip", zipped({"deep/er/fer2013.csv": b"x", "fer2013.csv": TABLE, "fer2013new.csv": b"x"}), "both.zip: fer2013.csv"),
+        (
+            "mac.zip",
+            zipped({"__MACOSX/fer2013.csv": b"x", "a/._fer2013.csv": b"x", "a/faces.csv": TABLE}),
+            "mac.zip: a/faces.csv",
+        ),
+        (
+            "both.zip",
+            zipped({"deep/er/fer2013.csv": b"x", "fer2013.csv": TABLE, "fer2013new.csv": b"x"}),
+            "both.zip: fer2013.csv",
+        ),
         ("misnamed.csv", gzip.compress(TABLE), "misnamed.csv"),
     ],
-)  # fmt: skip
+)
 def test_the_table_is_found(tmp_path: Path, name: str, content: bytes, called: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert content_of(tmp_path / name) == (TABLE, called)
@@ -92,7 +117,11 @@ def broken_gzip() -> bytes:
     [
         ("a.csv.gz", gzip.compress(TABLE)[:-20], "a.csv.gz ends in the middle of its packed data; it is cut short"),
         ("a.csv.gz", broken_gzip(), "a.csv.gz is a damaged archive"),
-        ("a.tar.gz", tarred({"fer2013.csv": TABLE * 50})[:-60], "a.tar.gz ends in the middle|a.tar.gz is a damaged archive"),
+        (
+            "a.tar.gz",
+            tarred({"fer2013.csv": TABLE * 50})[:-60],
+            "a.tar.gz ends in the middle|a.tar.gz is a damaged archive",
+        ),
         ("a.zip", zipped({"fer2013.csv": TABLE})[:-30], "a.zip is a damaged archive"),
         ("a.zip", broken_zip(), "a.zip is a damaged archive .*CRC"),
         ("a.zip", encrypted_zip(), "a.zip is encrypted; unpack it yourself"),
@@ -108,7 +137,7 @@ def broken_gzip() -> bytes:
         ("a.csv", b"\x7fELF\0\0\0", "a.csv is neither a table nor an archive"),
         ("a.csv", b"", "a.csv is empty"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
@@ -143,7 +172,7 @@ def test_bombs_are_refused(
     monkeypatch.setattr(containers, limit, 1 << 20)
     path = tmp_path / "bomb"
     path.write_bytes(content(b"0" * (4 << 20)))
-    with pytest.raises(DataError, match="unpacks to (more than|over 50 times its size)"):
+    with pytest.raises(DataError, match=r"unpacks to (more than|over 50 times its size)"):
         content_of(path)
 
 

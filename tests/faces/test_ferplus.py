@@ -53,13 +53,18 @@ def test_the_file_is_found_beside_the_table_in_any_case(tmp_path: Path) -> None:
         (lambda lines: [], "is not FER.'s file: its first line must be Usage,Image name,neutral"),
         (lambda lines: ["emotion,pixels,Usage", *lines[1:]], "is not FER.'s file"),
         (lambda lines: [HEADER.replace("fear,contempt", "contempt,fear"), *lines[1:]], "is not FER.'s file"),
-        (lambda lines: [*lines[:3], lines[3].replace("Training", "PublicTest"), *lines[4:]],
-         r"row 2 \(line 4\) has another split than the table"),
-        (lambda lines: [*lines[:3], "Training,a.png,x,0,0,0,0,0,0,0,0,0", *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
-        (lambda lines: [*lines[:3], "Training,a.png,-1,0,0,0,0,0,0,0,0,0", *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
+        (
+            lambda lines: [*lines[:3], lines[3].replace("Training", "PublicTest"), *lines[4:]],
+            r"row 2 \(line 4\) has another split than the table",
+        ),
+        (lambda lines: [*lines[:3], "Training,a.png,x" + ",0" * 9, *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
+        (
+            lambda lines: [*lines[:3], "Training,a.png,-1" + ",0" * 9, *lines[4:]],
+            r"row 2 \(line 4\) is no row of votes",
+        ),
         (lambda lines: [*lines[:3], "Training,a.png,1,2", *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
     ],
-)  # fmt: skip
+)
 def test_votes_that_do_not_fit_are_refused(
     tmp_path: Path, small_splits: dict[str, Faces], change, message: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Only the official FER2013 is FER2013: copies that something happened to are refused, other data sets keep their name."""
+"""Only the official FER2013 is FER2013: damaged copies are refused, other data sets keep their own names."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_fault_far_down_is_named_with_its_own_row() -> None:
 
 def test_a_number_cannot_move_from_one_row_to_the_next() -> None:
     """Rows are parsed many at a time: one too many here and one too few there must not even out."""
-    with pytest.raises(DataError, match="row 0 .* has 2,305 pixels"):
+    with pytest.raises(DataError, match=r"row 0 .* has 2,305 pixels"):
         read(f"emotion,pixels,Usage\n0,{GOOD} 7,Training\n1,{GOOD[2:]},PublicTest\n2,{GOOD},PrivateTest\n")
 
 
