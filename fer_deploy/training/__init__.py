@@ -1,0 +1,1 @@
+"""Training: recipes in, run folders out. See `fer_deploy.training.fit.train`."""

@@ -21,6 +21,7 @@ from fer_deploy.recipes import (
     recipe_to_dict,
 )
 from fer_deploy.recipes.load import field_documentation
+from fer_deploy.recipes.write import recipe_to_toml
 
 MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
 
@@ -124,6 +125,7 @@ def test_every_recipe_survives_the_round_trip(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe_from_dict(recipe_to_dict(recipe), source="again") == recipe
+    assert parse_recipe(recipe_to_toml(recipe), source="again") == recipe
 
 
 @pytest.mark.parametrize(

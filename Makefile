@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+# PYTHON chooses the interpreter that .venv is made with: make test PYTHON=python3.13
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint bench bench-compare bench-training clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## Make .venv with everything in it (about 6 GB: PyTorch comes with CUDA).
+
+quickstart: $(READY)  ## Train, export, verify and bench two small networks on drawn faces, in a temporary workspace.
+	PYTHON=$(BIN)/python examples/quickstart.sh
+
+test: $(READY)  ## Set up and run the tests.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+lint: $(READY)  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy fer_deploy
+
+bench: $(READY)  ## Run the pytest-benchmark suites and keep the result.
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-autosave
+
+bench-compare: $(READY)  ## Run them again and show ratios to the run kept last.
+	$(BIN)/python benchmarks/compare_runs.py
+
+bench-training:  ## Measure the training rate of EfficientNet-B0; the last line is JSON. PYTHON= runs it with an interpreter of yours.
+	$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON),$(MAKE) --quiet setup && $(BIN)/python) benchmarks/bench_training.py
+
+clean:  ## Remove .venv and caches; runs, exports and data stay.
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

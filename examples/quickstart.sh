@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# The main job from end to end on drawn faces, in a temporary workspace: train two small networks, export both and
+# their fused ensemble, prove the files, measure them. What `make quickstart` runs.
+set -euo pipefail
+
+python=${PYTHON:-.venv/bin/python}
+workspace=$(mktemp -d "${TMPDIR:-/tmp}/ferdeploy-quickstart.XXXXXX")
+trap 'rm -rf "$workspace"' EXIT
+
+step() {
+    printf '\n\033[1m$ ferdeploy %s\033[0m\n' "$*"
+    "$python" -m fer_deploy "$@" --workspace "$workspace"
+}
+
+step train plain-small plain --data synthetic --epochs 12
+step export plain-small plain --ensemble plain-small,plain --search --data synthetic
+printf '\n\033[1m$ ferdeploy verify plain-small+plain.onnx\033[0m\n'
+"$python" -m fer_deploy verify "$workspace/exports/plain-small+plain.onnx" --workspace "$workspace"
+step bench --data synthetic --quick
+
+if [ -f benchmarks/report.json ]; then
+    printf '\nThe released models on real FER2013 (benchmarks/report.md):\n\n'
+    "$python" -m fer_deploy bench --show benchmarks/report.json
+fi
