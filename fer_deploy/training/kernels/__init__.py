@@ -31,7 +31,7 @@ def accelerate_network(network: nn.Module, device: torch.device | str) -> nn.Mod
     """
     if torch.device(device).type != "cpu":
         return network
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     if not kernels_work():
         return network
     for twin in TWINS:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual, SqueezeExcite
 from torch import Tensor, nn
 
@@ -93,7 +93,7 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
         return super().forward(maps) if output is None else output
 
 
-class KernelBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]
+class KernelBatchNormAct2d(BatchNormAct2d):
     """timm's batch norm with its activation, as one kernel each way."""
 
     @staticmethod
@@ -110,11 +110,11 @@ class KernelBatchNormAct2d(BatchNormAct2d):  # type: ignore[misc]
         """Maps (n, c, h, w) -> the same shape."""
         output = _norm_activate(self, maps, activation=_activation(self))
         if output is None:
-            output = super().forward(maps)
+            output = super().forward(maps)  # type: ignore[no-untyped-call]
         return output
 
 
-class KernelInvertedResidual(InvertedResidual):  # type: ignore[misc]
+class KernelInvertedResidual(InvertedResidual):
     """timm's MBConv block: expand, depthwise, squeeze-excite, project, add; each batch norm fused into what follows."""
 
     @staticmethod
@@ -132,7 +132,7 @@ class KernelInvertedResidual(InvertedResidual):  # type: ignore[misc]
         """Maps (n, c, h, w) -> (n, c', h', w')."""
         maps = _as_autocast(maps)
         if not all(_trainable(norm, maps) for norm in (self.bn1, self.bn2, self.bn3)):
-            output: Tensor = super().forward(maps)
+            output: Tensor = super().forward(maps)  # type: ignore[no-untyped-call]
             return output
         inner = self.conv_pw(maps)
         moments = _batch_moments(self.bn1, inner)
@@ -150,7 +150,7 @@ class KernelInvertedResidual(InvertedResidual):  # type: ignore[misc]
         return _norm_add(self.bn3, self.drop_path, inner, maps if self.has_skip else None)
 
 
-class KernelDepthwiseSeparableConv(DepthwiseSeparableConv):  # type: ignore[misc]
+class KernelDepthwiseSeparableConv(DepthwiseSeparableConv):
     """timm's block without expansion: depthwise, squeeze-excite, project, add."""
 
     @staticmethod
@@ -167,7 +167,7 @@ class KernelDepthwiseSeparableConv(DepthwiseSeparableConv):  # type: ignore[misc
         """Maps (n, c, h, w) -> (n, c', h', w')."""
         maps = _as_autocast(maps)
         if not all(_trainable(norm, maps) for norm in (self.bn1, self.bn2)):
-            output: Tensor = super().forward(maps)
+            output: Tensor = super().forward(maps)  # type: ignore[no-untyped-call]
             return output
         convolution = self.conv_dw
         inner, moments = depthwise(
