@@ -21,8 +21,8 @@ from fer_deploy.detection.framing import Framing, crop_face
 from fer_deploy.faces.load import load_dataset
 from fer_deploy.recognizer import Recognizer
 
-SCALES = (0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0)
-SHIFTS = (-0.1, -0.05, 0.0, 0.05)
+SCALES = (0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5)
+SHIFTS = (-0.05, 0.0, 0.05)
 
 
 def paste(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
