@@ -29,18 +29,18 @@ VERBS: dict[str, str] = {
 class LazyGroup(click.Group):
     """A group whose commands live in `fer_deploy.cli.<verb>` and are imported on first use."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The verbs, in the order in which a newcomer needs them."""
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import and give the command of a verb, or None when there is no such verb."""
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"fer_deploy.cli.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the verbs and their summaries without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))

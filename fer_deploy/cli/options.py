@@ -15,7 +15,7 @@ data_option = click.option(
 workspace_option = click.option(
     "--workspace",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("."),
+    default=Path(),
     show_default="the current folder",
     help="The folder that holds training/, exports/ and benchmarks/.",
 )

@@ -22,41 +22,62 @@ A stopped run goes on where it stood when the same command is given again; a com
 """
 
 
-class Duration(click.ParamType):
-    """A length of time: 90, 90s, 9m, 1h30m. The value is in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read it."""
-        if isinstance(value, int | float):
-            return float(value)
-        found = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", str(value).strip().lower())
-        if not found or not any(found.groups()):
-            self.fail(f"{value!r} is not a length of time: write 90s, 9m or 1h30m", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        total = 3600 * hours + 60 * minutes + seconds
-        if total <= 0:
-            self.fail("must be longer than nothing", param, ctx)
-        return total
+def read_duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """A length of time as people write it (90, 90s, 9m, 1h30m), in seconds."""
+    if value is None:
+        return None
+    number = r"(\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", value.strip().lower())
+    seconds = 0.0
+    if found:
+        hours, minutes, rest = (float(part or 0) for part in found.groups())
+        seconds = 3600 * hours + 60 * minutes + rest
+    if seconds <= 0:
+        raise click.BadParameter(f"{value!r} is not a length of time: write 90s, 9m or 1h30m", ctx, param)
+    return seconds
 
 
 @click.command("train", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[NAME... | all | FILE.toml]")
 @data_option
 @workspace_option
-@click.option("--init", "initialisation", metavar="HOW", help="imagenet, xavier, default, or a .safetensors file. Default: as the recipe says.")
+@click.option(
+    "--init",
+    "initialisation",
+    metavar="HOW",
+    help="imagenet, xavier, default, or a .safetensors file. Default: as the recipe says.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Budget of epochs over all stages of a recipe.")
 @click.option("--batch-size", type=click.IntRange(min=2), metavar="N", help="Faces a step, in all stages.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe, such as stage.0.optimiser.lr=1e-3. Repeatable.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one value of the recipe, such as stage.0.optimiser.lr=1e-3. Repeatable.",
+)
 @click.option("--name", "run_name", metavar="RUN", help="Name of the run's folder. Default: the variant's name.")
 @device_option
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Processor threads. Default: all cores.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of every random draw.")
-@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Train N repeats with seeds from --seed on, and report mean and spread.")
-@click.option("--resume/--restart", default=True, help="Go on where a run of that name stood (the default), or begin anew.")
-@click.option("--time-limit", type=Duration(), metavar="TIME", help="End cleanly, all saved, before this has passed: 90s, 9m, 1h30m.")
-def command(  # noqa: PLR0913 - one parameter an option
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Seed of every random draw."
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train N repeats with seeds from --seed on, and report mean and spread.",
+)
+@click.option(
+    "--resume/--restart", default=True, help="Go on where a run of that name stood (the default), or begin anew."
+)
+@click.option(
+    "--time-limit",
+    callback=read_duration,
+    metavar="TIME",
+    help="End cleanly, all saved, before this has passed: 90s, 9m, 1h30m.",
+)
+def command(
     names: tuple[str, ...],
     data: str | None,
     workspace: Path,

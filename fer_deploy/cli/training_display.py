@@ -33,7 +33,9 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
         return
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
     left_out = int(dataset.copies.sum())
-    console.print(f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out")
+    console.print(
+        f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out"
+    )
     table = Table(box=None, padding=(0, 2), header_style="bold")
     for heading in ("run", "what", "stages", "epochs", "faces to see"):
         table.add_column(heading, justify="left" if heading in ("run", "what") else "right")
@@ -41,7 +43,9 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
     for run in plan:
         epochs = run.epochs
         most = "" if all(not stage.patience for stage in run.recipe.stages) else "at most "
-        table.add_row(run.name, run.recipe.title, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}")
+        table.add_row(
+            run.name, run.recipe.title, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}"
+        )
     console.print(table)
 
 
@@ -125,7 +129,7 @@ class _Display:
         self._task: TaskID | None = None
         self._left = 0.0
 
-    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:  # noqa: ARG002
         """Say where it runs, and begin the live line."""
         resumed = f", going on after epoch {epochs_done}" if epochs_done else ""
         console.print(f"[bold]{self._name}[/] on {device}{resumed}")
@@ -199,9 +203,10 @@ def _report_seeds(done: Sequence[tuple[PlannedRun, Outcome]]) -> None:
             groups.setdefault(run.name.removesuffix(f".seed{run.seed}"), []).append(accuracy)
     for name, accuracies in groups.items():
         if len(accuracies) > 1:
+            mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
             console.print(
-                f"[bold]{name}[/]: {len(accuracies)} seeds, validation accuracy {statistics.mean(accuracies):.2%} "
-                f"± {statistics.stdev(accuracies):.2%} (standard deviation), {min(accuracies):.2%} to {max(accuracies):.2%}"
+                f"[bold]{name}[/]: {len(accuracies)} seeds, validation accuracy {mean:.2%} "
+                f"± {deviation:.2%} (standard deviation), {min(accuracies):.2%} to {max(accuracies):.2%}"
             )
 
 

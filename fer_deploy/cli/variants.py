@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -53,7 +53,8 @@ def _costs(networks: list[Network]) -> dict[str, Cost]:
         from fer_deploy.models import build_network, measure_cost
 
         for key, network in track(unknown.items(), description="measuring", transient=True):
-            cost = measure_cost(build_network(network.name, **network.options), size=network.input_size)
+            options: dict[str, Any] = dict(network.options)
+            cost = measure_cost(build_network(network.name, **options), size=network.input_size)
             costs[key] = Cost(cost.gflops, cost.parameters, cost.activations)
     return costs
 
@@ -86,13 +87,14 @@ def _table(recipes: list[object], workspace: Path) -> None:
             here += "" if content["status"] == "complete" else "…"
         table.add_row(
             recipe.name, recipe.title, f"{cost.gflops:.5f}", f"{cost.parameters:,}", f"{cost.activations:,}",
-            str(len(recipe.stages)), recipe.initialisation, f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
+            str(len(recipe.stages)), recipe.initialisation,
+            f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
         )  # fmt: skip
     console = Console()
     console.print(table)
     console.print(
-        "\nGFLOPs: fvcore's multiply-adds, batch 1. The study: PrivateTest accuracy as published. Here: validation accuracy of "
-        "the run in this workspace (… still training).\n`ferdeploy variants NAME` shows a recipe in full.",
+        "\nGFLOPs: fvcore's multiply-adds, batch 1. The study: PrivateTest accuracy as published. Here: validation "
+        "accuracy of the run in this workspace (… still training).\n`ferdeploy variants NAME` shows a recipe in full.",
         highlight=False,
     )
 

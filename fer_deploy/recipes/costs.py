@@ -9,13 +9,14 @@ import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from fer_deploy.recipes.schema import Network
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One face's cost: fvcore's multiply-adds in units of 1e9, parameters, and activations (elements that layers give)."""
+    """One face's cost: fvcore's multiply-adds in units of 1e9, parameters, activations (elements that layers give)."""
 
     gflops: float
     parameters: int
@@ -42,7 +43,8 @@ def _write() -> None:
     networks = {network_key(recipe.network): recipe.network for recipe in map(load_recipe, list_recipes())}
     costs = {}
     for key, network in sorted(networks.items()):
-        cost = measure_cost(build_network(network.name, **network.options), size=network.input_size)
+        options: dict[str, Any] = dict(network.options)
+        cost = measure_cost(build_network(network.name, **options), size=network.input_size)
         costs[key] = asdict(Cost(cost.gflops, cost.parameters, cost.activations))
     write_json(Path(__file__).with_name("costs.json"), costs)
 

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ from fer_deploy.recipes.schema import Recipe
 T = TypeVar("T")
 
 STUDY_ORDER = (
-    "baseline", "resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large", "efficientnetv2-s", "A", "B", "C", "D", "E",
+    "baseline", "resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large", "efficientnetv2-s",
+    "A", "B", "C", "D", "E",
 )  # fmt: skip
 """The study's eleven variants, in the order of its table."""
 
@@ -110,7 +112,7 @@ def field_documentation(table: type) -> dict[str, str]:
 
     body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(table))).body[0]).body
     found = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)

@@ -59,7 +59,8 @@ class Schedule:
     """How the learning rate changes within a stage."""
 
     name: Literal["constant", "one-cycle", "plateau"] = "constant"
-    """`one-cycle` is OneCycleLR with cosine annealing, stepped each batch; `plateau` is ReduceLROnPlateau on validation accuracy."""
+    """`one-cycle` is OneCycleLR with cosine annealing, stepped each batch; `plateau` is ReduceLROnPlateau on validation
+    accuracy."""
     warm_up: float = 0.1
     """one-cycle: share of the steps in which the rate rises to its peak."""
     start_divisor: float = 25.0
@@ -67,7 +68,7 @@ class Schedule:
     final_divisor: float = 1e4
     """one-cycle: the last rate is the first divided by this."""
     cycle_momentum: bool = False
-    """one-cycle: run the first beta from .95 down to .85 and back, PyTorch's default and so what the study's runs did."""
+    """one-cycle: run the first beta from .95 down to .85 and back, PyTorch's default and so what the study ran."""
     factor: float = 0.5
     """plateau: what the rate is multiplied by."""
     patience: int = 5
@@ -186,8 +187,9 @@ class Distillation:
     temperature: float = 2.0
     """Both sides' logits are divided by this, and the loss multiplied by its square (Hinton et al., 2015)."""
     view: Literal["same", "cached", "plain"] = "cached"
-    """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of `views`
-    views a face that come round again, each answered once and kept; `plain`: the face as it is, answered once and kept."""
+    """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of
+    `views` views a face that come round again, each answered once and kept; `plain`: the face as it is, answered once
+    and kept."""
     views: int = 20
     """cached: views a face."""
 
@@ -215,7 +217,8 @@ class Stage:
     augmentation: Augmentation | None = None
     """Augmentation of this stage, where it is not the recipe's."""
     ran: int = 0
-    """Epochs that this stage ran in the study before it stopped by itself; `--epochs N` is shared in their proportion. 0: `epochs`."""
+    """Epochs that this stage ran in the study before it stopped by itself; `--epochs N` is shared in their proportion.
+    0: `epochs`."""
     patience: int = 0
     """Epochs without a better validation accuracy before the stage ends; 0 never ends it early."""
     batch_size: int = 128
@@ -223,9 +226,11 @@ class Stage:
     clip: float = 0.0
     """Largest norm of the gradient; 0 leaves it as it is."""
     ema: float = 0.0
-    """Decay a step of the exponential moving average of the weights that is validated and kept; 0: the weights themselves."""
+    """Decay a step of the exponential moving average of the weights that is validated and kept; 0: the weights
+    themselves."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass. `float16` (with a gradient scaler) works on CUDA alone, as the study's, and is float32 elsewhere."""
+    """Arithmetic of the forward pass where the device has it: `float16` (with a gradient scaler) on CUDA alone, as the
+    study's; `bfloat16` on CUDA and on processors with AMX; float32 elsewhere."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", f"must be at least 1, got {self.epochs}")
@@ -274,7 +279,11 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stage", "needs at least one stage")
         allowed = all(letter.isalnum() or letter in "-_.~" for letter in self.name)
-        _require(bool(self.name) and allowed and self.name[0] not in ".-", "name", f"letters, digits, '-', '_', '.' only, got {self.name!r}")
+        _require(
+            bool(self.name) and allowed and self.name[0] not in ".-",
+            "name",
+            f"letters, digits, '-', '_', '.' only, got {self.name!r}",
+        )
 
     def augmentation_of(self, stage: Stage) -> Augmentation:
         """The augmentation in effect in a stage."""

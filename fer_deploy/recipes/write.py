@@ -16,7 +16,11 @@ def recipe_to_toml(recipe: Recipe) -> str:
     stages = content.pop("stage")
     lines = [f"{key} = {_value(value)}" for key, value in content.items()]
     for number, stage in enumerate(stages, 1):
-        lines += ["", f"[[stage]]  # {number} of {len(stages)}", *(f"{key} = {_value(value)}" for key, value in stage.items())]
+        lines += [
+            "",
+            f"[[stage]]  # {number} of {len(stages)}",
+            *(f"{key} = {_value(value)}" for key, value in stage.items()),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -57,8 +57,8 @@ def draw_views(augmentation: Augmentation, count: int, *, generator: torch.Gener
         put("flip", (uniform(0, 1) < augmentation.flip).float())
     if augmentation.crop:
         for name in ("crop_x", "crop_y"):
-            reach = augmentation.crop
-            put(name, torch.randint(-reach, reach + 1, (count,), generator=generator).float())
+            pixels = augmentation.crop
+            put(name, torch.randint(-pixels, pixels + 1, (count,), generator=generator).float())
     if augmentation.rotation:
         put("angle", uniform(-1, 1) * math.radians(augmentation.rotation))
     if augmentation.scale:
@@ -118,9 +118,7 @@ def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augme
     """
     if views is None:
         return _normalise(_resize(images.float().unsqueeze(1), size))
-    moved = augmentation.trivial or any(
-        getattr(augmentation, name) for name in ("rotation", "scale", "shift", "shear")
-    )
+    moved = augmentation.trivial or any(getattr(augmentation, name) for name in ("rotation", "scale", "shift", "shear"))
     if moved and augmentation.interpolation == "bilinear":
         grey = _sample_bilinear(images, views, size, augmentation.fill)
     elif moved:
@@ -167,7 +165,9 @@ def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill:
     mirror = 1 - 2 * _column(views, "flip")
     shift_x = 2 * (_column(views, "shift_x") + _column(views, "crop_x") / SIDE)
     shift_y = 2 * (_column(views, "shift_y") + _column(views, "crop_y") / SIDE)
-    rows = torch.stack((torch.stack((mirror * xx, mirror * xy, mirror * shift_x), 1), torch.stack((yx, yy, shift_y), 1)), 1)
+    rows = torch.stack(
+        (torch.stack((mirror * xx, mirror * xy, mirror * shift_x), 1), torch.stack((yx, yy, shift_y), 1)), 1
+    )
     grid = F.affine_grid(rows, [len(images), 1, size, size], align_corners=False)
     padding = "border" if fill == "edge" else "zeros"
     return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)

@@ -1,4 +1,4 @@
-"""A training run's whole state in one file, so that a kill at any moment leaves the old state or the new, never a mixture.
+"""A training run's whole state in one file: a kill at any moment leaves the old state or the new, never a mixture.
 
 Tensors are safetensors entries under prefixes (`network.`, `average.`, `best.`, `optimiser.<i>.`); everything else is
 JSON in the file's metadata. Nothing is pickled.
@@ -77,6 +77,6 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, to
         place, _, what = name.partition(".")
         parameter = parameters[int(place)]
         if tensor.shape == parameter.shape:
-            tensor = torch.empty_like(parameter).copy_(tensor)  # noqa: PLW2901
+            tensor = torch.empty_like(parameter).copy_(tensor)
         state.setdefault(int(place), {})[what] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

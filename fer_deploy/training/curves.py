@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 from fer_deploy.errors import RunError
@@ -44,13 +45,15 @@ def draw_curves(folder: Path) -> Path:
     accuracy.plot(epochs, column("training_accuracy"), label="training (augmented)", color="#9aa0a6")
     accuracy.plot(epochs, validation, label="validation", color="#1f6feb")
     best = max(range(len(rows)), key=validation.__getitem__)
-    accuracy.plot(epochs[best], validation[best], "o", color="#d1242f", label=f"best {validation[best]:.2%}, epoch {epochs[best]}")
+    accuracy.plot(
+        epochs[best], validation[best], "o", color="#d1242f", label=f"best {validation[best]:.2%}, epoch {epochs[best]}"
+    )
     accuracy.set_ylabel("accuracy")
     rate.plot(epochs, column("lr"), color="#1a7f37")
     rate.set_yscale("log")
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
-    starts = [row for before, row in zip(rows, rows[1:], strict=False) if before["stage"] != row["stage"]]
+    starts = [row for before, row in pairwise(rows) if before["stage"] != row["stage"]]
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.25)
         for row in starts:

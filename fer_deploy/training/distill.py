@@ -39,7 +39,10 @@ class Teachers:
         """
         self.distillation = distillation
         self._runs: Sequence[Run] = [Run.open(workspace / "training" / name) for name in distillation.teachers]
-        self._networks = [run.network().to(device, memory_format=torch.channels_last) for run in self._runs]
+        self._networks = [
+            run.network().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+            for run in self._runs
+        ]
         self._device = device
         self._precision = precision
         self._folder = workspace / "training" / ".soft_targets"

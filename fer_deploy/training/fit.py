@@ -47,7 +47,7 @@ from fer_deploy.training.targets import soft_labels
 
 VALIDATION_BATCH = 512
 CHECK_LOSS_EVERY = 20
-"""Batches between looks at the loss on a GPU, where each look waits for the device; on the CPU every batch is looked at."""
+"""Batches between looks at the loss on a GPU, where a look waits for the device; on the CPU every batch is seen."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
 
@@ -210,7 +210,9 @@ def train(
     settings = settings or Settings()
     recipe = share_budget(recipe, settings.epochs)
     folder = workspace / "training" / (name or recipe.name)
-    return _Training(recipe, dataset, folder, workspace, settings, watcher or Silent(), should_stop or (lambda: False)).run()
+    return _Training(
+        recipe, dataset, folder, workspace, settings, watcher or Silent(), should_stop or (lambda: False)
+    ).run()
 
 
 class _Training:
@@ -253,11 +255,12 @@ class _Training:
         try:
             self._load_data()
             self._prepare_network(checkpoint if isinstance(checkpoint, Checkpoint) else None)
+            if self.processes.writes:
+                for left_by_a_kill in self.folder.glob(".*.partial"):
+                    left_by_a_kill.unlink(missing_ok=True)
             if checkpoint is None:
                 self._write_record("training")
-            self.watcher.started(
-                self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run
-            )
+            self.watcher.started(self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run)
             try:
                 for stage_index in range(self.progress.stage, len(self.recipe.stages)):
                     self._run_stage(stage_index, checkpoint if isinstance(checkpoint, Checkpoint) else None)
@@ -312,7 +315,8 @@ class _Training:
     def _prepare_network(self, checkpoint: Checkpoint | None) -> None:
         specification = self.recipe.network
         torch.manual_seed(seed_at(self.settings.seed, "initialisation"))
-        network = build_network(specification.name, **specification.options)
+        options: dict[str, Any] = dict(specification.options)
+        network = build_network(specification.name, **options)
         cost = measure_cost(network, size=specification.input_size)
         self.gflops, self.parameters = cost.gflops, cost.parameters
         if checkpoint is None:
@@ -322,7 +326,7 @@ class _Training:
             self._restore(checkpoint)
         network = network.to(self.device)
         if self.device.type in ("cpu", "cuda"):
-            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
         self.network: nn.Module = accelerate_network(network, self.device)
         self.teachers: Teachers | None = None
         if self.recipe.distillation is not None:
@@ -431,9 +435,15 @@ class _Training:
             mean = progress.loss_sum / progress.faces if progress.faces else None
             self.watcher.batch(
                 BatchReport(
-                    parts.index + 1, progress.epochs_run + 1, batch + 1, parts.batches,
-                    self._epochs_planned(), mean, parts.scheduler.lr, shown / max(now - began, 1e-9),
-                )  # fmt: skip
+                    parts.index + 1,
+                    progress.epochs_run + 1,
+                    batch + 1,
+                    parts.batches,
+                    self._epochs_planned(),
+                    mean,
+                    parts.scheduler.lr,
+                    shown / max(now - began, 1e-9),
+                )
             )
             self._save_or_stop(batch + 1 < parts.batches)
         self._close_epoch(parts.batches * parts.size)
@@ -442,9 +452,7 @@ class _Training:
         self, trained: nn.Module, faces: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         parts = self.parts
-        half = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}[parts.stage.precision]
-        if half is torch.float16 and self.device.type != "cuda":
-            half = None
+        half = half_type(parts.stage, self.device)
         with torch.autocast(self.device.type, half or torch.bfloat16, enabled=half is not None):
             logits = trained(faces.contiguous(memory_format=torch.channels_last))
         logits = logits.float()
@@ -453,7 +461,7 @@ class _Training:
             weight = self.recipe.distillation.weight
             loss = (1 - weight) * loss + weight * distillation_loss(logits, teacher, self.recipe.distillation)
         parts.optimiser.zero_grad(set_to_none=True)
-        parts.scaler.scale(loss).backward()
+        parts.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if parts.stage.clip:
             parts.scaler.unscale_(parts.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), parts.stage.clip)
@@ -483,8 +491,9 @@ class _Training:
                     self.weights_sha256 = save_weights(self.folder, self.best)
                     self._write_record("training")
             raise TrainingError(
-                f"{self.folder.name}: the loss is not finite in epoch {progress.epochs_run + 1}, batch {progress.batch}, "
-                f"at learning rate {self.parts.scheduler.lr:.3g}; {kept}: lower the rate or the stage's clip, and --restart"
+                f"{self.folder.name}: the loss is not finite in epoch {progress.epochs_run + 1}, "
+                f"batch {progress.batch}, at learning rate {self.parts.scheduler.lr:.3g}; {kept}: "
+                "lower the rate or the stage's clip, and --restart"
             )
         progress.loss_sum += float(values[finite].sum())
 
@@ -509,7 +518,11 @@ class _Training:
         else:
             progress.epochs_without_better += 1
         if better:
-            progress.best_accuracy, progress.best_epoch, progress.best_stage = accuracy, progress.epochs_run, parts.index + 1
+            progress.best_accuracy, progress.best_epoch, progress.best_stage = (
+                accuracy,
+                progress.epochs_run,
+                parts.index + 1,
+            )
             self.best = self.stage_best
         spent = time.monotonic() - since
         progress.seconds += spent
@@ -559,7 +572,10 @@ class _Training:
         parts = []
         for start in range(0, len(images), VALIDATION_BATCH):
             faces = render(
-                images[start : start + VALIDATION_BATCH], None, self.recipe.augmentation, size=self.recipe.network.input_size
+                images[start : start + VALIDATION_BATCH],
+                None,
+                self.recipe.augmentation,
+                size=self.recipe.network.input_size,
             )
             parts.append(self.network(faces.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(parts)
@@ -694,6 +710,20 @@ class _StageParts:
     batches: int
 
 
+def half_type(stage: Stage, device: torch.device) -> torch.dtype | None:
+    """The half-precision type that a stage's forward pass uses on a device; None is float32.
+
+    bfloat16 on a processor without AMX would be emulated, several times slower than float32.
+    """
+    if stage.precision == "float16" and device.type == "cuda":
+        return torch.float16
+    if stage.precision == "bfloat16":
+        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        if device.type == "cuda" or (device.type == "cpu" and amx()):
+            return torch.bfloat16
+    return None
+
+
 def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
     """The temperature that gives the least cross-entropy (Guo et al., 2017), to 1e-3.
 
@@ -720,7 +750,7 @@ def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _shard(chosen: torch.Tensor, processes: Processes) -> torch.Tensor:
-    """This process's part of a batch: a run of the first half and its mirror image, so that MixUp's pairs stay together."""
+    """This process's part of a batch: a run of its first half and the mirror image: MixUp's pairs stay together."""
     if processes.count == 1:
         return chosen
     each = len(chosen) // processes.count

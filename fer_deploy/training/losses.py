@@ -52,7 +52,10 @@ def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor, distillation:
 
 @dataclass(frozen=True)
 class Mix:
-    """One draw for a batch: the share of the first face, and the CutMix box (left, top, right, bottom) as shares of the side, or None."""
+    """One draw for a batch: the share of the first face, and CutMix's box or None.
+
+    The box is (left, top, right, bottom) as shares of the side.
+    """
 
     share: float
     box: tuple[float, float, float, float] | None = None
@@ -70,7 +73,11 @@ def draw_mix(mixing: Mixing, *, generator: torch.Generator) -> Mix | None:
     if not cut:
         return Mix(share)
     side = math.sqrt(1 - share)
-    return Mix(share, tuple(min(max(edge, 0.0), 1.0) for edge in (left - side / 2, top - side / 2, left + side / 2, top + side / 2)))  # type: ignore[arg-type]
+
+    def edge(place: float) -> float:
+        return min(max(place, 0.0), 1.0)
+
+    return Mix(share, (edge(left - side / 2), edge(top - side / 2), edge(left + side / 2), edge(top + side / 2)))
 
 
 def apply_mix(faces: torch.Tensor, targets: torch.Tensor, mix: Mix) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,10 @@ def parameter_groups(network: nn.Module, optimiser: Optimiser) -> list[dict[str,
         return [{"params": [parameter for _, parameter in named], "weight_decay": optimiser.weight_decay}]
     spared = {name for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")}
     return [
-        {"params": [parameter for name, parameter in named if name not in spared], "weight_decay": optimiser.weight_decay},
+        {
+            "params": [parameter for name, parameter in named if name not in spared],
+            "weight_decay": optimiser.weight_decay,
+        },
         {"params": [parameter for name, parameter in named if name in spared], "weight_decay": 0.0},
     ]
 
@@ -78,7 +81,11 @@ class Scheduler:
         inner = self._one_cycle or self._plateau
         keys = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
         groups = [
-            {key: list(value) if isinstance(value, tuple) else value for key, value in group.items() if key in ("lr", "betas", "momentum")}
+            {
+                key: list(value) if isinstance(value, tuple) else value
+                for key, value in group.items()
+                if key in ("lr", "betas", "momentum")
+            }
             for group in self._optimiser.param_groups
         ]
         kept = {key: value for key, value in (inner.state_dict() if inner else {}).items() if key in keys}

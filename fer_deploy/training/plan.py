@@ -15,7 +15,19 @@ from fer_deploy.training.stages import share_budget
 DEFAULT_VARIANTS = ("B", "E")
 """What `ferdeploy train` trains when it is given no name: the pair that the study deployed."""
 
-WHOLE_TABLE = ("A", "B", "C", "D", "E", "mobilenetv3-large", "efficientnet-b1", "efficientnetv2-s", "baseline", "resemotenet", "vgg19")
+WHOLE_TABLE = (
+    "A",
+    "B",
+    "C",
+    "D",
+    "E",
+    "mobilenetv3-large",
+    "efficientnet-b1",
+    "efficientnetv2-s",
+    "baseline",
+    "resemotenet",
+    "vgg19",
+)
 """What `all` trains: the study's eleven networks, those that its ensembles need first."""
 
 assert set(WHOLE_TABLE) == set(STUDY_ORDER)

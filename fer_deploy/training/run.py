@@ -102,7 +102,8 @@ class Run:
             raise RunError(f"{self.weights_path}: {reason}: train again, or fetch the file") from error
         if hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise RunError(f"{self.weights_path}: does not match its record in run.json: fetch both again")
-        network = build_network(self.recipe.network.name, **self.recipe.network.options)
+        options: dict[str, Any] = dict(self.recipe.network.options)
+        network = build_network(self.recipe.network.name, **options)
         load_weights(network, load_half_precision(self.weights_path), source=self.weights_path)
         return network.eval()
 

@@ -63,7 +63,10 @@ STUDY_STAGES: dict[str, list[tuple[object, ...]]] = {
         (5e-5, (0.9, 0.99), 0.05, ("plateau", 0.5, 5, 1e-7), 1.0, 150, 20, 58),
     ],
 }
-INITIALISATION = {"baseline": "default", **dict.fromkeys(("resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large"), "xavier")}
+INITIALISATION = {
+    "baseline": "default",
+    **dict.fromkeys(("resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large"), "xavier"),
+}
 LOSSES = {
     "A": [("cross-entropy", 0.0)] * 3 + [("focal", 0.15)] * 2,
     "B": [("cross-entropy", 0.0), ("cross-entropy", 0.0), ("cross-entropy", 0.05)],
@@ -173,7 +176,9 @@ def test_a_path_works_where_a_name_does(tmp_path: Path) -> None:
 
 def test_settings_change_single_values() -> None:
     recipe = load_recipe("B")
-    changed = apply_settings(recipe, ["stage.1.optimiser.lr=2e-4", "stage.*.clip=0.5", "initialisation=xavier", "augmentation.flip=0"])
+    changed = apply_settings(
+        recipe, ["stage.1.optimiser.lr=2e-4", "stage.*.clip=0.5", "initialisation=xavier", "augmentation.flip=0"]
+    )
     assert changed.stages[1].optimiser.lr == 2e-4
     assert {stage.clip for stage in changed.stages} == {0.5}
     assert (changed.initialisation, changed.augmentation.flip) == ("xavier", 0.0)

@@ -86,7 +86,9 @@ def test_a_shift_moves_the_picture_as_said() -> None:
 
 
 def test_draws_follow_their_distributions() -> None:
-    augmentation = Augmentation(flip=0.5, crop=4, rotation=10, scale=0.12, shift=0.1, brightness=0.2, contrast=0.2, cutout=0.5)
+    augmentation = Augmentation(
+        flip=0.5, crop=4, rotation=10, scale=0.12, shift=0.1, brightness=0.2, contrast=0.2, cutout=0.5
+    )
     views = draw(augmentation, 40_000).double()
     assert abs(views[:, AT["flip"]].mean() - 0.5) < 0.01
     counts = torch.bincount((views[:, AT["crop_x"]] + 4).long(), minlength=9)

@@ -1,4 +1,4 @@
-"""Training as a whole: it learns, it records, it stops and goes on to the same bits, and it refuses what cannot be meant."""
+"""Training as a whole: it learns, records, stops and goes on to the same bits, and refuses what cannot be meant."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def test_a_stopped_run_ends_with_the_same_weights(
 
     statuses = []
     while not statuses or statuses[-1] == "stopped":
-        statuses.append(train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop).status)
+        statuses.append(
+            train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop).status
+        )
     assert statuses == ["stopped"] * len(stops) + ["complete"]
     name = "training/small/weights.safetensors"
     assert sha256(tmp_path / name) == sha256(finished / name)
@@ -171,7 +173,7 @@ print(json.dumps({"kills": kills, "grew": grew}))
 
 
 def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path) -> None:
-    """A real process is killed at random at least 20 times; history.csv only grows, and the weights are the same bits."""
+    """A process is killed at random at least 20 times; history.csv only grows, and the weights are the same bits."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)],
         capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False,
@@ -182,12 +184,11 @@ def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     assert told["grew"]
     name = "training/small/weights.safetensors"
     assert sha256(tmp_path / "killed" / name) == sha256(tmp_path / "whole" / name)
-    leftovers = [path.name for path in (tmp_path / "killed/training/small").iterdir() if path.suffix == ".partial"]
-    assert len(leftovers) <= told["kills"]  # a kill may leave a temporary file; nothing reads one
+    assert not [path.name for path in (tmp_path / "killed/training/small").iterdir() if path.suffix == ".partial"]
 
 
 def test_a_full_disk_leaves_what_was_saved(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
-    """The kernel refuses a write half-way (a limit on file size stands in for the disk); the old checkpoint is whole."""
+    """The kernel refuses a write half-way (a limit on file size stands in for the disk); the old state is whole."""
     seen = 0
 
     def should_stop() -> bool:
@@ -239,7 +240,10 @@ def test_damaged_files_get_one_line(tmp_path: Path, small_recipe: Recipe, few_fa
     checkpoint.write_bytes(content[: len(content) // 2])
     with pytest.raises(RunError, match=r"checkpoint is damaged .*--restart"):
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
-    assert train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, restart=True)).status == "complete"
+    assert (
+        train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, restart=True)).status
+        == "complete"
+    )
     weights = tmp_path / "training/small/weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -255,7 +259,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path: Pa
         Stage(epochs=1, batch_size=64, optimiser=Optimiser(lr=1e-4)),
         Stage(epochs=3, batch_size=64, optimiser=Optimiser(name="sgd", lr=10.0, betas=(0.99, 0.9))),
     )
-    recipe = Recipe("wild", "far too fast", Network("plain", options={"widths": (4,), "depths": (2,), "branches": False}), stages)
+    recipe = Recipe(
+        "wild", "far too fast", Network("plain", options={"widths": (4,), "depths": (2,), "branches": False}), stages
+    )
 
     with pytest.raises(TrainingError) as caught:
         _train_with_nan(recipe, few_faces, tmp_path)
@@ -304,7 +310,7 @@ def test_a_later_stage_starts_from_the_best_weights_of_the_one_before(tmp_path: 
     assert accuracies[5] == pytest.approx(max(accuracies[:5]), abs=0.05)  # batch norm's statistics still move
 
 
-def test_teachers_are_asked_once_and_their_answers_kept(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
+def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
     import shutil
 
     shutil.copytree(finished / "training", tmp_path / "training")
@@ -337,8 +343,8 @@ def test_teachers_are_asked_once_and_their_answers_kept(tmp_path: Path, finished
     assert sha256(tmp_path / "training/three" / name) == sha256(tmp_path / "training/one" / name)
     for view in ("same", "plain"):
         assert train(student(view, view), few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+    missing = dataclasses.replace(student("four", "same"), distillation=Distillation(teachers=("nobody",)))
     with pytest.raises(RunError, match="there is no run here"):
-        missing = dataclasses.replace(student("four", "same"), distillation=Distillation(teachers=("nobody",)))
         train(missing, few_faces, workspace=tmp_path, settings=CPU)
 
 

@@ -71,7 +71,9 @@ def test_mix_draws_follow_their_distributions() -> None:
     assert len(shares) == 4000
     assert abs(float(shares.mean()) - 0.5) < 0.02
     assert abs(float(shares.var()) - 1 / (4 * (2 * 0.4 + 1))) < 0.01  # Beta(a, a)
-    both = [draw_mix(Mixing(mixup_alpha=0.4, cutmix_alpha=1.0, probability=0.8), generator=generator) for _ in range(4000)]
+    both = [
+        draw_mix(Mixing(mixup_alpha=0.4, cutmix_alpha=1.0, probability=0.8), generator=generator) for _ in range(4000)
+    ]
     assert abs(sum(draw is None for draw in both) / 4000 - 0.2) < 0.03
     assert abs(sum(draw is not None and draw.box is not None for draw in both) / 4000 - 0.4) < 0.03
     assert draw_mix(Mixing(), generator=generator) is None

@@ -27,7 +27,9 @@ def test_weight_decay_spares_one_dimensional_parameters_and_biases() -> None:
     assert everything["weight_decay"] == 1e-4
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
 def test_optimisers_are_pytorchs(name: str, kind: type) -> None:
     made = make_optimiser(nn.Linear(3, 2), Optimiser(name=name, lr=0.01, betas=(0.8, 0.9)), device=CPU)  # type: ignore[arg-type]
     assert type(made) is kind
@@ -71,7 +73,9 @@ def test_plateau_lowers_the_rate_after_its_patience() -> None:
     assert rates[3 + 12] == 2.5e-5
 
 
-@pytest.mark.parametrize("schedule", [Schedule(), Schedule(name="one-cycle", cycle_momentum=True), Schedule(name="plateau", patience=1)])
+@pytest.mark.parametrize(
+    "schedule", [Schedule(), Schedule(name="one-cycle", cycle_momentum=True), Schedule(name="plateau", patience=1)]
+)
 def test_optimiser_and_schedule_go_on_from_their_saved_state(schedule: Schedule) -> None:
     stage = Stage(epochs=1, optimiser=Optimiser(lr=0.1, weight_decay=0.01), schedule=schedule)
 
@@ -94,7 +98,7 @@ def test_optimiser_and_schedule_go_on_from_their_saved_state(schedule: Schedule)
             optimiser.step()
             scheduler.after_step()
             scheduler.after_epoch(0.5)
-            seen += [scheduler.lr, float(network.weight.sum())]
+            seen += [scheduler.lr, float(network.weight.detach().sum())]
         return seen
 
     assert run(13) == run(None)

@@ -54,7 +54,8 @@ def test_what_cannot_be_meant_is_refused(
 def test_a_missing_teacher_is_told_before_training(tmp_path: Path) -> None:
     path = tmp_path / "pupil.toml"
     path.write_text(
-        'name = "pupil"\ntitle = "t"\nnetwork = { name = "plain" }\ndistillation = { teachers = ["B"] }\n[[stage]]\nepochs = 1\n'
+        'name = "pupil"\ntitle = "t"\nnetwork = { name = "plain" }\n'
+        'distillation = { teachers = ["B"] }\n[[stage]]\nepochs = 1\n'
     )
     with pytest.raises(RunError, match="teacher 'B' has not been trained"):
         plan_runs((str(path),), workspace=tmp_path)

@@ -40,9 +40,7 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
             env=environment, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (
-        list(csv.DictReader((tmp_path / name / "training/pair/history.csv").open())) for name in ("one", "two")
-    )
+    one, two = (list(csv.DictReader((tmp_path / name / "training/pair/history.csv").open())) for name in ("one", "two"))
     assert len(one) == len(two) == 2
     for alone, together in zip(one, two, strict=True):
         assert abs(float(alone["training_loss"]) - float(together["training_loss"])) < 1e-4
