@@ -18,7 +18,7 @@ import torch
 
 from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
-from fer_deploy.recipes import Distillation, Network, Optimiser, Recipe, Stage, apply_settings
+from fer_deploy.recipes import Distillation, Network, Optimiser, Recipe, Schedule, Stage, apply_settings
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
 from fer_deploy.training.fit import EpochRow, Settings, Silent, fit_temperature, train
@@ -76,18 +76,11 @@ def test_the_rounded_weights_score_what_the_record_says(finished: Path, few_face
 def test_training_learns(tmp_path: Path) -> None:
     from fer_deploy.faces.synthetic import synthetic_dataset
 
-    stage = Stage(epochs=8, batch_size=32, optimiser=Optimiser(lr=4e-3, weight_decay=0.01))
-    network = Network("plain", options={"widths": (8, 16, 32), "depths": (1, 1, 1), "dropout": 0.0})
-    recipe = Recipe("learner", "a small network", network, (stage,))
+    stage = Stage(epochs=6, batch_size=16, optimiser=Optimiser(lr=2e-2), schedule=Schedule(name="one-cycle"))
+    options = {"widths": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "stem_stride": 2, "dropout": 0.0}
+    recipe = Recipe("learner", "a small network", Network("plain", options=options), (stage,))
     outcome = train(recipe, synthetic_dataset(1400), workspace=tmp_path, settings=CPU)
-    assert outcome.run().validation_accuracy > 0.6  # one in seven by chance
-
-
-def test_a_complete_run_is_left_alone(finished: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
-    before = {path.name: (sha256(path), path.stat().st_mtime_ns) for path in (finished / "training/small").iterdir()}
-    assert train(small_recipe, few_faces, workspace=finished, settings=CPU).status == "already complete"
-    after = {path.name: (sha256(path), path.stat().st_mtime_ns) for path in (finished / "training/small").iterdir()}
-    assert after == before
+    assert outcome.run().validation_accuracy > 0.8  # one in seven by chance
 
 
 @pytest.mark.parametrize("stops", [(1,), (9, 10, 23), (8, 16, 24, 32, 40, 60)])
@@ -115,7 +108,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
 def test_a_time_limit_ends_cleanly_and_the_next_call_goes_on(
     tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
 ) -> None:
-    limited = dataclasses.replace(CPU, limit_seconds=5.2)  # five seconds are kept back for validating and saving
+    limited = dataclasses.replace(CPU, limit_seconds=5.01)  # five are kept back for validating and saving
     outcome = train(small_recipe, few_faces, workspace=tmp_path, settings=limited)
     assert outcome.status == "stopped"
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
