@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,15 @@ from fer_deploy.errors import UnavailableError
 
 
 @pytest.fixture(scope="module")
-def opened(site: Site, camera_file: Path) -> Iterator[Visit]:
+def browser(camera_file: Path) -> Iterator[Any]:
+    with launch(*camera_arguments(camera_file)) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, site: Site) -> Iterator[Visit]:
     """One visit for the whole module: starting the engine takes seconds on a busy machine."""
-    with launch(*camera_arguments(camera_file)) as browser, serve_site(site) as address:
+    with serve_site(site) as address:
         visit = Visit(browser, address)
         yield visit
         visit.close()
@@ -34,9 +42,9 @@ def opened(site: Site, camera_file: Path) -> Iterator[Visit]:
 @pytest.fixture
 def visit(opened: Visit) -> Iterator[Visit]:
     """The visit with the camera closed, which no test may leave with a complaint of the browser's."""
-    opened.close_camera()
     opened.troubles.clear()
     yield opened
+    opened.close_camera()  # it keeps a core busy
     assert not opened.troubles
 
 
@@ -130,6 +138,17 @@ def test_a_face_at_the_edge_is_cropped_as_in_python(
         outside += left < 0 or top < 0 or left + side > pixels.shape[1] or top + side > pixels.shape[0]
         np.testing.assert_allclose(face["probabilities"], recognizer.probabilities(crop[np.newaxis])[0], atol=1e-4)
     assert outside, "the picture must hold a face whose square reaches outside"
+
+
+def test_a_photo_that_lies_on_its_side_is_turned(visit: Visit, portrait: Path, tmp_path: Path) -> None:
+    upright = visit.choose(portrait), visit.faces()
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    assert visit.choose(tmp_path / "black.png") == "No face found."
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    with Image.open(portrait) as photo:
+        photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    assert (visit.choose(tmp_path / "turned.png"), visit.faces()) == upright
 
 
 def test_several_faces_are_numbered_from_left_to_right(visit: Visit, portrait: Path, tmp_path: Path) -> None:
@@ -247,13 +266,12 @@ def test_everything_by_keyboard(visit: Visit) -> None:
 
 def test_no_rule_of_accessibility_is_broken(visit: Visit, portrait: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is absent")
-    for colours in ("light", "dark"):
+    steps = {"nothing": lambda: None, "photo": lambda: visit.choose(portrait), "camera": visit.open_camera}
+    for colours, shown in (("light", "nothing"), ("light", "photo"), ("dark", "photo"), ("light", "camera")):
         visit.page.emulate_media(color_scheme=colours)
-        visit.close_camera()
-        for step in (lambda: None, lambda: visit.choose(portrait), visit.open_camera):
-            step()
-            found = axe.Axe().run(visit.page)
-            assert found.violations_count == 0, (colours, found.generate_report())
+        steps[shown]()
+        found = axe.Axe().run(visit.page)
+        assert found.violations_count == 0, (colours, shown, found.generate_report())
 
 
 def test_a_phones_width(visit: Visit, portrait: Path) -> None:
@@ -267,3 +285,34 @@ def test_a_phones_width(visit: Visit, portrait: Path) -> None:
             assert box["height"] >= 44  # CSS pixels, what a finger needs
             assert 0 <= box["x"] < box["x"] + box["width"] <= width
     visit.page.set_viewport_size(before)
+
+
+def with_file(site: Site, name: str, content: bytes | None) -> Site:
+    """The site with another content of one file, or without it."""
+    files = {**site.files, name: content or b""}
+    if content is None:
+        del files[name]
+    return replace(site, files=MappingProxyType(files))
+
+
+def test_on_several_threads_it_says_the_same(browser: Any, site: Site, visit: Visit, cut: Path) -> None:
+    """On four cores the engine takes two threads, each a worker with the engine's script. Here there may be fewer."""
+    cores = b"navigator.hardwareConcurrency"
+    assert cores in site.files["reader.js"]
+    four = with_file(site, "reader.js", site.files["reader.js"].replace(cores, b"4"))
+    with serve_site(four) as address:
+        other = Visit(browser, address)
+        assert (other.choose(cut), other.faces()) == (visit.choose(cut), visit.faces())
+        assert other.requests.count(f"{address}onnxruntime-web.js") == 2
+        assert not other.troubles
+        other.close()
+
+
+def test_a_missing_model_is_said(browser: Any, site: Site) -> None:
+    with serve_site(with_file(site, "model.onnx", None)) as address:
+        page = browser.new_page()
+        page.goto(address)
+        words = "The model could not be started: model.onnx could not be loaded (404)"
+        page.get_by_role("alert").filter(has_text=words).wait_for()
+        assert page.get_by_role("button", name="Open the camera").is_disabled()
+        page.context.close()
