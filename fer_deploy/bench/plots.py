@@ -176,7 +176,7 @@ def _legend(series: Sequence[int], left: float, y: float) -> list[str]:
         name, shape = SERIES[index]
         parts.append(mark(x, y - 4, f"c{index}" + (" hollow" if index == STUDY else ""), shape=shape))
         parts.append(text(x + 10, y, name, style="small"))
-        x += 10 + 6.4 * len(name) + 26
+        x += 10 + 5.6 * len(name) + 22
     parts.append(text(x, y, "filled: on the Pareto front (dashed)", style="small"))
     return parts
 
@@ -188,7 +188,6 @@ def confusion_plot(row: Row) -> str:
     side = cell * len(EMOTIONS)
     parts = [
         text(left, 16, row.label, style="title"),
-        text(left + side / 2, 32, "named", anchor="middle", style="small"),
     ]
     for index, name in enumerate(SHORT):
         parts.append(text(left + (index + 0.5) * cell, top - 4, name, anchor="middle", style="small"))
