@@ -33,7 +33,7 @@ lint: $(READY)  ## Check style and types.
 bench: $(READY)  ## Run the pytest-benchmark suites and keep the result.
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-autosave
 
-bench-compare: $(READY)  ## Run them again and show ratios to the run kept last.
+bench-compare: bench  ## Run them again and show ratios to the run kept last.
 	$(BIN)/python benchmarks/compare_runs.py
 
 bench-training:  ## Measure the training rate of EfficientNet-B0; the last line is JSON. PYTHON= runs it with an interpreter of yours.
