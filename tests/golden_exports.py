@@ -43,16 +43,22 @@ class Exported:
 def exports_folder(make: Callable[[], Path]) -> Path:
     """The repository's exports, or what `make` gives with the file of a small network of random weights in it."""
     released = ROOT / "exports"
-    if (released / "manifest.json").is_file():
+    if (released / "manifest.json").is_file() and _present_fp32(released):
         return released
     return _export_small_network(make())
 
 
 def best_exported(folder: Path) -> Exported:
     """The file of a folder that an app would take: fp32, the fused one where there is one."""
+    names = _present_fp32(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
-    names = [name for name, entry in manifest["files"].items() if entry["precision"] == "fp32"]
     return Exported(folder, max(names, key=lambda name: (name == "B+E.onnx", "+" in name, name)), manifest)
+
+
+def _present_fp32(folder: Path) -> list[str]:
+    """The fp32 files of a manifest that are there: a clone has the released ones alone."""
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    return [name for name, entry in files.items() if entry["precision"] == "fp32" and (folder / name).is_file()]
 
 
 def _export_small_network(folder: Path) -> Path:

@@ -210,6 +210,8 @@ def export_plan(
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
         raise ExportError(f"there is no precision {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
+    if "int8" in precisions:
+        _check_int8(data, shape)
     if data is None:
         faces, faces_from = synthetic_faces(DRAWN_FACES, seed=2), "drawn faces"
         warn(f"{plan.name}: without --data, parity is checked on drawn faces, and accuracy is not measured")
@@ -254,6 +256,14 @@ def file_name(plan: Plan, *, precision: str, shape: Shape = DYNAMIC) -> str:
     return plan.name + fixed + ("" if precision == "fp32" else f".{precision}") + ".onnx"
 
 
+def _check_int8(data: Dataset | None, shape: Shape) -> None:
+    """ExportError when int8 can't be written whatever the network."""
+    if data is None:
+        raise ExportError("int8 is calibrated on faces: give --data, or set $FERDEPLOY_DATA")
+    if shape[1:] not in ((None, None), (SIZE, SIZE)):
+        raise ExportError("int8 is calibrated on 48x48 faces: leave height and width free, or fix them to 48x48")
+
+
 def _in_precision(
     model: onnx.ModelProto, precision: str, *, data: Dataset | None, shape: Shape, progress: Progress | None
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
@@ -264,10 +274,7 @@ def _in_precision(
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy, {}
-    if data is None:
-        raise ExportError("int8 is calibrated on faces: give --data, or set $FERDEPLOY_DATA")
-    if shape[1:] not in ((None, None), (SIZE, SIZE)):
-        raise ExportError("int8 is calibrated on 48x48 faces: leave height and width free, or fix them to 48x48")
+    assert data is not None  # _check_int8
     found = search_int8(model, calibration=data.clean_training, validation=data.validation, progress=progress)
     names = {
         "fp32": model.SerializeToString(deterministic=True),

@@ -80,6 +80,8 @@ def load_dataset(source: str | Path | None, *, workspace: Path = Path(), votes: 
             raise DataError(f"no data set: {where}{', which is not there' if os.environ.get(VARIABLE) else ''}; {HELP}")
     if _is_synthetic(source):
         return synthetic_dataset(_synthetic_count(str(source)))
+    if not str(source).strip():
+        raise DataError(f"the name of the data set is empty; {HELP}")
     path = Path(source).expanduser()
     with reading(shown(path)):
         found = _find(path)

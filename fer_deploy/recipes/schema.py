@@ -230,7 +230,7 @@ class Stage:
     themselves."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     """Arithmetic of the forward pass where the device has it: `float16` (with a gradient scaler) on CUDA alone, as the
-    study's; `bfloat16` on CUDA and on processors with AMX; float32 elsewhere."""
+    study's; `bfloat16` on CUDA and on processors with AMX or AVX-512 BF16; float32 elsewhere."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", f"must be at least 1, got {self.epochs}")

@@ -713,13 +713,14 @@ class _StageParts:
 def half_type(stage: Stage, device: torch.device) -> torch.dtype | None:
     """The half-precision type that a stage's forward pass uses on a device; None is float32.
 
-    bfloat16 on a processor without AMX would be emulated, several times slower than float32.
+    bfloat16 on a processor without AMX or AVX-512 BF16 would be emulated, several times slower than float32.
     """
     if stage.precision == "float16" and device.type == "cuda":
         return torch.float16
     if stage.precision == "bfloat16":
-        amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        if device.type == "cuda" or (device.type == "cpu" and amx()):
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        native = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+        if device.type == "cuda" or (device.type == "cpu" and native):
             return torch.bfloat16
     return None
 

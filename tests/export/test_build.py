@@ -160,7 +160,9 @@ def test_optimisation_levels_agree(model: onnx.ModelProto) -> None:
 
 class _Unexportable(nn.Module):
     def forward(self, faces: torch.Tensor) -> torch.Tensor:
-        return faces.flatten(1)[:, :7] * (2 if faces.sum() > 0 else 1)  # a number of Python's, unknown when it is traced
+        return faces.flatten(1)[:, :7] * (
+            2 if faces.sum() > 0 else 1
+        )  # a number of Python's, unknown when it is traced
 
 
 def test_what_torch_cannot_export_is_one_line() -> None:

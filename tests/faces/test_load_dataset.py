@@ -201,6 +201,8 @@ def as_pictures_without_a_tree(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda folder: "", "the name of the data set is empty"),
+        (lambda folder: folder / ("x" * 300), "cannot be read: File name too long|no such file"),
         (lambda folder: folder / "gone.csv", "no data set at .*gone.csv: there is no such file or folder"),
         (lambda folder: folder, "holds no data set: neither fer2013.csv"),
         (as_empty, r"fer2013.csv is empty \(0 bytes\)"),

@@ -1,0 +1,57 @@
+"""`ferdeploy verify` as people type it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny_model import tiny_model
+
+from fer_deploy.cli import cli
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["verify", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that keeps the contract, without manifest or runs: exporting real ones is tests/export's matter."""
+    monkeypatch.delenv("FERDEPLOY_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "exports" / "tiny.onnx"
+    path.parent.mkdir()
+    content = tiny_model()
+    path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
+    return path
+
+
+def test_what_cannot_be_checked_is_said_and_is_an_error_with_strict(file: Path) -> None:
+    done = _run(file)
+    assert done.exit_code == 0, done.output
+    assert "ok      contract" in done.output
+    assert done.output.count("skipped") == 3
+    strict = _run(file, "--strict")
+    assert strict.exit_code == 1
+    assert "one could not be made (--strict)" in strict.stderr
+
+
+def test_a_damaged_file_is_exit_1_and_the_others_are_still_checked(file: Path) -> None:
+    bad = file.with_name("bad.onnx")
+    bad.write_bytes(file.read_bytes()[:100])
+    done = _run(bad, file)
+    assert done.exit_code == 1
+    assert "failed  contract" in done.output
+    assert "ok      contract" in done.output
+    assert done.stderr == f"error: {bad} failed a check\n"
+
+
+def test_a_missing_file_is_exit_1(tmp_path: Path) -> None:
+    done = _run(tmp_path / "none.onnx")
+    assert done.exit_code == 1
+    assert "does not exist" in done.output
+
+
+def test_no_file_is_wrong_usage() -> None:
+    assert _run().exit_code == 2

@@ -1,0 +1,71 @@
+"""Small data sets of faces that the tiny model reads, and one Ray for all tests that need one."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny_model import grey_face, tiny_model, write_tiny_model
+
+from fer_deploy import EMOTIONS, Recognizer
+
+
+def encoded(label: str, kind: str = "PNG", *, height: int = 48, width: int = 48) -> bytes:
+    """A picture that the tiny model reads as `label`."""
+    buffer = io.BytesIO()
+    Image.fromarray(grey_face(label, height=height, width=width)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PICTURES = {label: encoded(label) for label in EMOTIONS}
+
+
+def some_labels(count: int, *, seed: int = 0) -> list[str]:
+    return [EMOTIONS[i] for i in np.random.default_rng(seed).integers(0, 7, count)]
+
+
+def write_parquet(path: Path, labels: Sequence[str], *, group_rows: int = 100, first: int = 0) -> None:
+    """A file of encoded pictures, with the label that each shows and a number that no other row has."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "image": pa.array([PICTURES[label] for label in labels], pa.binary()),
+            "label": list(labels),
+            "number": range(first, first + len(labels)),
+        }
+    )
+    pq.write_table(table, path, row_group_size=group_rows)
+
+
+def read_output(folder: Path) -> pa.Table:
+    """All rows of an output, as any reader of Parquet sees them: part after part."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))])
+
+
+@pytest.fixture(scope="session")
+def recognizer() -> Recognizer:
+    return Recognizer(tiny_model(), threads=1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of this machine: it takes seconds to start, so all tests share it."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
