@@ -97,6 +97,7 @@ class Teachers:
             "data": data_sha256,
             "view": f"{turn}" if kind == "cached" else "plain",
             "augmentation": dataclasses.asdict(augmentation) if kind == "cached" else None,
+            "precision": str(self._precision),
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self._folder / f"{digest[:24]}.safetensors"

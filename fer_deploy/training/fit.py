@@ -330,7 +330,10 @@ class _Training:
         self.network: nn.Module = accelerate_network(network, self.device)
         self.teachers: Teachers | None = None
         if self.recipe.distillation is not None:
-            self.teachers = Teachers(self.recipe.distillation, workspace=self.workspace, device=self.device)
+            precision = half_type(self.recipe.stages[0], self.device) or torch.float32
+            self.teachers = Teachers(
+                self.recipe.distillation, workspace=self.workspace, device=self.device, precision=precision
+            )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
