@@ -45,12 +45,12 @@ def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[st
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
     height, width = pixels.shape[:2]
-    line = max(1, round(max(height, width) / 400))
+    line = max(2, round(max(height, width) / 300))
     for position, face in enumerate(faces):
         box = face.box
         edges = (0.0, 0.0, width - 1.0, height - 1.0) if box is None else (box.left, box.top, box.right, box.bottom)
         colour = COLOURS.get(face.label, (255, 255, 255))
-        draw.rectangle(edges, outline=(0, 0, 0), width=line + 2)
+        draw.rectangle(edges, outline=(0, 0, 0), width=line + 1)
         draw.rectangle(edges, outline=colour, width=line)
         words = f"{names[position]} " if names else ""
         words += f"{face.label} {face.probability:.0%}"

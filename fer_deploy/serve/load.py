@@ -160,9 +160,25 @@ def post_many(contents: Sequence[bytes]) -> bytes:
 
 
 async def measure_service(
-    port: int, requests: Sequence[bytes], *, clients: int, seconds: float, what: str, faces: int = 1
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    clients: int,
+    seconds: float,
+    what: str,
+    faces: int = 1,
+    rate: float = 0.0,
 ) -> Measured:
     """Clients that each send the next request when they have their answer.
+
+    Args:
+        port: of the service, on the loopback.
+        requests: whole requests, taken in turn.
+        clients: connections, each kept.
+        seconds: how long.
+        what: the row's name.
+        faces: in each request.
+        rate: requests a second, all clients together; 0 for as many as are answered.
 
     Raises:
         MeasurementError: a request hangs, or a connection breaks.
@@ -180,6 +196,8 @@ async def measure_service(
             at += clients
             if status == 503:  # as `Retry-After` asks, though sooner: the point is to keep the pressure up
                 await asyncio.sleep(0.05)
+            if rate:
+                await asyncio.sleep(max(0.0, began + clients / rate - time.perf_counter()))
 
     began = time.perf_counter()
     try:
@@ -206,18 +224,33 @@ async def metric(port: int, name: str) -> float:
     return next(float(line.split()[-1]) for line in body.decode().splitlines() if line.startswith(f"{name} "))
 
 
-async def measure_memory(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> list[float]:
-    """Resident megabytes of the service, twenty times or more during `seconds` of load."""
+def mixed(contents: Sequence[bytes]) -> list[bytes]:
+    """What a service meets over time: single faces, among them forms of 32, a large photo, and rubbish."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.effect_noise((2000, 2000), 60).save(buffer, "JPEG", quality=50)
+    requests = list(map(post, contents))
+    requests.insert(len(contents) // 5, post_many(contents[:32]))
+    requests.insert(len(contents) * 2 // 5, post(buffer.getvalue()))
+    requests.insert(len(contents) * 3 // 5, post(contents[0][: len(contents[0]) // 2]))
+    requests.insert(len(contents) * 4 // 5, post(b"no picture"))
+    return requests
+
+
+async def measure_memory(
+    port: int, requests: Sequence[bytes], *, clients: int, seconds: float, rate: float = 0.0
+) -> tuple[Measured, list[float]]:
+    """The load's own row, and resident megabytes of the service, twenty times or more during `seconds` of load."""
     samples: list[float] = []
     interval = min(10.0, seconds / 20)
     load = asyncio.ensure_future(
-        measure_service(port, requests, clients=clients, seconds=seconds, what="memory over time")
+        measure_service(port, requests, clients=clients, seconds=seconds, what="memory over time", rate=rate)
     )
     while not load.done():
         await asyncio.wait({load}, timeout=interval)
         samples.append(await metric(port, "process_resident_memory_bytes") / 1e6)
-    await load
-    return samples
+    return await load, samples
 
 
 @contextmanager
@@ -268,42 +301,35 @@ def _percentile_ms(seconds: Sequence[float], percent: float, *, least: int) -> f
 @click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
 @click.option("--seconds", type=click.FloatRange(0.2, 60), default=5.0, show_default=True, help="Each measurement.")
 @click.option("--soak", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Memory, for so long.")
+@click.option("--soak-rate", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Then, requests a second; 0: as many as are answered.")  # fmt: skip
+@click.option("--soak-only", is_flag=True, help="Measure memory and nothing else.")
 @click.option("--threads", type=click.IntRange(1), help="The service's. Default: one a core.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures there too.")
-def main(model: Path, seconds: float, soak: float, threads: int | None, output: Path | None) -> None:
+def main(
+    model: Path,
+    seconds: float,
+    soak: float,
+    soak_rate: float,
+    soak_only: bool,
+    threads: int | None,
+    output: Path | None,
+) -> None:
     """Measure direct calls and the service side by side, on this machine."""
+    if soak_only and not soak:
+        raise click.UsageError("--soak-only needs --soak SECONDS")
     count = threads or usable_cores()
     contents = pictures(256)
-    one, many = list(map(post, contents)), [post_many(contents[i : i + 32]) for i in range(0, 256, 32)]
-    recognizer = Recognizer(model, threads=1)
-    recognizer.predict(contents[:64])
-    rows = [
-        measure_direct(recognizer, contents, threads=1, batch=1, seconds=seconds),
-        measure_direct(recognizer, contents, threads=count, batch=1, seconds=seconds),
-        measure_direct(recognizer, contents, threads=count, batch=32, seconds=seconds),
-    ]
+    rows = [] if soak_only else _side_by_side(model, contents, threads=count, seconds=seconds)
     samples: list[float] = []
+    if soak:
 
-    async def use(port: int) -> None:
-        nonlocal samples
-        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
-        for clients in (1, 8, 32, 128):
-            what = f"service, {clients} client{'s' * (clients > 1)}, 1 a request"
-            rows.append(await measure_service(port, one, clients=clients, seconds=seconds, what=what))
-        what = "service, 4 clients, 32 a request"
-        rows.append(await measure_service(port, many, clients=4, seconds=seconds, what=what, faces=32))
-        if soak:
-            samples = await measure_memory(port, one, clients=32, seconds=soak)
+        async def over_time(port: int) -> tuple[Measured, list[float]]:
+            return await measure_memory(port, mixed(contents), clients=32, seconds=soak, rate=soak_rate)
 
-    async def overload(port: int) -> None:
-        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
-        what = "service of a queue of 16, 128 clients"
-        rows.append(await measure_service(port, one, clients=128, seconds=seconds, what=what))
-
-    with service_process(model, threads=count, queue=256) as port:
-        asyncio.run(use(port))
-    with service_process(model, threads=count, queue=16) as port:
-        asyncio.run(overload(port))
+        with service_process(model, threads=count, queue=256) as port:
+            row, samples = asyncio.run(over_time(port))
+        rows.append(row)
     click.echo(f"{model.name}: {count} thread(s) on {os.cpu_count()} core(s); clients and service share them")
     click.echo(f"{'':44s} {'faces/s':>9s} {'p50 ms':>8s} {'p99 ms':>8s}  answers")
     for row in rows:
@@ -322,6 +348,37 @@ def main(model: Path, seconds: float, soak: float, threads: int | None, output: 
 
         figures: dict[str, Any] = {"rows": [_plain(asdict(row)) for row in rows], "memory_megabytes": samples}
         write_json(output, figures)
+
+
+def _side_by_side(model: Path, contents: Sequence[bytes], *, threads: int, seconds: float) -> list[Measured]:
+    """Direct calls, the service by few and many clients, and more than it can take."""
+    one, many = list(map(post, contents)), [post_many(contents[i : i + 32]) for i in range(0, 256, 32)]
+    recognizer = Recognizer(model, threads=1)
+    recognizer.predict(contents[:64])
+    rows = [
+        measure_direct(recognizer, contents, threads=1, batch=1, seconds=seconds),
+        measure_direct(recognizer, contents, threads=threads, batch=1, seconds=seconds),
+        measure_direct(recognizer, contents, threads=threads, batch=32, seconds=seconds),
+    ]
+
+    async def use(port: int) -> None:
+        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
+        for clients in (1, 8, 32, 128):
+            what = f"service, {clients} client{'s' * (clients > 1)}, 1 a request"
+            rows.append(await measure_service(port, one, clients=clients, seconds=seconds, what=what))
+        what = "service, 4 clients, 32 a request"
+        rows.append(await measure_service(port, many, clients=4, seconds=seconds, what=what, faces=32))
+
+    async def overload(port: int) -> None:
+        await measure_service(port, one, clients=8, seconds=min(seconds, 2), what="warm-up")
+        what = "service of a queue of 16, 128 clients"
+        rows.append(await measure_service(port, one, clients=128, seconds=seconds, what=what))
+
+    with service_process(model, threads=threads, queue=256) as port:
+        asyncio.run(use(port))
+    with service_process(model, threads=threads, queue=16) as port:
+        asyncio.run(overload(port))
+    return rows
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

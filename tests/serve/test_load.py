@@ -71,7 +71,18 @@ def test_the_program_reports(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "memory over 1 s" in done.stdout
     figures = json.loads((tmp_path / "load.json").read_text())
-    assert len(figures["rows"]) == 9
+    assert len(figures["rows"]) == 10
     assert len(figures["memory_megabytes"]) >= 5
     for row in figures["rows"][3:8]:
         assert set(row["statuses"]) == {"200"}
+    assert set(figures["rows"][9]["statuses"]) <= {"200", "422", "503"}
+
+
+def test_memory_over_time_is_measured_with_all_kinds_of_requests_at_the_rate_asked_for() -> None:
+    requests = load.mixed(load.pictures(40))
+    with running(threads=2, maximum_queue=64) as service:
+        row, samples = asyncio.run(load.measure_memory(service.port, requests, clients=4, seconds=1.5, rate=60))
+    assert set(row.statuses) == {"200", "422"}
+    assert 20 <= row.requests <= 96  # 90, less where the machine has other work
+    assert len(samples) >= 10
+    assert all(20 < sample < 5000 for sample in samples)
