@@ -6,7 +6,10 @@ JSON in the file's metadata. Nothing is pickled.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +37,19 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written (disk full, folder read-only); the old one is as it was.
+    """
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in checkpoint.tensors.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(dict(checkpoint.state))})
+        try:
+            save_file(tensors, temporary, metadata={"state": json.dumps(dict(checkpoint.state))})
+        except SafetensorError as error:  # it hides the system's own error in its text
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

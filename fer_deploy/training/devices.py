@@ -82,6 +82,22 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def describe_failure(error: RuntimeError) -> str | None:
+    """What happened to the device or to another process, in words; None where the error is of another kind."""
+    text = str(error)
+    first_line = text.strip().partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the device is out of memory (a smaller --batch-size needs less, another program may hold some)"
+    lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or any(
+        mark in text for mark in ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "MPS backend")
+    )
+    if lost:
+        return f"the device was lost ({first_line})"
+    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text:
+        return f"another process was lost ({first_line})"
+    return None
+
+
 def describe_device(device: torch.device) -> str:
     """The device in words: the GPU's name, or the processor's and the number of threads."""
     if device.type == "cuda":

@@ -73,6 +73,7 @@ class Teachers:
         epoch: int,
         data_sha256: str,
         told: Callable[[str], None],
+        between: Callable[[], None] = lambda: None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The views that an epoch must show, and what the teachers say of them.
 
@@ -82,6 +83,7 @@ class Teachers:
             epoch: counted over all stages.
             data_sha256: the data set's hash, part of the kept answers' key.
             told: is given one line when the teachers have to be asked.
+            between: is called between their batches; what it raises ends the asking.
 
         Returns:
             Views float32 (n, columns) on the CPU, or None where the student draws its own; and the teachers'
@@ -114,6 +116,7 @@ class Teachers:
             part = slice(start, start + TEACHER_BATCH)
             shown = views[part].to(self._device) if views is not None else None
             parts.append(self.answer(images[part], shown, augmentation))
+            between()
         answers = torch.cat(parts)
         with replacing(path) as temporary:
             save_file({"probabilities": answers.half().cpu().contiguous()}, temporary)

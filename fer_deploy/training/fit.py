@@ -36,7 +36,13 @@ from fer_deploy.training.checkpoint import (
     restore_optimiser,
     write_checkpoint,
 )
-from fer_deploy.training.devices import Processes, choose_device, describe_device, join_processes
+from fer_deploy.training.devices import (
+    Processes,
+    choose_device,
+    describe_device,
+    describe_failure,
+    join_processes,
+)
 from fer_deploy.training.distill import Teachers
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.losses import apply_mix, distillation_loss, draw_mix, loss_on_targets
@@ -49,6 +55,7 @@ VALIDATION_BATCH = 512
 CHECK_LOSS_EVERY = 20
 """Batches between looks at the loss on a GPU, where a look waits for the device; on the CPU every batch is seen."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
+UNHARMED = "what was saved before is whole: when that is mended, the same command goes on from there"
 
 
 @dataclass(frozen=True)
@@ -203,8 +210,9 @@ def train(
         How it ended.
 
     Raises:
-        RunError: the folder holds another run (another recipe, data or seed) and `restart` was not said, or is damaged.
-        TrainingError: the loss is no longer finite; the best weights so far are kept.
+        RunError: the folder holds another run (another recipe, data or seed) and `restart` was not said, is damaged,
+            or cannot be written (disk full, read-only); what was saved before is whole.
+        TrainingError: the loss is no longer finite (the best weights so far are kept), or the device was lost.
         UnavailableError: the device or the initial weights asked for are absent.
     """
     settings = settings or Settings()
@@ -235,17 +243,31 @@ class _Training:
         self.should_stop = should_stop
         self.began = time.monotonic()
         self.saved_at = self.began
-        self.validation_seconds = 3.0
+        self.saving_seconds = 0.5
+        self.validation_seconds: float | None = None
+        self.batch_seconds = 0.0
         self.progress = _Progress(started=_now())
         self.best: dict[str, torch.Tensor] = {}
         self.stage_best: dict[str, torch.Tensor] = {}
         self.weights_sha256 = ""
         self.initialisation = ""
-        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.pending: list[_Pending] = []
 
     # -- the run ------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
+        try:
+            return self._run()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise RunError(f"{error.filename or self.folder}: {reason}: {UNHARMED}") from error
+        except RuntimeError as error:
+            failure = describe_failure(error)
+            if failure is None:
+                raise
+            raise TrainingError(f"{self.folder.name}: {failure}: {UNHARMED}") from error
+
+    def _run(self) -> Outcome:
         checkpoint = self._existing()
         if checkpoint == "complete":
             epochs = Run.open(self.folder).record["epochs_run"]
@@ -359,8 +381,7 @@ class _Training:
         optimiser = make_optimiser(self.network, stage.optimiser, device=self.device)
         scheduler = Scheduler(optimiser, stage, total_steps=stage.epochs * batches)
         average = MovingAverage(self.network, stage.ema) if stage.ema else None
-        scaled = stage.precision == "float16" and self.device.type == "cuda"
-        scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        scaler = make_scaler(stage, self.device)
         if checkpoint is not None:
             restore_optimiser(optimiser, checkpoint.part("optimiser"))
             scheduler.restore(checkpoint.state["scheduler"])
@@ -368,7 +389,7 @@ class _Training:
                 for name, tensor in checkpoint.part("average").items():
                     average.tensors[name].copy_(tensor)
                 average.steps = int(checkpoint.state["average_steps"])
-            if scaled:
+            if scaler.is_enabled() and checkpoint.state["scaler"]:  # empty where a device without one wrote it
                 scaler.load_state_dict(checkpoint.state["scaler"])
         self.parts = _StageParts(stage, index, optimiser, scheduler, average, scaler, size, batches)
         trained: nn.Module = self.network
@@ -397,6 +418,7 @@ class _Training:
                 epoch=progress.epochs_run,
                 data_sha256=self.dataset.sha256,
                 told=self.watcher.message,
+                between=self._stop_while_asking,
             )
         if views is None:
             views = draw_views(augmentation, count, generator=generator_at(*place, "views"))
@@ -424,8 +446,8 @@ class _Training:
             torch.manual_seed(seed_at(*place, batch, self.processes.rank))  # dropout and stochastic depth
             loss, logits = self._step(trained, faces, targets, teacher)
             right = (logits.argmax(1) == targets.argmax(1)).sum()
-            self.pending.append((loss * len(chosen), right))
             progress.batch = batch + 1
+            self.pending.append(_Pending(loss * len(chosen), right, progress.batch, parts.scheduler.lr))
             progress.faces += len(chosen)
             progress.images_seen += len(chosen) * self.processes.count
             shown += len(chosen) * self.processes.count
@@ -434,6 +456,7 @@ class _Training:
             now = time.monotonic()
             progress.epoch_seconds += now - since
             progress.seconds += now - since
+            self.batch_seconds = max(now - since, 0.9 * self.batch_seconds)
             since = now
             mean = progress.loss_sum / progress.faces if progress.faces else None
             self.watcher.batch(
@@ -448,7 +471,7 @@ class _Training:
                     shown / max(now - began, 1e-9),
                 )
             )
-            self._save_or_stop(batch + 1 < parts.batches)
+            self._save_or_stop()
         self._close_epoch(parts.batches * parts.size)
 
     def _step(
@@ -468,7 +491,7 @@ class _Training:
         if parts.stage.clip:
             parts.scaler.unscale_(parts.optimiser)
             nn.utils.clip_grad_norm_(self.network.parameters(), parts.stage.clip)
-        if not bool(torch.isfinite(loss.detach())) and self.device.type == "cpu":
+        if self.device.type == "cpu" and not parts.scaler.is_enabled() and not bool(torch.isfinite(loss.detach())):
             return loss.detach(), logits.detach()  # the step is not taken; _collect says where
         parts.scaler.step(parts.optimiser)
         parts.scaler.update()
@@ -482,11 +505,12 @@ class _Training:
         if not self.pending:
             return
         progress = self.progress
-        values = torch.stack([loss for loss, _ in self.pending]).double()
-        progress.correct += int(torch.stack([right for _, right in self.pending]).sum())
-        self.pending = []
+        pending, self.pending = self.pending, []
+        values = torch.stack([each.loss for each in pending]).cpu().double()
+        progress.correct += int(torch.stack([each.right for each in pending]).sum())
         finite = torch.isfinite(values)
         if not bool(finite.all()) and not (self.parts.scaler.is_enabled() and bool(finite.any())):
+            first = pending[int((~finite).nonzero()[0])]
             kept = "no epoch was finished"
             if self.best:
                 kept = f"the best weights so far (epoch {progress.best_epoch}) are kept"
@@ -495,7 +519,7 @@ class _Training:
                     self._write_record("training")
             raise TrainingError(
                 f"{self.folder.name}: the loss is not finite in epoch {progress.epochs_run + 1}, "
-                f"batch {progress.batch}, at learning rate {self.parts.scheduler.lr:.3g}; {kept}: "
+                f"batch {first.batch}, at learning rate {first.lr:.3g}; {kept}: "
                 "lower the rate or the stage's clip, and --restart"
             )
         progress.loss_sum += float(values[finite].sum())
@@ -506,7 +530,7 @@ class _Training:
         since = time.monotonic()
         state = parts.average.tensors if parts.average is not None else self.network.state_dict()
         loss, accuracy = self._validate(state)
-        self.validation_seconds = max(time.monotonic() - since, 0.5)
+        self.validation_seconds = time.monotonic() - since
         parts.scheduler.after_epoch(accuracy)
         summed = torch.tensor([progress.loss_sum, progress.correct, progress.faces], dtype=torch.float64)
         if self.processes.count > 1:
@@ -553,7 +577,7 @@ class _Training:
         self.watcher.epoch(row, best=better)
         last = parts.index + 1 == len(self.recipe.stages) and progress.epoch_in_stage >= parts.stage.epochs
         if not last:
-            self._save_or_stop(False)
+            self._save_or_stop(saved=True)
 
     @torch.no_grad()
     def _validate(self, state: Mapping[str, torch.Tensor]) -> tuple[float, float]:
@@ -589,7 +613,7 @@ class _Training:
             return
         self.weights_sha256 = save_weights(self.folder, self.best)
         self.network.load_state_dict(load_half_precision(self.folder / "weights.safetensors"))
-        logits = self._logits(self.validation_images).double().cpu()
+        logits = self._logits(self.validation_images).cpu().double()
         truth = self.validation_targets.argmax(1).cpu()
         accuracy = int((logits.argmax(1) == truth).sum()) / len(truth)
         self._write_record("complete", rounded_accuracy=accuracy, temperature=fit_temperature(logits, truth))
@@ -597,19 +621,41 @@ class _Training:
 
     # -- what is written ----------------------------------------------------------------------------------------
 
-    def _save_or_stop(self, within_epoch: bool) -> None:
-        limit = self.settings.limit_seconds
-        needed = self.validation_seconds + 2.0
-        late = limit is not None and time.monotonic() - self.began + needed > limit
+    def _save_or_stop(self, *, saved: bool = False) -> None:
+        """Save when it is due; end, saved, when asked to or when what comes next would pass the limit of time.
+
+        Args:
+            saved: nothing has happened since the last checkpoint.
+        """
+        limit, now = self.settings.limit_seconds, time.monotonic()
+        late = limit is not None and now - self.began + self._seconds_needed() > limit
         stop = self.processes.agree(late or self.should_stop(), self.device)
-        due = within_epoch and time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
-        if self.processes.writes and (due or (stop and within_epoch)):
+        due = now - self.saved_at > self.settings.checkpoint_seconds
+        if self.processes.writes and not saved and (due or stop):
             self._save()
         if stop:
             raise _Stopped
 
+    def _stop_while_asking(self) -> None:
+        """Between batches of the teachers: a process alone may end there, several go on to where all agree."""
+        if self.processes.count == 1:
+            self._save_or_stop(saved=True)
+
+    def _seconds_needed(self) -> float:
+        """What must be left of the time to take another step, and validate after an epoch's last one, and save."""
+        needed = 1.0 + 2 * self.batch_seconds + 2 * self.saving_seconds
+        parts, progress = self.parts, self.progress
+        if progress.batch >= parts.batches:
+            validation = self.validation_seconds
+            if validation is None:  # the first: without a way back it is no slower than training
+                trained = max(progress.faces * self.processes.count, 1)
+                validation = progress.epoch_seconds / trained * len(self.validation_faces)
+            needed += 1.5 * validation
+        return needed
+
     def _save(self) -> None:
         self._collect()
+        began = time.monotonic()
         parts = self.parts
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(parts.optimiser).items()}
@@ -628,6 +674,7 @@ class _Training:
         }
         write_checkpoint(self.folder / CHECKPOINT_NAME, Checkpoint(tensors, state))
         self.saved_at = time.monotonic()
+        self.saving_seconds = self.saved_at - began
 
     def _write_history(self) -> None:
         """Bring history.csv up to the rows known; it only ever grows, whatever was killed when."""
@@ -702,6 +749,16 @@ class _Training:
 
 
 @dataclass(frozen=True, eq=False)
+class _Pending:
+    """A batch whose loss has not been looked at: the loss of all its faces, how many were right, and where it was."""
+
+    loss: torch.Tensor
+    right: torch.Tensor
+    batch: int
+    lr: float
+
+
+@dataclass(frozen=True, eq=False)
 class _StageParts:
     stage: Stage
     index: int
@@ -711,6 +768,11 @@ class _StageParts:
     scaler: torch.amp.GradScaler
     size: int
     batches: int
+
+
+def make_scaler(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
+    """The gradient scaler of a stage: PyTorch's for float16 on CUDA, one that does nothing elsewhere."""
+    return torch.amp.GradScaler(device.type, enabled=stage.precision == "float16" and device.type == "cuda")
 
 
 def half_type(stage: Stage, device: torch.device) -> torch.dtype | None:

@@ -108,7 +108,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
 def test_a_time_limit_ends_cleanly_and_the_next_call_goes_on(
     tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
 ) -> None:
-    limited = dataclasses.replace(CPU, limit_seconds=5.01)  # five are kept back for validating and saving
+    limited = dataclasses.replace(CPU, limit_seconds=0.5)  # at least a second is kept back for saving
     outcome = train(small_recipe, few_faces, workspace=tmp_path, settings=limited)
     assert outcome.status == "stopped"
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_what_was_saved(tmp_path: Path, small_recipe: Recipe,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises((OSError, Exception), match=r"(?i)too large|i/o error"):
+        with pytest.raises(RunError, match=r"small/checkpoint.safetensors: file too large: what was saved before is"):
             train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, checkpoint_seconds=0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
