@@ -70,12 +70,13 @@ def _table(recipes: list[object], workspace: Path) -> None:
 
     known = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     costs = _costs([recipe.network for recipe in known])
+    console = Console()
+    described = console.width >= 110
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
-    for heading, justify in (
-        ("variant", "left"), ("what", "left"), ("GFLOPs", "right"), ("parameters", "right"), ("activations", "right"),
-        ("stages", "right"), ("starts from", "left"), ("the study", "right"), ("here", "right"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=justify, no_wrap=heading != "what")  # type: ignore[arg-type]
+    headings = ["variant", "what", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]
+    for heading in headings if described else [name for name in headings if name != "what"]:
+        left = heading in ("variant", "what", "init")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "what")
     for recipe in known:
         cost = costs[network_key(recipe.network)]
         record = workspace / "training" / recipe.name / "run.json"
@@ -86,17 +87,25 @@ def _table(recipes: list[object], workspace: Path) -> None:
             here = f"{best['validation_accuracy']:.2%}" if best else "begun"
             here += "" if content["status"] == "complete" else "…"
         table.add_row(
-            recipe.name, recipe.title, f"{cost.gflops:.5f}", f"{cost.parameters:,}", f"{cost.activations:,}",
+            recipe.name, *([recipe.title] if described else []),
+            f"{cost.gflops:.5f}", _short(cost.parameters), _short(cost.activations),
             str(len(recipe.stages)), recipe.initialisation,
             f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
         )  # fmt: skip
-    console = Console()
     console.print(table)
     console.print(
-        "\nGFLOPs: fvcore's multiply-adds, batch 1. The study: PrivateTest accuracy as published. Here: validation "
-        "accuracy of the run in this workspace (… still training).\n`ferdeploy variants NAME` shows a recipe in full.",
+        "\nGFLOPs: fvcore's multiply-adds, batch 1; acts: outputs of convolutions and linear layers. study: its "
+        "PrivateTest accuracy as published. here: validation accuracy of the run in this workspace (… still "
+        "training).\n`ferdeploy variants NAME` shows a recipe in full.",
         highlight=False,
     )
+
+
+def _short(count: int) -> str:
+    """A count in three or four characters: 340k, 4.0M, 80M."""
+    if count < 1_000_000:
+        return f"{count / 1e3:.0f}k"
+    return f"{count / 1e6:.1f}M" if count < 10_000_000 else f"{count / 1e6:.0f}M"
 
 
 def _show(recipe: object) -> None:
