@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
+import time
 from pathlib import Path
 
 import click
@@ -35,6 +38,16 @@ def read_duration(ctx: click.Context, param: click.Parameter, value: str | None)
     if seconds <= 0:
         raise click.BadParameter(f"{value!r} is not a length of time: write 90s, 9m or 1h30m", ctx, param)
     return seconds
+
+
+def wait_passively() -> None:
+    """Let OpenMP's threads sleep where they wait for each other, unless the environment says otherwise.
+
+    By default they spin, and where a core is shared with anything else a spinning thread keeps the one from running
+    that it waits for. OpenMP reads this once, when PyTorch brings it in.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @click.command("train", epilog=EPILOG)
@@ -98,6 +111,8 @@ def command(
     NAME is a variant (`ferdeploy variants` lists them), `all` for every one of the study's, or the path of a TOML
     recipe. With no name: B and E. Each run is written to training/NAME in the workspace.
     """
+    began = time.monotonic()  # loading counts towards a limit of time too
+    wait_passively()
     from fer_deploy.cli.errors import error_line
     from fer_deploy.cli.training_display import report_plan, train_with_display
     from fer_deploy.training.plan import plan_runs
@@ -119,7 +134,13 @@ def command(
         dataset = load_dataset(data, workspace=workspace)
         report_plan(plan, dataset)
         failed = train_with_display(
-            plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, time_limit=time_limit
+            plan,
+            dataset,
+            workspace=workspace,
+            device=device,
+            threads=threads,
+            resume=resume,
+            deadline=None if time_limit is None else began + time_limit,
         )
     if failed:
         raise SystemExit(1)

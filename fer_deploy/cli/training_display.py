@@ -24,6 +24,12 @@ from fer_deploy.training.fit import BatchReport, EpochRow, Outcome, Settings, Si
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
 
+SECONDS_BETWEEN_CURVES = 60.0
+"""Drawing takes a third of a second: small networks' epochs are not much longer."""
+
+SECONDS_TO_CLOSE = 2.0
+"""Kept back of a limit of time for drawing the curves and leaving."""
+
 console = Console(stderr=False)
 
 
@@ -57,9 +63,12 @@ def train_with_display(
     device: str,
     threads: int | None,
     resume: bool,
-    time_limit: float | None,
+    deadline: float | None,
 ) -> int:
     """Train the planned runs one after another; a failed one does not stop the rest.
+
+    Args:
+        deadline: the time of `time.monotonic` before which all must have ended.
 
     Returns:
         How many failed.
@@ -68,16 +77,16 @@ def train_with_display(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    deadline = None if time_limit is None else time.monotonic() + time_limit
     failed: list[str] = []
     done: list[tuple[PlannedRun, Outcome]] = []
     with _stop_signals() as stop:
         for run in plan:
             left = None if deadline is None else deadline - time.monotonic()
-            if stop.asked or (left is not None and left < 5):
+            if stop.asked or (left is not None and left < 3 + SECONDS_TO_CLOSE):
                 break
-            settings = Settings(seed=run.seed, device=device, restart=not resume, limit_seconds=left)
-            watcher: Watcher = _Display(run.name) if _writes() else Silent()
+            limit = None if left is None else left - SECONDS_TO_CLOSE
+            settings = Settings(seed=run.seed, device=device, restart=not resume, limit_seconds=limit)
+            watcher: Watcher = _Display(run.name, workspace / "training" / run.name) if _writes() else Silent()
             try:
                 outcome = train(
                     run.recipe, dataset, workspace=workspace, name=run.name, settings=settings,
@@ -113,10 +122,15 @@ def train_with_display(
 
 
 class _Display:
-    """A watcher that draws on the terminal; where there is none, it prints a line an epoch."""
+    """A watcher that draws on the terminal; where there is none, it prints a line an epoch.
 
-    def __init__(self, name: str) -> None:
+    `curves.png` follows the epochs, drawn again when the last drawing is old enough.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
         self._name = name
+        self._folder = folder
+        self._drawn = 0.0
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
@@ -166,6 +180,9 @@ class _Display:
             f"{row.images_per_second:,.0f} images/s  {_duration(row.seconds)}{mark}",
             highlight=False,
         )
+        if time.monotonic() - self._drawn > SECONDS_BETWEEN_CURVES:
+            draw_curves(self._folder)
+            self._drawn = time.monotonic()
 
     def message(self, text: str) -> None:
         """Print the line."""
@@ -183,6 +200,8 @@ def _close(watcher: Watcher) -> None:
 
 def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
     if outcome.status == "stopped":
+        if outcome.epochs_run:
+            draw_curves(outcome.folder)
         console.print(f"[bold]{run.name}[/] stopped after {outcome.epochs_run} epochs, saved.")
         return
     opened = Run.open(outcome.folder)

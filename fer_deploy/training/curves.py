@@ -53,6 +53,7 @@ def draw_curves(folder: Path) -> Path:
     rate.set_yscale("log")
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
+    rate.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     starts = [row for before, row in pairwise(rows) if before["stage"] != row["stage"]]
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.25)

@@ -54,6 +54,8 @@ from fer_deploy.training.targets import soft_labels
 VALIDATION_BATCH = 512
 CHECK_LOSS_EVERY = 20
 """Batches between looks at the loss on a GPU, where a look waits for the device; on the CPU every batch is seen."""
+MOST_SKIPPED = 20
+"""Losses in a row that may be infinite under a gradient scaler, which skips their steps and lowers its scale."""
 CHECKPOINT_NAME = "checkpoint.safetensors"
 UNHARMED = "what was saved before is whole: when that is mended, the same command goes on from there"
 
@@ -246,6 +248,7 @@ class _Training:
         self.saving_seconds = 0.5
         self.validation_seconds: float | None = None
         self.batch_seconds = 0.0
+        self.bad_in_a_row = 0
         self.progress = _Progress(started=_now())
         self.best: dict[str, torch.Tensor] = {}
         self.stage_best: dict[str, torch.Tensor] = {}
@@ -509,8 +512,13 @@ class _Training:
         values = torch.stack([each.loss for each in pending]).cpu().double()
         progress.correct += int(torch.stack([each.right for each in pending]).sum())
         finite = torch.isfinite(values)
-        if not bool(finite.all()) and not (self.parts.scaler.is_enabled() and bool(finite.any())):
-            first = pending[int((~finite).nonzero()[0])]
+        borne = MOST_SKIPPED if self.parts.scaler.is_enabled() else 0
+        wrong = None
+        for each, right in zip(pending, finite.tolist(), strict=True):
+            self.bad_in_a_row = 0 if right else self.bad_in_a_row + 1
+            if self.bad_in_a_row > borne and wrong is None:
+                wrong = each
+        if wrong is not None:
             kept = "no epoch was finished"
             if self.best:
                 kept = f"the best weights so far (epoch {progress.best_epoch}) are kept"
@@ -519,7 +527,7 @@ class _Training:
                     self._write_record("training")
             raise TrainingError(
                 f"{self.folder.name}: the loss is not finite in epoch {progress.epochs_run + 1}, "
-                f"batch {first.batch}, at learning rate {first.lr:.3g}; {kept}: "
+                f"batch {wrong.batch}, at learning rate {wrong.lr:.3g}; {kept}: "
                 "lower the rate or the stage's clip, and --restart"
             )
         progress.loss_sum += float(values[finite].sum())

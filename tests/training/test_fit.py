@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ import torch
 
 from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
-from fer_deploy.recipes import Distillation, Network, Optimiser, Recipe, Schedule, Stage, apply_settings
+from fer_deploy.recipes import Distillation, Loss, Network, Optimiser, Recipe, Schedule, Stage, apply_settings
+from fer_deploy.training import fit
+from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
-from fer_deploy.training.fit import EpochRow, Settings, Silent, fit_temperature, train
+from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, fit_temperature, train
+from fer_deploy.training.losses import loss_on_targets
 from fer_deploy.training.run import Run, list_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,6 +118,21 @@ def test_a_time_limit_ends_cleanly_and_the_next_call_goes_on(
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
     name = "training/small/weights.safetensors"
     assert sha256(tmp_path / name) == sha256(finished / name)
+
+
+def test_a_run_ends_before_its_limit_of_time(tmp_path: Path, small_recipe: Recipe) -> None:
+    """Validation and saving are part of the time; a moment more is given to a machine with other work."""
+    from fer_deploy.faces.synthetic import synthetic_dataset
+
+    recipe = apply_settings(small_recipe, ["stage.0.epochs=5000"])
+    faces = synthetic_dataset(1400)
+    faces.sha256, faces.copies  # noqa: B018  counted once a data set, before the clock starts
+    began = time.monotonic()
+    outcome = train(recipe, faces, workspace=tmp_path, settings=dataclasses.replace(CPU, limit_seconds=4.0))
+    took = time.monotonic() - began
+    assert outcome.status == "stopped"
+    assert 1.0 < took < 4.5
+    assert (outcome.folder / "checkpoint.safetensors").exists()
 
 
 KILLED = """
@@ -247,7 +266,9 @@ def test_damaged_files_get_one_line(tmp_path: Path, small_recipe: Recipe, few_fa
         Run.open(tmp_path / "training/none")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path: Path, few_faces: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(
+    tmp_path: Path, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = (
         Stage(epochs=1, batch_size=64, optimiser=Optimiser(lr=1e-4)),
         Stage(epochs=3, batch_size=64, optimiser=Optimiser(name="sgd", lr=10.0, betas=(0.99, 0.9))),
@@ -256,30 +277,150 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path: Pa
         "wild", "far too fast", Network("plain", options={"widths": (4,), "depths": (2,), "branches": False}), stages
     )
 
+    monkeypatch.setattr(fit, "loss_on_targets", _Bad(280 // 64 + 3, float("nan")))
     with pytest.raises(TrainingError) as caught:
-        _train_with_nan(recipe, few_faces, tmp_path)
+        train(recipe, few_faces, workspace=tmp_path, settings=CPU)
     assert "the loss is not finite in epoch 2, batch 3, at learning rate 10" in str(caught.value)
     assert "the best weights so far (epoch 1) are kept" in str(caught.value)
     run = Run.open(tmp_path / "training/wild", partial=True)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in run.network().state_dict().values())
 
 
-def _train_with_nan(recipe: Recipe, faces: Dataset, workspace: Path) -> None:
-    from fer_deploy.training import fit
+@pytest.mark.parametrize("stop_at", [8, 9, 17])
+def test_a_stop_after_an_epochs_last_batch_is_saved_too(
+    stop_at: int, tmp_path: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    """Eight batches an epoch, and a question after each and after the epoch: nothing has to be trained again."""
+    calls = 0
 
-    real, calls = fit.loss_on_targets, 0
-
-    def broken(logits: torch.Tensor, targets: torch.Tensor, loss: object) -> torch.Tensor:
+    def should_stop() -> bool:
         nonlocal calls
         calls += 1
-        value = real(logits, targets, loss)  # type: ignore[arg-type]
-        return value * float("nan") if calls == 280 // 64 + 3 else value
+        return calls >= stop_at
 
-    fit.loss_on_targets = broken  # type: ignore[assignment]
-    try:
-        train(recipe, faces, workspace=workspace, settings=CPU)
-    finally:
-        fit.loss_on_targets = real
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop).status == "stopped"
+    state = read_checkpoint(tmp_path / "training/small/checkpoint.safetensors").state["progress"]
+    assert (state["epoch_in_stage"], state["batch"]) == divmod(stop_at, 9)
+
+
+class _Bad:
+    """Stands for `loss_on_targets` and spoils one of its answers, by a factor or with an error."""
+
+    def __init__(self, at: int, spoil: float | Exception) -> None:
+        self.at, self.spoil, self.calls = at, spoil, 0
+
+    def __call__(self, logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+        self.calls += 1
+        value = loss_on_targets(logits, targets, loss)
+        if self.calls != self.at:
+            return value
+        if isinstance(self.spoil, Exception):
+            raise self.spoil
+        return value * self.spoil
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("CUDA error: unspecified launch failure\nCompile with ..."),
+            r"the device was lost \(CUDA error: un",
+        ),
+        (torch.AcceleratorError("CUDA error: device-side assert"), r"the device was lost \(CUDA error: device-side"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            "out of memory .a smaller --batch-size",
+        ),
+        (torch.distributed.DistNetworkError("peer is gone"), r"another process was lost \(peer is gone\)"),
+    ],
+)
+def test_a_lost_device_loses_nothing_that_was_saved(
+    error: Exception, message: str, tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The error that PyTorch raises when a GPU falls off, in the middle of an epoch; then the run goes on."""
+    monkeypatch.setattr(fit, "loss_on_targets", _Bad(21, error))
+    with pytest.raises(TrainingError, match=f"^small: .*{message}.*: what was saved before is whole") as caught:
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    before = (tmp_path / "training/small/history.csv").read_bytes()
+    assert before.count(b"\n") == 3
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+    assert (tmp_path / "training/small/history.csv").read_bytes().startswith(before)
+    name = "training/small/weights.safetensors"
+    assert sha256(tmp_path / name) == sha256(finished / name)
+
+
+def test_an_error_of_ours_is_not_dressed_up(
+    tmp_path: Path, small_recipe: Recipe, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "loss_on_targets", _Bad(2, RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+
+
+def test_the_scaler_skips_a_bad_step_and_training_goes_on(
+    tmp_path: Path, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch's gradient scaler, on the CPU, in the real loop: a step whose gradients overflow changes no weight."""
+    scalers, weights = [], []
+
+    def scaler(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
+        scalers.append(torch.amp.GradScaler(device.type, init_scale=1024.0))
+        return scalers[-1]
+
+    class Weights(Silent):
+        def batch(self, report: BatchReport) -> None:
+            weights.append((scalers[-1].get_scale(), [tensor.clone() for tensor in network[0].parameters()]))
+
+    network: list[torch.nn.Module] = []
+    built = fit.accelerate_network
+
+    def keep(made: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        network[:] = [built(made, device)]
+        return network[0]
+
+    monkeypatch.setattr(fit, "make_scaler", scaler)
+    monkeypatch.setattr(fit, "accelerate_network", keep)
+    monkeypatch.setattr(fit, "loss_on_targets", _Bad(3, float("inf")))
+    stage = Stage(epochs=2, batch_size=64, clip=1.0, optimiser=Optimiser(lr=1e-2))
+    recipe = Recipe("scaled", "skips", Network("plain", options={"widths": (4,), "depths": (1,)}), (stage,))
+    outcome = train(recipe, few_faces, workspace=tmp_path, settings=CPU, watcher=Weights())
+    assert outcome.status == "complete"
+    assert [scale for scale, _ in weights] == [1024.0] * 2 + [512.0] * 6
+
+    def moved(step: int) -> bool:
+        return any(not torch.equal(old, new) for old, new in zip(weights[step - 1][1], weights[step][1], strict=True))
+
+    assert [moved(step) for step in range(1, 8)] == [True, False, True, True, True, True, True]
+    rows = list(csv.DictReader((outcome.folder / "history.csv").open()))
+    assert all(0 < float(row["training_loss"]) < 5 for row in rows)
+    monkeypatch.setattr(fit, "loss_on_targets", lambda logits, targets, loss: logits.sum() * float("inf"))
+    hopeless = apply_settings(dataclasses.replace(recipe, name="hopeless"), ["stage.0.epochs=9"])
+    with pytest.raises(TrainingError, match=r"not finite in epoch 6, batch 1, .*\(epoch 1\) are kept"):
+        train(hopeless, few_faces, workspace=tmp_path, settings=CPU)
+
+
+def test_a_checkpoint_without_a_scaler_goes_on_where_there_is_one(
+    tmp_path: Path, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A float16 recipe begun on a CPU, which has no scaler, goes on on a device that has; and the other way round."""
+    stage = Stage(epochs=4, batch_size=64, precision="float16", optimiser=Optimiser(lr=1e-3))
+    recipe = Recipe("moved", "two devices", Network("plain", options={"widths": (4,), "depths": (1,)}), (stage,))
+
+    def enabled(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(device.type, init_scale=8.0)
+
+    for with_scaler in (False, True, False):
+        with monkeypatch.context() as patch:
+            if with_scaler:
+                patch.setattr(fit, "make_scaler", enabled)
+            calls = iter([False] * 4 + [True])
+            train(recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda calls=calls: next(calls))
+        state = read_checkpoint(tmp_path / "training/moved/checkpoint.safetensors").state
+        assert bool(state["scaler"]) == with_scaler
+    assert train(recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
 
 
 def test_patience_ends_a_stage(tmp_path: Path, few_faces: Dataset) -> None:

@@ -1,0 +1,205 @@
+"""`ferdeploy train` as people type it: limits of time, Ctrl-C, failures, seeds, folders that cannot be written."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from conftest import SMALL
+
+from fer_deploy.cli import cli
+from fer_deploy.cli.train import read_duration
+from fer_deploy.training.run import Run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = "synthetic:280"
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_recipe(folder: Path, name: str, *, epochs: int = 2, extra: str = "") -> Path:
+    """A recipe that trains in a second."""
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "{name}"\ntitle = "small"\naugmentation = {{ flip = 0.5 }}\n'
+        'network = { name = "plain", options = { widths = [4, 8], depths = [1, 1], stem_stride = 2 } }\n'
+        f"{extra}\n[[stage]]\nepochs = {epochs}\nbatch_size = 64\noptimiser = {{ lr = 4e-3 }}\n"
+    )
+    return path
+
+
+def run(*arguments: str | Path, workspace: Path) -> Result:
+    words = ["train", *map(str, arguments), "--data", DATA, "--workspace", str(workspace), "--device", "cpu"]
+    return CliRunner().invoke(cli, [*words, "--threads", "1"], env={"COLUMNS": "200"})
+
+
+def start(*arguments: str | Path, workspace: Path, before: Sequence[str] = ()) -> subprocess.Popen[str]:
+    words = ["train", *map(str, arguments), "--data", DATA, "--workspace", str(workspace), "--device", "cpu"]
+    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    return subprocess.Popen(
+        [*before, sys.executable, "-m", "fer_deploy", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1h30m", 5400), ("1.5m", 90), ("2H", 7200)]
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert read_duration(None, None, text) == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "9 minutes", "-3s", "1m2h"])
+def test_what_is_no_length_of_time_is_wrong_usage(text: str, tmp_path: Path) -> None:
+    done = run(write_recipe(tmp_path, "one"), f"--time-limit={text}", workspace=tmp_path)
+    assert done.exit_code == 2
+    assert "is not a length of time: write 90s, 9m or 1h30m" in done.output
+
+
+def test_a_limit_of_time_ends_all_runs_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    """The first call ends early, exit 0, everything saved; the calls after it end where one without a limit does."""
+    recipes = [write_recipe(tmp_path, name, epochs=400) for name in ("one", "two")]
+    with start(*recipes, "--time-limit", "12s", workspace=tmp_path / "limited") as process:
+        out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    found = re.search(r"Not finished: ([^.]+)\. All is saved: give the same command again to go on\.", out)
+    assert found, out
+    assert "two" in found[1]
+    if "one" in found[1] and (tmp_path / "limited/training/one").exists():  # a loaded machine may not come so far
+        assert re.search(r"one stopped after \d+ epochs, saved\.", out)
+        assert json.loads((tmp_path / "limited/training/one/run.json").read_text())["status"] == "training"
+    done = run(*recipes, workspace=tmp_path / "limited")
+    assert done.exit_code == 0, done.output
+    assert "Not finished" not in done.output
+    assert done.output.count("complete:") + done.output.count("is complete already") == 2
+    assert run(*recipes, workspace=tmp_path / "whole").exit_code == 0
+    for name in ("one", "two"):
+        weights = f"training/{name}/weights.safetensors"
+        assert sha256(tmp_path / "limited" / weights) == sha256(tmp_path / "whole" / weights)
+    again = run(*recipes, workspace=tmp_path / "limited")
+    assert again.exit_code == 0
+    assert again.output.count("is complete already") == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for Ctrl-C that one process can send another")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "long", epochs=40)
+    with start(recipe, workspace=tmp_path / "cut") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "epoch   2" in line:
+                process.send_signal(number)
+                break
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "stopping after this batch" in out
+    assert re.search(r"long stopped after \d+ epochs, saved\.", out)
+    assert "Not finished: long. All is saved: give the same command again to go on." in out
+    assert "Traceback" not in err
+    folder = tmp_path / "cut/training/long"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "checkpoint.safetensors").exists()
+    before = (folder / "history.csv").read_bytes()
+    done = run(recipe, workspace=tmp_path / "cut")
+    assert done.exit_code == 0
+    assert re.search(r"long on .*, going on after epoch \d+", done.output)
+    assert (folder / "history.csv").read_bytes().startswith(before)
+    assert run(recipe, workspace=tmp_path / "whole").exit_code == 0
+    name = "training/long/weights.safetensors"
+    assert sha256(tmp_path / "cut" / name) == sha256(tmp_path / "whole" / name)
+
+
+def test_training_goes_on_past_a_failed_variant_and_exits_1(tmp_path: Path) -> None:
+    first, second, third = (write_recipe(tmp_path, name) for name in ("one", "two", "three"))
+    other = write_recipe(tmp_path / "..", f"{tmp_path.name}-two", epochs=3)
+    other.write_text(other.read_text().replace(f"{tmp_path.name}-two", "two"))
+    assert run(other, workspace=tmp_path).exit_code == 0  # so `two` holds another run, and is refused
+    other.unlink()
+    done = run(first, second, third, workspace=tmp_path)
+    assert done.exit_code == 1
+    assert re.search(
+        r"error: two: .*holds a run with another recipe\.stage\.0\.epochs \(3 there, 2 here\)", done.output
+    )
+    assert "error: 1 of 3 runs failed: two" in done.output
+    assert "one complete:" in done.output
+    assert "three complete:" in done.output
+    assert Run.open(tmp_path / "training/three").validation_accuracy > 0
+    assert run(second, workspace=tmp_path).exit_code == 1  # alone too
+
+
+def test_seeds_are_reported_as_mean_and_spread(tmp_path: Path) -> None:
+    done = run(write_recipe(tmp_path, "one", epochs=3), "--seeds", "3", workspace=tmp_path)
+    assert done.exit_code == 0, done.output
+    runs = [Run.open(tmp_path / f"training/one.seed{seed}") for seed in range(3)]
+    assert len({each.weights_sha256 for each in runs}) == 3
+    assert [each.record["seed"] for each in runs] == [0, 1, 2]
+    accuracies = [100 * each.validation_accuracy for each in runs]
+    mean = sum(accuracies) / 3
+    spread = (sum((accuracy - mean) ** 2 for accuracy in accuracies) / 2) ** 0.5
+    assert (
+        f"one: 3 seeds, validation accuracy {mean:.2f}% ± {spread:.2f}% (standard deviation), "
+        f"{min(accuracies):.2f}% to {max(accuracies):.2f}%"
+    ) in done.output
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders of Windows are not read-only")
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_folder_that_cannot_be_written_gets_one_line(begun: bool, tmp_path: Path) -> None:
+    """At the start and later. Root may write everywhere, so it gives that right away first."""
+    unprivileged = []
+    if os.getuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("root may write everywhere, and there is no setpriv to give that away with")
+        unprivileged = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    recipe = write_recipe(tmp_path, "one", epochs=40)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    if begun:
+        with start(recipe, workspace=workspace) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "epoch   2" in line:
+                    process.send_signal(signal.SIGTERM)
+                    break
+            process.communicate(timeout=100)
+        assert process.returncode == 130
+    for path in (*workspace.rglob("*"), workspace):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: sha256(path) for path in workspace.rglob("*") if path.is_file()}
+    assert bool(before) == begun
+    try:
+        with start(recipe, workspace=workspace, before=unprivileged) as process:
+            _, err = process.communicate(timeout=100)
+    finally:
+        for path in (workspace, *workspace.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    assert process.returncode == 1
+    assert re.fullmatch(r"error: \S+workspace\S*: permission denied: what was saved before is whole: .+\n", err), err
+    assert {path: sha256(path) for path in workspace.rglob("*") if path.is_file()} == before
+    if begun:
+        assert run(recipe, workspace=workspace).exit_code == 0
+
+
+def test_two_stages_by_the_command_line(tmp_path: Path) -> None:
+    """History has a row an epoch, curves are drawn, the run opens."""
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    done = run(path, "--epochs", "2", workspace=tmp_path)
+    assert done.exit_code == 0, done.output
+    folder = tmp_path / "training/small"
+    assert [row["stage"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2"]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
