@@ -432,18 +432,6 @@ def test_patience_ends_a_stage(tmp_path: Path, few_faces: Dataset) -> None:
     assert len(rows) == best + 1 + 2 < 50
 
 
-def test_a_later_stage_starts_from_the_best_weights_of_the_one_before(tmp_path: Path, few_faces: Dataset) -> None:
-    """The second stage's rate is too small to change anything, so its accuracy is the first stage's best."""
-    first = Stage(epochs=5, batch_size=32, optimiser=Optimiser(lr=0.02), ema=0.5)
-    second = Stage(epochs=1, batch_size=64, optimiser=Optimiser(lr=1e-12))
-    network = Network("plain", options={"widths": (4, 8), "depths": (1, 1), "dropout": 0.0})
-    recipe = Recipe("handed-over", "two stages", network, (first, second))
-    outcome = train(recipe, few_faces, workspace=tmp_path, settings=CPU)
-    accuracies = [float(row["validation_accuracy"]) for row in csv.DictReader((outcome.folder / "history.csv").open())]
-    assert max(accuracies[:5]) != pytest.approx(accuracies[4], abs=1e-6) or max(accuracies[:5]) == accuracies[4]
-    assert accuracies[5] == pytest.approx(max(accuracies[:5]), abs=0.05)  # batch norm's statistics still move
-
-
 def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
     import shutil
 
