@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -220,12 +221,15 @@ def _check_usage(
 
 
 def _show(console: Console, files: list[ExportedFile]) -> None:
-    """The table of what was written, and each fusion's weights."""
+    """The table of what was written, and what is to be said of single files."""
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("file", "kB", "nodes", "GFLOPs", "max |Δp|", "mean |Δp|", "flips", "validation", "test"):
-        table.add_column(title, justify="left" if title == "file" else "right", no_wrap=title == "file")
+    splits = {"validation": files[0].parity.faces_from, "test": files[0].accuracy_split or ""}
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %"):
+        table.add_column(
+            title, justify="left" if title == "file" else "right", no_wrap=title != "file", overflow="fold"
+        )
     for file in files:
         parity = file.parity
         drawn = parity.faces_from == "drawn faces"
@@ -233,22 +237,27 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
             file.path.name,
             f"{file.bytes / 1000:,.0f}",
             str(file.nodes),
-            f"{file.gflops:.5f}",
             f"{parity.max_difference:.1e}",
             f"{parity.mean_difference:.1e}",
-            f"{len(parity.whole.flips)}/{parity.whole.faces}",
-            "" if drawn else f"{parity.accuracy:.4f}",
-            "" if file.accuracy is None else f"{file.accuracy:.4f}",
+            str(len(parity.whole.flips)),
+            "–" if drawn else f"{100 * parity.accuracy:.2f}",
+            "–" if file.accuracy is None else f"{100 * file.accuracy:.2f}",
         )
     console.print(table)
+    first = files[0].parity
+    scored = "" if not splits["test"] else f"; valid.: {splits['validation']}, test: {splits['test']}"
+    say = functools.partial(console.print, highlight=False, markup=False)
+    say(f"Δp, flips: against {first.reference}, {first.whole.faces:,} faces ({first.faces_from}){scored}", style="dim")
     for file in files:
         if len(file.members) > 1:
             shares = ", ".join(
                 f"{member} {weight:.3g}" for member, weight in zip(file.members, file.weights.values, strict=True)
             )
-            console.print(f"{file.path.name}: weights {shares} ({file.weights.source})", highlight=False)
+            say(f"{file.path.name}: weights {shares} ({file.weights.source})")
+        if file.note:
+            say(f"{file.path.name}: {file.note}")
         flips = file.parity.whole.flips
         if flips:
-            rows = ", ".join(map(str, flips[:20])) + (", …" if len(flips) > 20 else "")
-            console.print(f"{file.path.name}: another first class than PyTorch in rows {rows}", highlight=False)
-    console.print(f"written to {files[0].path.parent}", highlight=False)
+            rows = ", ".join(map(str, flips[:8])) + (f" and {len(flips) - 8} more (manifest.json)" * (len(flips) > 8))
+            say(f"{file.path.name}: another first class than PyTorch's in rows {rows}")
+    say(f"written to {files[0].path.parent}")

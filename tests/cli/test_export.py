@@ -20,8 +20,9 @@ from fer_deploy.faces.synthetic import synthetic_dataset
 DATA = ["--data", "synthetic:420"]
 
 
-def _run(*arguments: str, workspace: Path) -> Result:
-    return CliRunner().invoke(cli, ["export", *arguments, "--workspace", str(workspace)], env={"COLUMNS": "160"})
+def _run(*arguments: str, workspace: Path, columns: int = 160) -> Result:
+    arguments = ("export", *arguments, "--workspace", str(workspace))
+    return CliRunner().invoke(cli, arguments, env={"COLUMNS": str(columns)})
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,23 @@ def test_an_ensemble_alone_writes_the_fused_file_with_the_studys_weights(workspa
     contract = check_model_file(workspace / "exports" / "B+E.onnx")
     assert contract.weights == (0.45, 0.55)
     assert contract.metadata["weights_source"] == STUDY_SOURCE
-    for figure in ("file", "max |Δp|", "flips", "validation", "test"):
+    for figure in ("file", "max |Δp|", "flips", "valid. %", "test %"):
         assert figure in done.output
+
+
+def test_the_table_is_whole_in_80_columns(workspace: Path) -> None:
+    done = _run("B", "--ensemble", "B,E", "--precision", "fp32,fp16", *DATA, workspace=workspace, columns=80)
+    assert done.exit_code == 0, done.output
+    header = done.output.splitlines()[0]
+    assert header.split("  ")[0] == "file"
+    assert [" ".join(title.split()) for title in header.split("  ") if title.strip()] == [
+        *("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %")
+    ]
+    for name in ("B.onnx", "B.fp16.onnx", "B+E.onnx", "B+E.fp16.onnx"):
+        (line,) = (line for line in done.output.splitlines() if line.startswith(f"{name} "))
+        assert len(line.split()) == 8, line
+    assert "…" not in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
 
 
 def test_no_name_exports_every_run_and_strict_wants_data(workspace: Path) -> None:
