@@ -7,15 +7,18 @@ import dataclasses
 import hashlib
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
@@ -24,6 +27,7 @@ from fer_deploy.training import fit
 from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
+from fer_deploy.training.distill import Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, fit_temperature, train
 from fer_deploy.training.losses import loss_on_targets
 from fer_deploy.training.run import Run, list_runs
@@ -433,8 +437,6 @@ def test_patience_ends_a_stage(tmp_path: Path, few_faces: Dataset) -> None:
 
 
 def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
-    import shutil
-
     shutil.copytree(finished / "training", tmp_path / "training")
 
     class Ears(Silent):
@@ -468,6 +470,60 @@ def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Data
     missing = dataclasses.replace(student("four", "same"), distillation=Distillation(teachers=("nobody",)))
     with pytest.raises(RunError, match="there is no run here"):
         train(missing, few_faces, workspace=tmp_path, settings=CPU)
+
+
+def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
+    tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every face once a view, none that equals a validation or test face; weight and temperature as the recipe says."""
+    images = few_faces.training.images.copy()
+    images[:5] = few_faces.test.images[:5]  # these five are no training faces then
+    dataset = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, images=images))
+    shutil.copytree(finished / "training", tmp_path / "training")
+    shown: list[bytes] = []
+    used: list[tuple[float, float, float]] = []
+    real_answer, real_loss, real_distilled = Teachers.answer, fit.loss_on_targets, fit.distillation_loss
+
+    def answer(self: Teachers, faces: torch.Tensor, *rest: object) -> torch.Tensor:
+        shown.extend(face.numpy().tobytes() for face in faces)
+        return real_answer(self, faces, *rest)  # type: ignore[arg-type]
+
+    def plain(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+        used.append((float((value := real_loss(logits, targets, loss)).detach()), 0.0, 0.0))
+        return value
+
+    def distilled(logits: torch.Tensor, teacher: torch.Tensor, how: Distillation) -> torch.Tensor:
+        assert torch.allclose(teacher.sum(1), torch.ones(len(teacher)), atol=2e-3)
+        value = real_distilled(logits, teacher, how)
+        used[-1] = (used[-1][0], float(value.detach()), how.temperature)
+        return value
+
+    class Losses(Silent):
+        rows: ClassVar[list[float]] = []
+
+        def epoch(self, row: EpochRow, *, best: bool) -> None:
+            self.rows.append(row.training_loss)
+
+    monkeypatch.setattr(Teachers, "answer", answer)
+    monkeypatch.setattr(fit, "loss_on_targets", plain)
+    monkeypatch.setattr(fit, "distillation_loss", distilled)
+    recipe = dataclasses.replace(
+        small_recipe,
+        name="pupil",
+        distillation=Distillation(teachers=("small", "small"), views=3, weight=0.7, temperature=4.0),
+        stages=(Stage(epochs=5, batch_size=55),),
+    )
+    train(recipe, dataset, workspace=tmp_path, settings=CPU, watcher=Losses())
+    clean = [face.tobytes() for face in images[5:]]
+    assert sorted(shown) == sorted(clean * 3)
+    assert {temperature for _, _, temperature in used} == {4.0}
+    means = [
+        sum(0.3 * own + 0.7 * taught for own, taught, _ in used[start : start + 5]) / 5 for start in range(0, 25, 5)
+    ]
+    assert pytest.approx(means, rel=1e-5) == Losses.rows
+    kept = list((tmp_path / "training/.soft_targets").glob("*.safetensors"))
+    assert len(kept) == 3
+    assert {tuple(load_file(path)["probabilities"].shape) for path in kept} == {(275, 7)}
 
 
 def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:

@@ -430,3 +430,34 @@ def test_other_devices_are_left_alone() -> None:
     network = build_network("plain")
     before = [type(module) for module in network.modules()]
     assert [type(module) for module in accelerate_network(network, "cuda").modules()] == before
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_stochastic_depth_leaves_whole_blocks_out_of_single_faces(accelerated: bool) -> None:
+    """At rate p a block's answer for a face is its skip with probability p, and else skip + branch / (1 - p)."""
+    network = build_network("efficientnet-b0", drop_path=0.5, dropout=0.0)
+    if accelerated:
+        accelerate_network(network, "cpu")
+    blocks = [
+        (place, block)
+        for place, block in enumerate(block for stage in network.blocks for block in stage)  # type: ignore[union-attr]
+        if type(block.drop_path) is not nn.Identity
+    ]
+    rates = [block.drop_path.drop_prob for _, block in blocks]
+    assert rates == pytest.approx([0.5 * place / 16 for place, _ in blocks])  # linear in depth, as the paper has it
+    rate, block = [(rate, block) for rate, (_, block) in zip(rates, blocks, strict=True) if block.has_skip][-1]
+    faces = 2000
+    maps = torch.randn(8, block.bn3.num_features, 2, 2).repeat(faces // 8, 1, 1, 1)
+    maps = maps.to(memory_format=torch.channels_last)
+    block.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        branch = block(maps) - maps
+        block.drop_path.drop_prob = 0.0
+        whole = block(maps) - maps
+    left_out = branch.abs().amax((1, 2, 3)) < 1e-6
+    assert abs(float(left_out.double().mean()) - rate) < 4 * (rate * (1 - rate) / faces) ** 0.5
+    torch.testing.assert_close(branch[~left_out], whole[~left_out] / (1 - rate), atol=1e-4, rtol=1e-3)
+    network.eval()
+    with torch.no_grad():
+        assert torch.equal(network(maps_of(2, 1, 48, 48)), network(maps_of(2, 1, 48, 48)))

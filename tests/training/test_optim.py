@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Optimiser, Schedule, Stage, load_recipe
@@ -102,6 +102,34 @@ def test_optimiser_and_schedule_go_on_from_their_saved_state(schedule: Schedule)
         return seen
 
     assert run(13) == run(None)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("fused_first", [False, True])
+def test_a_checkpoint_of_a_fused_optimiser_goes_on_in_one_that_is_not(name: str, fused_first: bool) -> None:
+    """CPU and CUDA have fused optimisers, MPS has not: a checkpoint may move either way, whatever memory layout."""
+
+    def run(moved: bool) -> Tensor:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 2))
+        network.to(memory_format=torch.channels_last)
+        recipe = Optimiser(name=name, lr=0.01, weight_decay=0.1)  # type: ignore[arg-type]
+        optimiser = make_optimiser(network, recipe, device=CPU if fused_first else torch.device("mps"))
+        for step in range(12):
+            if moved and step == 6:
+                tensors = {key: tensor.clone().contiguous() for key, tensor in optimiser_tensors(optimiser).items()}
+                if not fused_first:
+                    network.to(memory_format=torch.contiguous_format)
+                optimiser = make_optimiser(network, recipe, device=torch.device("mps") if fused_first else CPU)
+                restore_optimiser(optimiser, tensors)
+                assert bool(optimiser.param_groups[0]["fused"]) != fused_first
+            optimiser.zero_grad()
+            network(torch.ones(2, 3, 4, 4) * (1 + step % 3)).square().mean().backward()
+            optimiser.step()
+        return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+    assert torch.allclose(run(True), run(False), atol=1e-6)
+    assert not torch.allclose(run(True), torch.zeros(()), atol=1e-3)
 
 
 def test_moving_average_follows_its_formula() -> None:
