@@ -12,7 +12,8 @@
   default AdamW, clipping, OneCycleLR, running loss and accuracy.
 
 The four take turns of some seconds, several rounds of them, so that a machine that drifts hurts all alike; a figure
-is the median of its rounds. The last line is one line of JSON with the four figures.
+is the median of its rounds. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless the environment says otherwise), as
+in `ferdeploy train`. The last line is one line of JSON with the four figures.
 """
 
 from __future__ import annotations
@@ -319,8 +320,8 @@ def page(result: dict[str, Any]) -> str:
         "",
         f"`make bench-training`: {result['network']} at 48x48, batch {result['batch']}, {result['precision']}, "
         f"on {where}; PyTorch {machine['versions']['torch']}, faces: {result['faces']}. Median of "
-        f"{len(result['rounds']['eager'])} rounds in turns of {result['seconds_a_turn']:g} s; load before it {machine['load_at_start']}; "
-        f"OMP_WAIT_POLICY: {result['wait_policy']}.",
+        f"{len(result['rounds']['eager'])} rounds in turns of {result['seconds_a_turn']:g} s; load before it "
+        f"{machine['load_at_start']}; OMP_WAIT_POLICY: {result['wait_policy']}.",
         "",
         "| way | images/s | lowest to highest round | what |",
         "|---|---:|---|---|",

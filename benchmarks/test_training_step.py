@@ -16,11 +16,12 @@ def test_step(name: str, benchmark, percentiles) -> None:
 
     from fer_deploy.models import build_network
     from fer_deploy.recipes.schema import Optimiser
+    from fer_deploy.training.kernels import accelerate_network
     from fer_deploy.training.optim import make_optimiser
 
     torch.manual_seed(0)
     device = torch.device("cpu")
-    network = build_network(name).to(memory_format=torch.channels_last).train()
+    network = accelerate_network(build_network(name), device).train()
     optimiser = make_optimiser(network, Optimiser(lr=1e-3), device=device)
     faces = torch.randn(BATCH, 1, 48, 48).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 7, (BATCH,))
