@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+APPS := $(VENV)/.apps
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test lint bench bench-compare bench-training clean
@@ -17,12 +18,17 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# What the tests of examples/ and the page run with, as far as it can be had here; the tests that lack it skip.
+$(APPS): tests/get_apps.sh $(READY)
+	PYTHON=$(BIN)/python tests/get_apps.sh
+	@touch $@
+
 setup: $(READY)  ## Make .venv with everything in it (about 6 GB: PyTorch comes with CUDA).
 
 quickstart: $(READY)  ## Train, export, verify and bench two small networks on drawn faces, in a temporary workspace.
 	PYTHON=$(BIN)/python examples/quickstart.sh
 
-test: $(READY)  ## Set up and run the tests.
+test: $(READY) $(APPS)  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 lint: $(READY)  ## Check style and types.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Bring what the tests of examples/ and of the demo's page need, as far as this machine allows: npm's packages, ONNX
-# Runtime's headers, the parts of the page, Chromium. What can't be had is said, and its tests skip. Does nothing twice.
+# Bring what the tests of examples/, of old engines and of the demo's page need, as far as this machine allows: npm's
+# packages, ONNX Runtime's headers and its oldest release, the parts of the page, Chromium. What can't be had is said,
+# and its tests skip. Does nothing twice.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
@@ -10,20 +11,32 @@ get() {  # what, where it is once it is there, command...
     shift 2
     [ -e "$where" ] && return
     echo "getting $what"
-    "$@" >/dev/null 2>&1 || echo "  could not: tests that need $what will skip"
+    limited "$@" >/dev/null 2>&1 || echo "  could not: tests that need $what will skip"
+}
+
+limited() {  # command...: for a machine without a connection, where some of these would try for long
+    if [ "$(type -t "$1")" = function ]; then "$@"; else timeout 300 "$@"; fi
 }
 
 npm_install() {
-    npm install --prefix "$1" --ignore-scripts --no-package-lock --no-audit --no-fund
+    timeout 300 npm install --prefix "$1" --ignore-scripts --no-package-lock --no-audit --no-fund
 }
 
 install_chromium() {
-    [ "$(id -u)" = 0 ] && apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+    [ "$(id -u)" = 0 ] && timeout 120 apt-get update && DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends chromium
+}
+
+oldest_runtime() {  # the oldest that this Python has: 1.16 is what the files' format promises
+    local minor version
+    minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
+    version=$([ "$minor" -ge 13 ] && echo 1.20.0 || { [ "$minor" = 12 ] && echo 1.17.0 || echo 1.16.0; })
+    timeout 300 "$python" -m pip install --quiet --target build/onnxruntime-oldest "onnxruntime==$version" 'numpy<2.1' protobuf
 }
 
 get onnxruntime-node examples/node/node_modules/onnxruntime-node npm_install examples/node
 get onnxruntime-web examples/browser/node_modules/onnxruntime-web npm_install examples/browser
 get "ONNX Runtime's headers" examples/cpp/onnxruntime/include/onnxruntime_cxx_api.h examples/cpp/get_headers.sh
+get "the oldest ONNX Runtime" build/onnxruntime-oldest/onnxruntime oldest_runtime
 command -v chromium >/dev/null || get Chromium /usr/bin/chromium install_chromium
 echo "getting the parts of the page"
-"$python" -m fer_deploy demo --fetch || echo "  could not: tests of the page will skip"
+timeout 300 "$python" -m fer_deploy demo --fetch || echo "  could not: tests of the page will skip"

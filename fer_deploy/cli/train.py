@@ -132,7 +132,9 @@ def command(
         from fer_deploy.faces import load_dataset
 
         dataset = load_dataset(data, workspace=workspace)
-        report_plan(plan, dataset)
+        report_plan(
+            plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, timed=time_limit is None
+        )
         failed = train_with_display(
             plan,
             dataset,

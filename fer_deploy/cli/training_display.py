@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
@@ -20,6 +21,8 @@ from fer_deploy.errors import FerDeployError
 from fer_deploy.faces import Dataset
 from fer_deploy.recipes import Recipe
 from fer_deploy.training.curves import draw_curves
+from fer_deploy.training.devices import choose_device
+from fer_deploy.training.estimate import epochs_left, measure_rate
 from fer_deploy.training.fit import BatchReport, EpochRow, Outcome, Settings, Silent, Watcher, train
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
@@ -33,24 +36,54 @@ SECONDS_TO_CLOSE = 2.0
 console = Console(stderr=False)
 
 
-def report_plan(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
-    """Print what will be trained, on what."""
+def report_plan(
+    plan: Sequence[PlannedRun],
+    dataset: Dataset,
+    *,
+    workspace: Path,
+    device: str,
+    threads: int | None,
+    resume: bool,
+    timed: bool,
+) -> None:
+    """Print what will be trained, on what, and where it is `timed` about how long that takes here.
+
+    A few steps of each network are measured for that, which takes seconds.
+
+    Raises:
+        UnavailableError: the device asked for is not there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = choose_device(device)
     if not _writes():
         return
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
     left_out = int(dataset.copies.sum())
     console.print(
-        f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out"
+        f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out",
+        soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 2), header_style="bold")
-    for heading in ("run", "what", "stages", "epochs", "faces to see"):
-        table.add_column(heading, justify="left" if heading in ("run", "what") else "right")
+    for heading in ("run", "stages", "epochs", "faces to see", *(["time, about"] if timed else [])):
+        table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
     faces = len(dataset.training) - left_out
+    rates: dict[str, float] = {}
     for run in plan:
-        epochs = run.epochs
-        most = "" if all(not stage.patience for stage in run.recipe.stages) else "at most "
+        epochs = epochs_left(run.recipe, workspace / "training" / run.name) if resume else run.epochs
+        most = "" if all(not stage.patience for stage in run.recipe.stages) else "≤ "
+        about = "done"
+        if epochs and timed:
+            key = repr((run.recipe.network, run.recipe.stages[0].batch_size, run.recipe.stages[0].precision))
+            if key not in rates:
+                rates[key] = measure_rate(run.recipe, device=where)
+            about = most + _duration(epochs * faces / rates[key])
         table.add_row(
-            run.name, run.recipe.title, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}"
+            run.name,
+            str(len(run.recipe.stages)),
+            f"{most}{epochs}",
+            f"{most}{epochs * faces:,}",
+            *([about] if timed else []),
         )
     console.print(table)
 
@@ -73,8 +106,6 @@ def train_with_display(
     Returns:
         How many failed.
     """
-    import torch
-
     if threads is not None:
         torch.set_num_threads(threads)
     failed: list[str] = []
@@ -179,6 +210,7 @@ class _Display:
             f"validation {row.validation_accuracy:.2%} (loss {row.validation_loss:.4f})  "
             f"{row.images_per_second:,.0f} images/s  {_duration(row.seconds)}{mark}",
             highlight=False,
+            soft_wrap=True,
         )
         if time.monotonic() - self._drawn > SECONDS_BETWEEN_CURVES:
             draw_curves(self._folder)
@@ -186,7 +218,7 @@ class _Display:
 
     def message(self, text: str) -> None:
         """Print the line."""
-        console.print(f"  {text}", highlight=False)
+        console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the live line away."""
@@ -211,7 +243,9 @@ def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
         return
     draw_curves(outcome.folder)
     shown = outcome.folder.relative_to(workspace) if outcome.folder.is_relative_to(workspace) else outcome.folder
-    console.print(f"[bold]{run.name}[/] complete: {accuracy}, in {_duration(opened.record['seconds'])}. {shown}/")
+    console.print(
+        f"[bold]{run.name}[/] complete: {accuracy}, in {_duration(opened.record['seconds'])}. {shown}/", soft_wrap=True
+    )
 
 
 def _report_seeds(done: Sequence[tuple[PlannedRun, Outcome]]) -> None:

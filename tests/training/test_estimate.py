@@ -47,20 +47,9 @@ def test_a_run_on_disk_has_fewer_epochs_left(tmp_path: Path, small_recipe: Recip
 @pytest.mark.parametrize(("option", "said"), [((), True), (("--time-limit", "1s"), False)])
 def test_the_plan_says_the_time_unless_it_is_limited(tmp_path: Path, option: tuple[str, ...], said: bool) -> None:
     recipe = tmp_path / "one.toml"
-    recipe.write_text(
-        'name = "one"\nnetwork = { name = "plain", options = { widths = [4], depths = [1] } }\n[[stage]]\nepochs = 1\n'
-    )
-    command = [
-        "train",
-        str(recipe),
-        "--data",
-        "synthetic:140",
-        "--device",
-        "cpu",
-        "--workspace",
-        str(tmp_path),
-        *option,
-    ]
-    result = CliRunner().invoke(cli, command)
+    network = '{ name = "plain", options = { widths = [4], depths = [1] } }'
+    recipe.write_text(f'name = "one"\ntitle = "a layer"\nnetwork = {network}\n[[stage]]\nepochs = 1\n')
+    given = ["--data", "synthetic:140", "--device", "cpu", "--workspace", str(tmp_path), *option]
+    result = CliRunner().invoke(cli, ["train", str(recipe), *given])
     assert result.exit_code == 0, result.output
     assert ("time, about" in result.stdout) == said

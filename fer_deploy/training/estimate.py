@@ -1,0 +1,63 @@
+"""How long planned runs will take on this machine, from a few steps of each network on random faces."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from fer_deploy.errors import RunError
+from fer_deploy.models import build_network
+from fer_deploy.recipes import Recipe
+from fer_deploy.training.fit import half_type
+from fer_deploy.training.kernels import accelerate_network
+from fer_deploy.training.run import Run
+
+STEPS = 3
+"""Steps of which the fastest counts, after a first one to warm up."""
+LARGEST_CPU_BATCH = 32
+"""Faces a step on a CPU, where the rate hardly depends on it."""
+
+
+def measure_rate(recipe: Recipe, *, device: torch.device) -> float:
+    """Training faces a second of a recipe's network on `device`, forward, backward and step; draws no random number.
+
+    Augmentation, validation and teachers come on top of it.
+    """
+    stage = recipe.stages[0]
+    options: dict[str, Any] = dict(recipe.network.options)
+    batch = min(stage.batch_size, LARGEST_CPU_BATCH) if device.type == "cpu" else stage.batch_size
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(recipe.network.name, **options).to(device)
+        size = recipe.network.input_size
+        faces = torch.rand(batch, 1, size, size).to(device).contiguous(memory_format=torch.channels_last)
+        labels = (torch.arange(batch) % 7).to(device)
+        accelerate_network(network, device).train()
+        optimiser = torch.optim.SGD(network.parameters(), lr=1e-6)
+        half = half_type(stage, device)
+        fastest = math.inf
+        for _ in range(STEPS + 1):
+            began = time.perf_counter()
+            with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+                logits = network(faces)
+            loss = functional.cross_entropy(logits.float(), labels)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            float(loss.detach())  # waits for the device
+            fastest = min(fastest, time.perf_counter() - began)
+    return batch / fastest
+
+
+def epochs_left(recipe: Recipe, folder: Path) -> int:
+    """Epochs of a recipe that its run folder does not hold yet, at most; 0 where the run is complete."""
+    planned = sum(stage.epochs for stage in recipe.stages)
+    try:
+        record = Run.open(folder, partial=True).record
+    except RunError:
+        return planned
+    return 0 if record["status"] == "complete" else max(0, planned - int(record["epochs_run"]))
