@@ -28,6 +28,7 @@ from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
 from fer_deploy.training.run import Run
+from fer_deploy.training.targets import with_ferplus_labels
 
 LICENSE = "Apache-2.0"
 """Of code and weights. The data that the weights were trained on has terms of its own."""
@@ -342,8 +343,12 @@ def _write_file(
     if data is not None:
         session = session_of(model.SerializeToString(deterministic=True))
         split = data.split_names["test"] if data.official else f"test split of {data.name}"
-        accuracy = _accuracy(session, data.test, batch=shape[0], size=shape[1:], progress=progress)
-        metadata |= {"accuracy": f"{accuracy:.6f}", "accuracy_split": split}
+        scored: Faces | None = data.test
+        if _learned_ferplus(plan):
+            scored, split = with_ferplus_labels(data.test), f"{split}, FER+ labels"
+        if scored is not None:
+            accuracy = _accuracy(session, scored, batch=shape[0], size=shape[1:], progress=progress)
+            metadata |= {"accuracy": f"{accuracy:.6f}", "accuracy_split": split}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
@@ -389,7 +394,11 @@ def _write_file(
 def _metadata(plan: Plan, precision: str) -> dict[str, str]:
     """The file's `metadata_props`, by key."""
     runs = [member.run for member in plan.members]
-    trained_on = dict.fromkeys(str(run.record.get("data", {}).get("name", "unknown")) for run in runs)
+    trained_on = dict.fromkeys(
+        str(run.record.get("data", {}).get("name", "unknown"))
+        + (" with FER+ labels" if run.recipe.labels == "ferplus" else "")
+        for run in runs
+    )
     return {
         "labels": json.dumps(list(EMOTIONS)),
         "name": plan.name,
@@ -409,6 +418,11 @@ def _metadata(plan: Plan, precision: str) -> dict[str, str]:
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
     }
+
+
+def _learned_ferplus(plan: Plan) -> bool:
+    """Whether any member learned FER+ votes: such a file is scored on FER+ labels and never as FER2013."""
+    return any(member.run.recipe.labels == "ferplus" for member in plan.members)
 
 
 def _accuracy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -40,3 +41,14 @@ def soft_labels(faces: Faces, labels: Literal["fer2013", "ferplus"]) -> tuple[to
     total = ours.sum(1)
     kept = (total > 0) & (ours.max(1) >= votes.max(1))
     return torch.from_numpy(ours[kept] / total[kept, None]), kept
+
+
+def with_ferplus_labels(faces: Faces) -> Faces | None:
+    """The faces that FER+ gives one of the seven emotions, labelled by its most frequent vote; None without votes.
+
+    This is what a FER+ variant is scored on: FER2013's labels would be another question than the one it learned.
+    """
+    if faces.votes is None:
+        return None
+    targets, kept = soft_labels(faces, "ferplus")
+    return dataclasses.replace(faces.take(kept), labels=targets.argmax(1).numpy().astype(faces.labels.dtype))
