@@ -20,5 +20,5 @@ step bench --data synthetic --quick
 
 if [ -f benchmarks/report.json ]; then
     printf '\nThe released models on real FER2013 (benchmarks/report.md):\n\n'
-    "$python" -m fer_deploy bench --show benchmarks/report.json
+    "$python" -m fer_deploy bench --from benchmarks/report.json --output "$workspace/released"
 fi

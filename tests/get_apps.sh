@@ -27,10 +27,12 @@ install_chromium() {
 }
 
 oldest_runtime() {  # the oldest that this Python has: 1.16 is what the files' format promises
-    local minor version
-    minor=$("$python" -c 'import sys; print(sys.version_info.minor)')
-    version=$([ "$minor" -ge 13 ] && echo 1.20.0 || { [ "$minor" = 12 ] && echo 1.17.0 || echo 1.16.0; })
-    timeout 300 "$python" -m pip install --quiet --target build/onnxruntime-oldest "onnxruntime==$version" 'numpy<2.1' protobuf
+    case $("$python" -c 'import sys; print(sys.version_info.minor)') in
+        11) set -- onnxruntime==1.16.0 'numpy<2' ;;
+        12) set -- onnxruntime==1.17.0 'numpy<2' ;;
+        *) set -- onnxruntime==1.20.0 'numpy<2.3' ;;
+    esac
+    timeout 300 "$python" -m pip install --quiet --target build/onnxruntime-oldest "$@"
 }
 
 get onnxruntime-node examples/node/node_modules/onnxruntime-node npm_install examples/node
