@@ -19,6 +19,7 @@ Examples:
   ferdeploy train all --time-limit 9m      the whole table, nine minutes at a time
   ferdeploy train my.toml --epochs 20      a recipe of your own, 20 epochs over all its stages
   ferdeploy train A --set stage.0.optimiser.lr=5e-3 --name A-slow
+  ferdeploy train all --side-by-side 4     four runs at a time on one large GPU
   torchrun --nproc-per-node 2 -m fer_deploy train B     two processes, one batch between them
 
 A stopped run goes on where it stood when the same command is given again; a complete one is left alone.
@@ -90,6 +91,14 @@ def wait_passively() -> None:
     metavar="TIME",
     help="End cleanly, all saved, before this has passed: 90s, 9m, 1h30m.",
 )
+@click.option(
+    "--side-by-side",
+    "at_once",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Train N runs at a time on the device, each in a process of its own: for small networks on a large GPU.",
+)
 def command(
     names: tuple[str, ...],
     data: str | None,
@@ -105,6 +114,7 @@ def command(
     seeds: int | None,
     resume: bool,
     time_limit: float | None,
+    at_once: int,
 ) -> None:
     """Train variants; a stopped run goes on where it stood.
 
@@ -135,14 +145,17 @@ def command(
         report_plan(
             plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, timed=time_limit is None
         )
-        failed = train_with_display(
-            plan,
-            dataset,
-            workspace=workspace,
-            device=device,
-            threads=threads,
-            resume=resume,
-            deadline=None if time_limit is None else began + time_limit,
-        )
+        deadline = None if time_limit is None else began + time_limit
+        if at_once > 1 and len(plan) > 1:
+            from fer_deploy.cli.side_by_side import train_side_by_side
+
+            failed = train_side_by_side(
+                plan, at_once=at_once, data=data, workspace=workspace, device=device, threads=threads, resume=resume,
+                deadline=deadline,
+            )  # fmt: skip
+        else:
+            failed = train_with_display(
+                plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, deadline=deadline
+            )
     if failed:
         raise SystemExit(1)

@@ -110,7 +110,7 @@ def train_with_display(
         torch.set_num_threads(threads)
     failed: list[str] = []
     done: list[tuple[PlannedRun, Outcome]] = []
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         for run in plan:
             left = None if deadline is None else deadline - time.monotonic()
             if stop.asked or (left is not None and left < 3 + SECONDS_TO_CLOSE):
@@ -140,7 +140,7 @@ def train_with_display(
             if outcome.status == "stopped":
                 break
     if _writes():
-        _report_seeds(done)
+        report_seeds([(run, outcome.folder) for run, outcome in done if outcome.status != "stopped"])
     ended = {run.name for run, outcome in done if outcome.status != "stopped"}
     waiting = [run.name for run in plan if run.name not in ended and run.name not in failed]
     if waiting and _writes():
@@ -248,11 +248,12 @@ def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
     )
 
 
-def _report_seeds(done: Sequence[tuple[PlannedRun, Outcome]]) -> None:
+def report_seeds(complete: Sequence[tuple[PlannedRun, Path]]) -> None:
+    """Print mean and spread of the repeats among runs and their folders."""
     groups: dict[str, list[float]] = {}
-    for run, outcome in done:
-        if outcome.status != "stopped" and run.name.endswith(f".seed{run.seed}"):
-            accuracy = Run.open(outcome.folder).validation_accuracy
+    for run, folder in complete:
+        if run.name.endswith(f".seed{run.seed}"):
+            accuracy = Run.open(folder).validation_accuracy
             groups.setdefault(run.name.removesuffix(f".seed{run.seed}"), []).append(accuracy)
     for name, accuracies in groups.items():
         if len(accuracies) > 1:
@@ -276,14 +277,16 @@ def _writes() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-class _Stop:
+class Stop:
+    """Whether a stop was asked for."""
+
     asked = False
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Stop]:
+def stop_signals() -> Iterator[Stop]:
     """Let Ctrl-C and SIGTERM ask for a clean stop; a second Ctrl-C stops at once."""
-    stop = _Stop()
+    stop = Stop()
 
     def ask(number: int, _frame: object) -> None:
         if stop.asked and number == signal.SIGINT:

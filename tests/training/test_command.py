@@ -203,3 +203,45 @@ def test_two_stages_by_the_command_line(tmp_path: Path) -> None:
     folder = tmp_path / "training/small"
     assert [row["stage"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> None:
+    """Three runs, two at a time, one of them taught by another, one failing: the same weights, and exit 1."""
+    one = write_recipe(tmp_path, "one")
+    pupil = write_recipe(tmp_path, "pupil", extra='distillation = { teachers = ["one"], views = 2 }')
+    bad = write_recipe(tmp_path, "bad", extra='initialisation = "absent.safetensors"')
+    with start(pupil, one, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "teacher 'one' has not been trained" in err  # named before its pupil it must be
+    with start(one, pupil, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "error: 1 of 3 runs failed: bad" in err
+    assert re.search(r"^bad: .*absent\.safetensors", err, re.MULTILINE)
+    assert re.search(r"^one: epoch   1  stage 1", out, re.MULTILINE)
+    assert re.search(r"^pupil: pupil complete: ", out, re.MULTILINE)
+    assert run(one, pupil, workspace=tmp_path / "after").exit_code == 0
+    for name in ("one", "pupil"):
+        weights = f"training/{name}/weights.safetensors"
+        assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for Ctrl-C that one process can send another")
+def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "long", epochs=4000)
+    with start(recipe, "--seeds", "3", "--side-by-side", "2", workspace=tmp_path) as process:
+        assert process.stdout is not None
+        begun: set[str] = set()
+        for line in process.stdout:
+            if "epoch   1" in line:
+                begun.add(line.partition(":")[0])
+            if len(begun) == 2:
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert begun == {"long.seed0", "long.seed1"}
+    assert "Not finished: long.seed0, long.seed1, long.seed2. All is saved" in out
+    for name in begun:
+        assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
