@@ -28,10 +28,6 @@ from fer_deploy.bench.report import PEER, Report, Row, pareto_front
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.emotions import EMOTIONS
 
-SHORT = tuple(label[:4] for label in EMOTIONS)
-"""Labels that fit a cell."""
-
-
 @dataclass(frozen=True)
 class Point:
     """One model of a scatter plot; `low` and `high` are the ends of its interval, None for recorded figures."""
@@ -184,14 +180,14 @@ def _legend(series: Sequence[int], left: float, y: float) -> list[str]:
 def confusion_plot(row: Row) -> str:
     """The confusion matrix: each label's faces by what they were taken for, in per cent of the label."""
     assert row.quality is not None
-    cell, left, top = 36, 74, 40
+    cell, left, top = 44, 66, 40
     side = cell * len(EMOTIONS)
     parts = [
         text(left, 16, row.label, style="title"),
     ]
-    for index, name in enumerate(SHORT):
+    for index, name in enumerate(EMOTIONS):
         parts.append(text(left + (index + 0.5) * cell, top - 4, name, anchor="middle", style="small"))
-        parts.append(text(left - 6, top + (index + 0.5) * cell + 4, EMOTIONS[index], anchor="end", style="small"))
+        parts.append(text(left - 6, top + (index + 0.5) * cell + 4, name, anchor="end", style="small"))
     for at, counts in enumerate(row.quality.confusion):
         total = sum(counts)
         for column, count in enumerate(counts):
@@ -214,8 +210,10 @@ def calibration_plot(row: Row) -> str:
     left, top, side = 46, 30, 240
     bottom = top + side
     horizontal, vertical = Scale(0, 1, left, left + side), Scale(0, 1, bottom, top)
-    title = f"{row.label}, ECE {row.quality.calibration_error:.3f}"
-    parts = [text(left, 16, title, style="title")]
+    parts = [
+        text(6, 16, row.label, style="title"),
+        text(left + 8, top + 16, f"ECE {row.quality.calibration_error:.3f}"),
+    ]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(line(left, vertical.at(tick), left + side, vertical.at(tick), "grid"))
         parts.append(text(left - 6, vertical.at(tick) + 4, number(tick), anchor="end", style="small"))
