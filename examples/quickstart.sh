@@ -12,7 +12,7 @@ step() {
     "$python" -m fer_deploy "$@" --workspace "$workspace"
 }
 
-step train plain-small plain --data synthetic --epochs 12
+step train plain-small plain --data synthetic --epochs 6
 step export plain-small plain --ensemble plain-small,plain --search --data synthetic
 printf '\n\033[1m$ ferdeploy verify plain-small+plain.onnx\033[0m\n'
 "$python" -m fer_deploy verify "$workspace/exports/plain-small+plain.onnx" --workspace "$workspace"
