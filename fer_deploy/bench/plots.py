@@ -28,6 +28,7 @@ from fer_deploy.bench.report import PEER, Report, Row, pareto_front
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.emotions import EMOTIONS
 
+
 @dataclass(frozen=True)
 class Point:
     """One model of a scatter plot; `low` and `high` are the ends of its interval, None for recorded figures."""
