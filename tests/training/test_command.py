@@ -245,3 +245,16 @@ def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
     assert "Not finished: long.seed0, long.seed1, long.seed2. All is saved" in out
     for name in begun:
         assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which PyTorch brings on Linux")
+@pytest.mark.parametrize(("given", "effect"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, effect: str) -> None:
+    """OpenMP itself says which policy it took up when PyTorch brought it in."""
+    program = "from fer_deploy.cli.train import wait_passively; wait_passively(); import torch"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
+    environment |= {"OMP_DISPLAY_ENV": "true"} | ({} if given is None else {"OMP_WAIT_POLICY": given})
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=True
+    )
+    assert re.search(rf"OMP_WAIT_POLICY = '{effect}'", done.stderr), done.stderr
