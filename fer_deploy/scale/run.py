@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_deploy.contract import MAXIMUM_BYTES
-from fer_deploy.errors import DataError, FerDeployError, UnavailableError
+from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
 from fer_deploy.pictures import read_file
 from fer_deploy.recognizer import Recognizer, default_model
 from fer_deploy.scale.part import PartResult, read_result, score_part
@@ -141,8 +141,13 @@ def run(job: Job, *, watcher: Watcher | None = None) -> Summary:
     """
     watcher = watcher or Silent()
     model_path = str(default_model() if job.model is None else job.model)
-    content = read_file(model_path, maximum_bytes=MAXIMUM_BYTES, what="model")
-    contract = Recognizer(content, threads=1).contract  # a file that breaks the contract is refused here, once
+    try:
+        content = read_file(model_path, maximum_bytes=MAXIMUM_BYTES, what="model")
+    except DataError as error:
+        raise ModelFileError(str(error)) from error
+    # What breaks the contract is refused here, once; and a provider that is not there, where this machine computes.
+    providers = None if job.address else [job.provider]
+    contract = Recognizer(content, threads=1, providers=providers).contract
     plan = _plan(job, model=os.path.basename(model_path), model_sha256=contract.sha256)  # noqa: PTH119
     output = Place(plan.output)
     there = set(output.names("part-"))
@@ -229,8 +234,8 @@ def _scored(job: Job, plan: Plan, model: bytes, pending: Sequence[int], watcher:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.max_errored_blocks = -1  # a part that cannot be done does not stop the others
-    cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    workers = min(job.workers or max(1, cores // job.threads), len(pending))
+    room, takes_gpu = _room(job)
+    workers = min(job.workers or room, room, len(pending))
     rows = [{"number": number} for number in pending]
     try:
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map_batches(
@@ -238,7 +243,7 @@ def _scored(job: Job, plan: Plan, model: bytes, pending: Sequence[int], watcher:
             batch_size=1,
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             num_cpus=job.threads,
-            num_gpus=0 if job.provider == "cpu" else 1,
+            num_gpus=1 if takes_gpu else 0,
             fn_constructor_kwargs={
                 "plan": plan,
                 "model": ray.put(model),
@@ -253,6 +258,28 @@ def _scored(job: Job, plan: Plan, model: bytes, pending: Sequence[int], watcher:
         watcher.message(f"Ray gave up: {_cause(error)}")
     except Exception as error:
         raise UnavailableError(f"the workers cannot work: {_cause(error)}") from error
+
+
+def _room(job: Job) -> tuple[int, bool]:
+    """How many workers fit on Ray's machines, and whether each takes a GPU.
+
+    Ray counts the GPUs that it knows; a provider of this machine that computes elsewhere (CoreML, say) needs none.
+
+    Raises:
+        UnavailableError: not one fits. Ray would wait for such a machine to join, for ever.
+    """
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    takes_gpu = job.provider != "cpu" and (bool(job.address) or any(machine.get("GPU") for machine in machines))
+    room = sum(
+        min(int(machine.get("CPU", 0)) // job.threads, int(machine.get("GPU", 0)) if takes_gpu else 1 << 30)
+        for machine in machines
+    )
+    if not room:
+        needs = f"{job.threads} core{'s' * (job.threads > 1)}" + " and a GPU" * takes_gpu
+        raise UnavailableError(f"a worker needs {needs}, and Ray has no such machine: see --threads and --provider")
+    return room, takes_gpu
 
 
 def _start_ray(job: Job, watcher: Watcher) -> bool:
