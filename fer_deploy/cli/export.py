@@ -102,6 +102,13 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     metavar="fp32,fp16,int8",
     help="How weights are stored. int8 needs data to be calibrated on.",
 )
+@click.option(
+    "--tune",
+    "tune_epochs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="int8: first fine-tune the weights for N epochs, rounded as the file rounds them.",
+)
 @click.option("--static", "shape", callback=_read_shape, metavar="1x48x48", help="Fix batch, height and width.")
 @data_option
 @workspace_option
@@ -114,6 +121,7 @@ def command(
     search: bool,
     fusion: str,
     precisions: tuple[str, ...],
+    tune_epochs: int | None,
     shape: Shape,
     data: str | None,
     workspace: Path,
@@ -126,6 +134,8 @@ def command(
     to exports/ only once ONNX Runtime says of every face what PyTorch says.
     """
     _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
+    if tune_epochs and "int8" not in precisions:
+        raise click.UsageError("--tune is for int8: add --precision int8")
     from rich.console import Console
 
     from fer_deploy.cli.errors import error_line
@@ -174,6 +184,7 @@ def command(
                     precisions=precisions,
                     data=dataset,
                     shape=shape,
+                    tune_epochs=tune_epochs or 0,
                     progress=progress,
                     warn=warn,
                     on_refusal=refused.append,

@@ -24,6 +24,7 @@ from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.manifest import record_file
 from fer_deploy.export.parity import PARITY_CASES, Parity, ParityCase, Progress, Reference, check_parity, pictures_of
 from fer_deploy.export.precision import CALIBRATION_FACES, PAIR_LIMIT, race, search_int8, to_fp16
+from fer_deploy.export.tune import tune_for_int8
 from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
@@ -188,6 +189,7 @@ def export_plan(
     precisions: Sequence[str] = ("fp32",),
     data: Dataset | None = None,
     shape: Shape = DYNAMIC,
+    tune_epochs: int = 0,
     progress: Progress | None = None,
     warn: Warn | None = None,
     on_refusal: Callable[[ParityError], None] | None = None,
@@ -201,6 +203,7 @@ def export_plan(
         data: real faces: parity runs on the validation split, the test split is scored for the record, int8 is
             calibrated on the training split. Without it parity runs on drawn faces, and nothing is scored.
         shape: axes to fix.
+        tune_epochs: of fine-tuning for int8 on the training split, see `fer_deploy.export.tune`; 0 is none.
         progress: told how far the work is.
         warn: told what a person should know; may raise to stop.
         on_refusal: told of a file that did not pass its gate, and the other precisions go on. None raises.
@@ -228,7 +231,14 @@ def export_plan(
     files = []
     for precision in precisions:
         try:
-            model, how = _in_precision(built, precision, data=data, shape=shape, progress=progress)
+            tuned = None
+            if precision == "int8" and tune_epochs:
+                assert data is not None  # _check_int8
+                better = tune_for_int8(classifier, data.clean_training, epochs=tune_epochs, progress=progress)
+                tuned = build_model(better, shape=shape, fold=False)
+            model, how = _in_precision(built, precision, data=data, shape=shape, tuned=tuned, progress=progress)
+            if tuned is not None:
+                how["int8"]["tuned_epochs"] = tune_epochs
             files.append(
                 _write_file(
                     plan,
@@ -268,7 +278,13 @@ def _check_int8(data: Dataset | None, shape: Shape) -> None:
 
 
 def _in_precision(
-    model: onnx.ModelProto, precision: str, *, data: Dataset | None, shape: Shape, progress: Progress | None
+    model: onnx.ModelProto,
+    precision: str,
+    *,
+    data: Dataset | None,
+    shape: Shape,
+    tuned: onnx.ModelProto | None,
+    progress: Progress | None,
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The model in a precision, and what the manifest keeps of how that was done."""
     if precision == "fp16":
@@ -278,7 +294,9 @@ def _in_precision(
         copy.CopyFrom(model)
         return copy, {}
     assert data is not None  # _check_int8
-    found = search_int8(model, calibration=data.clean_training, validation=data.validation, progress=progress)
+    found = search_int8(
+        model, calibration=data.clean_training, validation=data.validation, tuned=tuned, progress=progress
+    )
     names = {
         "fp32": model.SerializeToString(deterministic=True),
         "int8": found.model.SerializeToString(deterministic=True),

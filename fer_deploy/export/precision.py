@@ -204,9 +204,17 @@ def strip_metadata_and_name(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def search_int8(
-    model: onnx.ModelProto, *, calibration: Faces, validation: Faces, progress: Progress | None = None
+    model: onnx.ModelProto,
+    *,
+    calibration: Faces,
+    validation: Faces,
+    tuned: onnx.ModelProto | None = None,
+    progress: Progress | None = None,
 ) -> Int8Result:
     """Quantise `model` with the settings that keep the most accuracy, and as few layers in float as that takes.
+
+    With `tuned`, the same graph with weights of `fer_deploy.export.tune`, that one is quantised, and still held against
+    `model`.
 
     Per-channel and per-tensor scales are tried with everything in integers. Where both lose more than INT8_TARGET, the
     most sensitive layers, by onnxruntime's own quantisation-debug tools, are put back into float, more and more of
@@ -217,6 +225,7 @@ def search_int8(
     calibration = calibration.take(_spread(len(calibration), CALIBRATION_FACES))
     expected = answers_of(model.SerializeToString(deterministic=True), validation)
     reference = _accuracy(expected, validation)
+    model = tuned or model
     tried: list[tuple[Int8Attempt, onnx.ModelProto]] = []
     steps = 2 + len(FLOAT_LAYERS)
     ranges = activation_ranges(model, calibration, settings=Int8Settings())

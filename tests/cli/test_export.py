@@ -152,6 +152,7 @@ def test_a_workspace_without_runs_names_the_next_command(tmp_path: Path) -> None
         (["B", "--fusion", "rrf"], "go with --ensemble"),
         (["B", "--weights", "1"], "go with --ensemble"),
         (["B", "--precision", "fp8"], "none of fp32, fp16, int8"),
+        (["B", "--tune", "1"], "--tune is for int8"),
         (["B", "--static", "48"], "write 1x48x48"),
         (["B", "--static", "0x48x48"], "write 1x48x48"),
     ],
