@@ -304,8 +304,10 @@ def _start_ray(job: Job, watcher: Watcher) -> bool:
                 cores = max((job.workers or 1) * job.threads, os.cpu_count() or 1)
                 ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=256 * 2**20, **quiet)
     except Exception as error:  # Ray raises whatever it meets
-        where = f"no Ray cluster at {job.address}" if job.address else "Ray cannot be started"
-        raise UnavailableError(f"{where}: {_cause(error)}") from error
+        if not job.address:
+            raise UnavailableError(f"Ray cannot be started: {_cause(error)}") from error
+        remedy = "see that it runs, and that RAY_AUTH_MODE and the token here are the cluster's"
+        raise UnavailableError(f"no Ray cluster at {job.address}: {_cause(error)}: {remedy}") from error
     return True
 
 
