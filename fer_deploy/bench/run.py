@@ -250,7 +250,8 @@ def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) ->
                 probabilities = entry.session.score(rgb(scored.images))
             else:
                 probabilities = score(entry.session, scored.images)
-            entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
+            if not entry.subject.learned_ferplus:
+                entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
             entry.probabilities = probabilities
         except Exception as error:
             entry.fail(error)
@@ -361,6 +362,8 @@ def _row(entry: _Entry) -> Row:
         provider, note = (session.provider, session.note) if session else (None, None)
     if subject.adapter is not None:
         note = f"adapter of {subject.adapter.source}"
+    if subject.learned_ferplus:
+        note = "learned FER+ labels: not scored on FER2013's"
     if entry.peer is not None:
         note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
     answers = None if entry.probabilities is None else entry.probabilities.argmax(axis=1)
@@ -379,7 +382,7 @@ def _row(entry: _Entry) -> Row:
         latency=entry.latency,
         throughput=entry.throughput,
         load=entry.load,
-        recorded_accuracy=_number(metadata.get("accuracy")),
+        recorded_accuracy=None if subject.learned_ferplus else _number(metadata.get("accuracy")),
         recorded_accuracy_split=metadata.get("accuracy_split"),
         predictions=None if answers is None else digits(answers),
     )
@@ -391,7 +394,7 @@ def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...
         return ()
     first: dict[str, _Entry] = {}
     for entry in entries:
-        if entry.probabilities is not None:
+        if entry.quality is not None:
             first.setdefault(entry.subject.key, entry)
     right = {
         entry.label: entry.probabilities.argmax(axis=1) == scored.labels

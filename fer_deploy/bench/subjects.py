@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ class Subject:
     def key(self) -> str:
         """What tells this subject from the others of a run: `B+E.int8`."""
         return self.name if self.precision in ("fp32", "as given") else f"{self.name}.{self.precision}"
+
+    @property
+    def learned_ferplus(self) -> bool:
+        """Whether it learned FER+ labels, with which FER2013's are not to be compared."""
+        if self.contract is not None:
+            return "FER+ labels" in self.contract.metadata.get("trained_on", "")
+        records = (json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in self.runs)
+        return any(record.get("recipe", {}).get("labels") == "ferplus" for record in records)
 
 
 def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: Sequence[Adapter] = ()) -> list[Subject]:

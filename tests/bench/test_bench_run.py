@@ -73,6 +73,17 @@ def test_accuracy_is_of_the_files_own_answers(workspace: Path) -> None:
     assert pair.only_first == int((right[0] & ~right[1]).sum())
 
 
+def test_a_file_that_learned_ferplus_is_timed_and_not_scored(workspace: Path) -> None:
+    learned = tiny_model(seed=3, name="votes", accuracy="0.8", trained_on="FER2013 with FER+ labels")
+    (workspace / "exports" / "votes.onnx").write_bytes(learned)
+    report = run_bench(plan(workspace)).report
+    votes = next(row for row in report.rows if row.name == "votes")
+    assert (votes.status, votes.quality, votes.recorded_accuracy) == (OK, None, None)
+    assert votes.latency.n == 8
+    assert "FER+" in votes.note
+    assert [(pair.first, pair.second) for pair in report.pairs] == [("one on ort-cpu", "two on ort-cpu")]
+
+
 def test_without_data_accuracy_is_recorded_never_measured(workspace: Path) -> None:
     report = run_bench(plan(workspace, dataset=None)).report
     one = report.row("one on ort-cpu")
