@@ -125,6 +125,13 @@ class TestPhotos:
         (line,) = json_lines(predict(PHOTO, "--json"))
         assert line["box"]["left"] == pytest.approx(178, abs=10)  # type: ignore[index]
 
+    def test_the_picture_of_the_readme(self, predict: Predict) -> None:
+        picture = Path(__file__).parents[2] / "docs" / "faces.jpg"
+        if not picture.exists():
+            pytest.skip("docs/ is in the repository alone")
+        first, second = (line["box"] for line in json_lines(predict(picture, "--json")))
+        assert first["right"] < 460 < second["left"], "one in each half, from left to right"
+
     def test_a_photo_without_a_face_is_said_and_is_no_failure(self, predict: Predict) -> None:
         write_face(Path("a.png"), "sad")
         result = predict("a.png", "--json")

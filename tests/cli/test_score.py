@@ -1,0 +1,68 @@
+"""`ferdeploy score` as people call it: words, exit codes, and what is refused before Ray is started."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_model import grey_face, write_tiny_model
+
+pytest.importorskip("ray", reason="Ray is absent: pip install 'fer-deploy[scale]'")
+
+
+def score(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fer_deploy", "score", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_model(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, label in enumerate(("happy", "sad", "happy", "fear")):
+        Image.fromarray(grey_face(label)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_a_bad_picture_makes_the_exit_code_1_and_the_rest_is_there(pictures: Path, model: Path, tmp_path: Path) -> None:
+    (pictures / "text.jpg").write_text("no picture")
+    done = score(pictures, tmp_path / "out", "--model", model, "--workers", 1)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 1 of 5 rows have no result: their column `error` says why")
+    assert done.stderr.count("\n") == 1
+    assert "images: 1 parts, 5 rows" in done.stdout
+    assert "happy 50.0%, sad 25.0%, fear 25.0%" in done.stdout
+    told = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    assert (told["rows"], told["bad_rows"], told["whole"]) == (5, 1, True)
+    again = score(pictures, tmp_path / "out", "--model", model)
+    assert again.returncode == 1, "the bad row is still bad"
+    assert "1 parts are there already" in again.stdout
+
+
+def test_what_is_refused_is_one_line(pictures: Path, model: Path, tmp_path: Path) -> None:
+    for words, said in (
+        ((tmp_path / "absent", tmp_path / "out", "--model", model), "absent: no such file or folder"),
+        ((pictures, tmp_path / "out", "--model", tmp_path / "absent.onnx"), "absent.onnx: no such file"),
+        ((pictures, pictures / "out", "--model", model), "is inside the input: choose a folder beside it"),
+        ((pictures, tmp_path / "out", "--model", model, "--provider", "qnn"), "here has no qnn"),
+    ):
+        done = score(*words)
+        assert done.returncode == 1, words
+        assert said in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_wrong_usage_exits_with_2(pictures: Path, tmp_path: Path) -> None:
+    assert score(pictures).returncode == 2
+    assert score(pictures, tmp_path / "out", "--kind", "zip").returncode == 2
+    assert score(pictures, tmp_path / "out", "--workers", 0).returncode == 2
