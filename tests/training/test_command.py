@@ -70,28 +70,24 @@ def test_what_is_no_length_of_time_is_wrong_usage(text: str, tmp_path: Path) -> 
 
 
 def test_a_limit_of_time_ends_all_runs_cleanly_and_the_next_call_goes_on(tmp_path: Path) -> None:
-    """The first call ends early, exit 0, everything saved; the calls after it end where one without a limit does."""
-    recipes = [write_recipe(tmp_path, name, epochs=400) for name in ("one", "two")]
-    with start(*recipes, "--time-limit", "12s", workspace=tmp_path / "limited") as process:
-        out, err = process.communicate(timeout=200)
-    assert (process.returncode, err) == (0, "")
-    found = re.search(r"Not finished: ([^.]+)\. All is saved: give the same command again to go on\.", out)
-    assert found, out
-    assert "two" in found[1]
-    if "one" in found[1] and (tmp_path / "limited/training/one").exists():  # a loaded machine may not come so far
+    """Each call ends by itself, exit 0, everything saved. (That the weights are the same bits: test_fit.py.)"""
+    recipes = [write_recipe(tmp_path, name, epochs=5000) for name in ("one", "two")]
+    folder = tmp_path / "training/one"
+    before = b""
+    for call in range(2):
+        with start(*recipes, "--time-limit", "12s", workspace=tmp_path) as process:
+            out, err = process.communicate(timeout=200)
+        assert (process.returncode, err) == (0, "")
+        assert "Not finished: one, two. All is saved: give the same command again to go on." in out
+        if not folder.exists():
+            pytest.skip("this machine is so loaded that twelve seconds do not reach the first step")
         assert re.search(r"one stopped after \d+ epochs, saved\.", out)
-        assert json.loads((tmp_path / "limited/training/one/run.json").read_text())["status"] == "training"
-    done = run(*recipes, workspace=tmp_path / "limited")
-    assert done.exit_code == 0, done.output
-    assert "Not finished" not in done.output
-    assert done.output.count("complete:") + done.output.count("is complete already") == 2
-    assert run(*recipes, workspace=tmp_path / "whole").exit_code == 0
-    for name in ("one", "two"):
-        weights = f"training/{name}/weights.safetensors"
-        assert sha256(tmp_path / "limited" / weights) == sha256(tmp_path / "whole" / weights)
-    again = run(*recipes, workspace=tmp_path / "limited")
-    assert again.exit_code == 0
-    assert again.output.count("is complete already") == 2
+        assert ("going on after epoch" in out) == bool(call and before)
+        assert json.loads((folder / "run.json").read_text())["status"] == "training"
+        assert (folder / "checkpoint.safetensors").exists()
+        now = (folder / "history.csv").read_bytes() if (folder / "history.csv").exists() else b""
+        assert now.startswith(before)
+        before = now
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for Ctrl-C that one process can send another")
@@ -203,6 +199,10 @@ def test_two_stages_by_the_command_line(tmp_path: Path) -> None:
     folder = tmp_path / "training/small"
     assert [row["stage"] for row in csv.DictReader((folder / "history.csv").open())] == ["1", "2"]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    before = sha256(folder / "weights.safetensors")
+    again = run(path, "--epochs", "2", workspace=tmp_path)
+    assert (again.exit_code, again.output.count("small is complete already")) == (0, 1)
+    assert sha256(folder / "weights.safetensors") == before
 
 
 def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> None:
