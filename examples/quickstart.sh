@@ -13,7 +13,7 @@ step() {
 }
 
 step train plain-small plain --data synthetic --epochs 6
-step export plain-small plain --ensemble plain-small,plain --search --data synthetic
+step export plain-small plain --ensemble plain-small,plain --data synthetic
 printf '\n\033[1m$ ferdeploy verify plain-small+plain.onnx\033[0m\n'
 "$python" -m fer_deploy verify "$workspace/exports/plain-small+plain.onnx" --workspace "$workspace"
 step bench --data synthetic --quick
