@@ -144,10 +144,17 @@ def hover(parts: Iterable[str], tip: str, *, style: str = "", key: str = "") -> 
     return f"<g{named}{keyed}><title>{escape(tip)}</title>{''.join(parts)}</g>"
 
 
+MOST_OVERLAP = 30.0
+"""Square pixels of a label that may lie on something else."""
+
+
 def place_labels(
     labels: Sequence[Label], *, left: float, right: float, top: float, bottom: float
 ) -> list[tuple[float, float, str, str]]:
-    """Where to write each label so that few overlap: (x, y, anchor, text), tried at its corners first."""
+    """Where to write each label: (x, y, anchor, text), tried at its corners first.
+
+    The first ones have the choice. Where there is no room that does not hide another the text is empty.
+    """
     taken = [(label.x - 5, label.y - 5, label.x + 5, label.y + 5) for label in labels]
     placed = []
     for label in labels:
@@ -171,7 +178,11 @@ def place_labels(
             )
             return 50 * outside + sum(_common(box, other) for other in taken)
 
-        x, y, anchor, start = min(tried, key=overlap)
+        best = min(tried, key=overlap)
+        x, y, anchor, start = best
+        if overlap(best) > MOST_OVERLAP:
+            placed.append((x, y, anchor, ""))
+            continue
         taken.append((start, y - 11, start + width, y + 3))
         placed.append((x, y, anchor, label.text))
     return placed

@@ -27,6 +27,7 @@ from fer_deploy.bench.quality import CalibrationBin
 from fer_deploy.bench.report import PEER, Report, Row, pareto_front
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.ensemble import MIRROR
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,14 @@ def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: st
     parts.append(text((left + right) / 2, bottom + 36, across, anchor="middle"))
     parts.append(turned_text(17, (top + bottom) / 2, "accuracy, %"))
     parts.append(_front_line(points, front, horizontal, vertical, right))
-    places = place_labels(
-        [Label(horizontal.at(point.x), vertical.at(point.accuracy * 100), point.name) for point in points],
-        left=left, right=right, top=top, bottom=bottom,
-    )  # fmt: skip
+    points = sorted(points, key=lambda point: (point.key not in front, point.x))
+    named: set[str] = set()
+    labels = []
+    for point in points:
+        once = point.name if point.name not in named or point.series == STUDY else ""
+        named.add(point.name)
+        labels.append(Label(horizontal.at(point.x), vertical.at(point.accuracy * 100), _without_repeats(once)))
+    places = place_labels(labels, left=left, right=right, top=top, bottom=bottom)
     for point, (x, y, anchor, name) in zip(points, places, strict=True):
         shapes = []
         across_at, up_at = horizontal.at(point.x), vertical.at(point.accuracy * 100)
@@ -147,10 +152,20 @@ def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: st
             shapes.append(line(across_at, ends[0], across_at, ends[1], f"bar c{point.series}"))
         hollow = " hollow" if point.series == STUDY or point.key not in front else ""
         shapes.append(mark(across_at, up_at, f"c{point.series}{hollow}", shape=point.shape))
-        shapes.append(text(x, y, name, anchor=anchor, style="small"))
+        if name:
+            shapes.append(text(x, y, name, anchor=anchor, style="small"))
         parts.append(hover(shapes, point.tip, style="point", key=point.key))
     parts += _legend(sorted({point.series for point in points}), left, height - 8)
     return svg(width, height, parts, title=title, standalone=standalone)
+
+
+def _without_repeats(name: str) -> str:
+    """A fused model's name with a mirrored view written short: `B+B~mirror` is `B+~mirror`."""
+    members = name.split("+")
+    return "+".join(
+        MIRROR + member.partition(MIRROR)[2] if MIRROR in member and member.partition(MIRROR)[0] in members else member
+        for member in members
+    )
 
 
 def _front_line(points: Sequence[Point], front: set[str], horizontal: Scale, vertical: Scale, right: float) -> str:

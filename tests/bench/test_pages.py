@@ -184,6 +184,13 @@ def test_labels_of_near_points_do_not_lie_on_each_other() -> None:
     assert x < 395
 
 
+def test_a_label_without_room_is_left_out() -> None:
+    crowd = [Label(100 + index, 100 + index, "a long name of a model") for index in range(12)]
+    texts = [text for _, _, _, text in place_labels(crowd, left=0, right=400, top=0, bottom=300)]
+    assert texts[0] == "a long name of a model"
+    assert "" in texts
+
+
 def test_fronts() -> None:
     assert cost_front(report()) == {"plain on ort-cpu", "B+E on ort-cpu"}
     # on the CPU nothing beats plain but B+E; the GPU's row is compared with GPUs only
