@@ -11,11 +11,7 @@ get() {  # what, where it is once it is there, command...
     shift 2
     [ -e "$where" ] && return
     echo "getting $what"
-    limited "$@" >/dev/null 2>&1 || echo "  could not: tests that need $what will skip"
-}
-
-limited() {  # command...: for a machine without a connection, where some of these would try for long
-    if [ "$(type -t "$1")" = function ]; then "$@"; else timeout 300 "$@"; fi
+    "$@" >/dev/null 2>&1 || echo "  could not: tests that need $what will skip"
 }
 
 npm_install() {
@@ -37,7 +33,7 @@ oldest_runtime() {  # the oldest that this Python has: 1.16 is what the files' f
 
 get onnxruntime-node examples/node/node_modules/onnxruntime-node npm_install examples/node
 get onnxruntime-web examples/browser/node_modules/onnxruntime-web npm_install examples/browser
-get "ONNX Runtime's headers" examples/cpp/onnxruntime/include/onnxruntime_cxx_api.h examples/cpp/get_headers.sh
+get "ONNX Runtime's headers" examples/cpp/onnxruntime/include/onnxruntime_cxx_api.h timeout 300 examples/cpp/get_headers.sh
 get "the oldest ONNX Runtime" build/onnxruntime-oldest/onnxruntime oldest_runtime
 command -v chromium >/dev/null || get Chromium /usr/bin/chromium install_chromium
 echo "getting the parts of the page"

@@ -51,8 +51,16 @@ class Subject:
         """Whether it learned FER+ labels, with which FER2013's are not to be compared."""
         if self.contract is not None:
             return "FER+ labels" in self.contract.metadata.get("trained_on", "")
-        records = (json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in self.runs)
-        return any(record.get("recipe", {}).get("labels") == "ferplus" for record in records)
+        return any(_labels_of(folder) == "ferplus" for folder in self.runs)
+
+
+def _labels_of(run: Path) -> str | None:
+    """Whose labels a run learned; None where its record cannot be read, which opening it will say."""
+    try:
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return str(record["recipe"]["labels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: Sequence[Adapter] = ()) -> list[Subject]:

@@ -123,6 +123,8 @@ def command(
     """
     began = time.monotonic()  # loading counts towards a limit of time too
     wait_passively()
+    import torch
+
     from fer_deploy.cli.errors import error_line
     from fer_deploy.cli.training_display import report_plan, train_with_display
     from fer_deploy.training.plan import plan_runs
@@ -142,9 +144,9 @@ def command(
         from fer_deploy.faces import load_dataset
 
         dataset = load_dataset(data, workspace=workspace)
-        report_plan(
-            plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, timed=time_limit is None
-        )
+        if threads is not None:
+            torch.set_num_threads(threads)
+        report_plan(plan, dataset, workspace=workspace, device=device, resume=resume, timed=time_limit is None)
         deadline = None if time_limit is None else began + time_limit
         if at_once > 1 and len(plan) > 1:
             from fer_deploy.cli.side_by_side import train_side_by_side
@@ -155,7 +157,7 @@ def command(
             )  # fmt: skip
         else:
             failed = train_with_display(
-                plan, dataset, workspace=workspace, device=device, threads=threads, resume=resume, deadline=deadline
+                plan, dataset, workspace=workspace, device=device, resume=resume, deadline=deadline
             )
     if failed:
         raise SystemExit(1)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
@@ -42,7 +41,6 @@ def report_plan(
     *,
     workspace: Path,
     device: str,
-    threads: int | None,
     resume: bool,
     timed: bool,
 ) -> None:
@@ -53,8 +51,6 @@ def report_plan(
     Raises:
         UnavailableError: the device asked for is not there.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     where = choose_device(device)
     if not _writes():
         return
@@ -94,7 +90,6 @@ def train_with_display(
     *,
     workspace: Path,
     device: str,
-    threads: int | None,
     resume: bool,
     deadline: float | None,
 ) -> int:
@@ -106,8 +101,6 @@ def train_with_display(
     Returns:
         How many failed.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
     failed: list[str] = []
     done: list[tuple[PlannedRun, Outcome]] = []
     with stop_signals() as stop:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bench_files import tiny_model
 
-from fer_deploy.bench.subjects import explain, find_subjects, split_stem
+from fer_deploy.bench.subjects import Subject, explain, find_subjects, split_stem
 from fer_deploy.errors import MeasurementError, UnavailableError
 
 
@@ -87,3 +87,9 @@ def test_an_empty_workspace_says_what_to_run(tmp_path: Path) -> None:
 def test_reasons_are_one_line() -> None:
     assert explain(UnavailableError("absent:\n  no CUDA")) == "absent: no CUDA"
     assert explain(KeyError("x")) == "KeyError: 'x'"
+
+
+@pytest.mark.parametrize(("record", "learned"), [('{"recipe": {"labels": "ferplus"}}', True), ("{", False)])
+def test_a_record_that_cannot_be_read_is_no_ferplus_run(tmp_path: Path, record: str, learned: bool) -> None:
+    (tmp_path / "run.json").write_text(record)
+    assert Subject(name="x", kind="run", precision="fp32", runs=(tmp_path,)).learned_ferplus == learned
