@@ -48,6 +48,7 @@ def train_side_by_side(
     device: str,
     threads: int | None,
     resume: bool,
+    share: float,
     deadline: float | None,
 ) -> int:
     """Train the planned runs, `at_once` at a time; a failed one does not stop the rest.
@@ -56,6 +57,7 @@ def train_side_by_side(
         at_once: processes at a time.
         data: as `--data`.
         threads: processor threads of each; by default the cores are shared out.
+        share: of the training faces, as `--share`.
         deadline: the time of `time.monotonic` before which all must have ended.
 
     Returns:
@@ -90,6 +92,7 @@ def train_side_by_side(
                 words = ["--threads", str(each), "--device", device, "--workspace", str(workspace)]
                 words += ["--resume" if resume else "--restart"]
                 words += [] if data is None else ["--data", data]
+                words += [] if share == 1 else ["--share", str(share)]
                 words += [] if left is None else ["--time-limit", f"{left:.1f}s"]
                 running.append(_start(run, words, folder=Path(folder)))
             time.sleep(LOOK_SECONDS)

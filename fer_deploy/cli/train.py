@@ -62,6 +62,13 @@ def wait_passively() -> None:
     help="imagenet, xavier, default, or a .safetensors file. Default: as the recipe says.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Budget of epochs over all stages of a recipe.")
+@click.option(
+    "--share",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    default=1.0,
+    metavar="SHARE",
+    help="Learn from a random share of the training faces, such as 0.25, to see what more data would give.",
+)
 @click.option("--batch-size", type=click.IntRange(min=2), metavar="N", help="Faces a step, in all stages.")
 @click.option(
     "--set",
@@ -105,6 +112,7 @@ def command(
     workspace: Path,
     initialisation: str | None,
     epochs: int | None,
+    share: float,
     batch_size: int | None,
     changes: tuple[str, ...],
     run_name: str | None,
@@ -143,7 +151,7 @@ def command(
         )
         from fer_deploy.faces import load_dataset
 
-        dataset = load_dataset(data, workspace=workspace)
+        dataset = load_dataset(data, workspace=workspace).with_share(share)
         if threads is not None:
             torch.set_num_threads(threads)
         report_plan(plan, dataset, workspace=workspace, device=device, resume=resume, timed=time_limit is None)
@@ -153,7 +161,7 @@ def command(
 
             failed = train_side_by_side(
                 plan, at_once=at_once, data=data, workspace=workspace, device=device, threads=threads, resume=resume,
-                deadline=deadline,
+                share=share, deadline=deadline,
             )  # fmt: skip
         else:
             failed = train_with_display(

@@ -147,6 +147,30 @@ class Dataset:
         """Test rows, bool (n,), whose pixels occur in no training or validation row: 3,275 in FER2013."""
         return ~_occurs_in(self.test, _pixels(self.training) | _pixels(self.validation))
 
+    def with_share(self, share: float) -> Dataset:
+        """The same validation and test faces, and a random share of the training faces: how accuracy grows with data.
+
+        Args:
+            share: of the training faces, in (0, 1]. A smaller share's faces are among a larger one's; 1 is `self`.
+
+        Raises:
+            ValueError: the share is out of range.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"the share of training faces must lie in (0, 1], got {share}")
+        if share == 1:
+            return self
+        order = np.random.default_rng(0).permutation(len(self.training))
+        kept = np.sort(order[: max(1, round(share * len(order)))])
+        return Dataset.of(
+            f"{self.name}, {share:.0%} of its training faces",
+            self.training.take(kept),
+            validation=self.validation,
+            test=self.test,
+            official=False,
+            notes=self.notes,
+        )
+
     @classmethod
     def of(
         cls, name: str, training: Faces, *, validation: Faces, test: Faces, official: bool, notes: tuple[str, ...] = ()

@@ -72,6 +72,22 @@ def test_a_split_without_a_face_is_refused() -> None:
         dataset(faces([1]), Faces.empty(), faces([2]))
 
 
+def test_a_share_is_of_the_training_faces_alone_and_lies_in_any_larger_one() -> None:
+    fer_like = dataset(faces(list(range(1, 101))), faces([101]), faces([102]))
+    quarter, half = fer_like.with_share(0.25), fer_like.with_share(0.5)
+    assert [len(quarter.training), len(half.training)] == [round(len(fer_like.training) * s) for s in (0.25, 0.5)]
+    assert set(quarter.training.rows) < set(half.training.rows) < set(fer_like.training.rows)
+    assert quarter.validation is fer_like.validation
+    assert quarter.test is fer_like.test
+    assert len({fer_like.sha256, quarter.sha256, half.sha256}) == 3
+    assert "25%" in quarter.name
+    assert not quarter.official
+    assert fer_like.with_share(1) is fer_like
+    for wrong in (0, -0.1, 1.1):
+        with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
+            fer_like.with_share(wrong)
+
+
 def test_take_keeps_images_labels_rows_and_votes_together() -> None:
     whole = faces([5, 6, 7], [1, 2, 3])
     whole = Faces(whole.images, whole.labels, whole.rows, np.arange(30, dtype=np.uint8).reshape(3, len(VOTE_NAMES)))

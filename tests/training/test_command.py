@@ -206,7 +206,8 @@ def test_two_stages_by_the_command_line(tmp_path: Path) -> None:
 
 
 def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> None:
-    """Three runs, two at a time, one of them taught by another, one failing: the same weights, and exit 1."""
+    """Three runs on half of the faces, two at a time, one of them taught by another, one failing: the same weights,
+    and exit 1."""
     one = write_recipe(tmp_path, "one")
     pupil = write_recipe(tmp_path, "pupil", extra='distillation = { teachers = ["one"], views = 2 }')
     bad = write_recipe(tmp_path, "bad", extra='initialisation = "absent.safetensors"')
@@ -214,15 +215,16 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
         _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "teacher 'one' has not been trained" in err  # named before its pupil it must be
-    with start(one, pupil, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
+    with start(one, pupil, bad, "--share", "0.5", "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "error: 1 of 3 runs failed: bad" in err
     assert re.search(r"^bad: .*absent\.safetensors", err, re.MULTILINE)
     assert re.search(r"^one: epoch   1  stage 1", out, re.MULTILINE)
     assert re.search(r"^pupil: pupil complete: ", out, re.MULTILINE)
-    assert run(one, pupil, workspace=tmp_path / "after").exit_code == 0
+    assert run(one, pupil, "--share", "0.5", workspace=tmp_path / "after").exit_code == 0
     for name in ("one", "pupil"):
+        assert json.loads((tmp_path / f"after/training/{name}/run.json").read_text())["data"]["training_rows"] == 140
         weights = f"training/{name}/weights.safetensors"
         assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
 
