@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
+from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation
 from fer_deploy.training.augment import draw_views, render
 from fer_deploy.training.run import Run
@@ -39,8 +40,9 @@ class Teachers:
         """
         self.distillation = distillation
         self._runs: Sequence[Run] = [Run.open(workspace / "training" / name) for name in distillation.teachers]
+        # folded, they answer one and a half times as fast (Lite0 at 96 pixels, bfloat16: 325 to 495 faces/s a thread)
         self._networks = [
-            run.network().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+            fold(run.network()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
             for run in self._runs
         ]
         self._device = device
