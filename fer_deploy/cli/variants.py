@@ -89,14 +89,14 @@ def _table(recipes: list[object], workspace: Path) -> None:
         table.add_row(
             recipe.name, *([recipe.title] if described else []),
             f"{cost.gflops:.5f}", _short(cost.parameters), _short(cost.activations),
-            str(len(recipe.stages)), recipe.initialisation,
+            str(len(recipe.stages)), "weights" if recipe.initialisation.endswith(".safetensors") else recipe.initialisation,
             f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
         )  # fmt: skip
     console.print(table)
     console.print(
         "\nGFLOPs: fvcore's multiply-adds, batch 1; acts: outputs of convolutions and linear layers. study: its "
         "PrivateTest accuracy as published. here: validation accuracy of the run in this workspace (… still "
-        "training).\n`ferdeploy variants NAME` shows a recipe in full.",
+        "training). init weights: another run's.\n`ferdeploy variants NAME` shows a recipe in full.",
         highlight=False,
     )
 

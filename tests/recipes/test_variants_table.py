@@ -1,0 +1,19 @@
+"""`ferdeploy variants`: the whole table is read in an ordinary terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from fer_deploy.cli import cli
+from fer_deploy.recipes import list_recipes
+
+
+def test_nothing_is_cut_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["variants", "--workspace", str(tmp_path)], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    table = done.output.partition("\n\n")[0].splitlines()
+    assert table[0].split() == ["variant", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]
+    assert [line.split()[0] for line in table[1:]] == list(list_recipes())
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line or len(line) > 80 for line in table)
