@@ -86,10 +86,11 @@ def _table(recipes: list[object], workspace: Path) -> None:
             best = content.get("best")
             here = f"{best['validation_accuracy']:.2%}" if best else "begun"
             here += "" if content["status"] == "complete" else "…"
+        initial = "weights" if recipe.initialisation.endswith(".safetensors") else recipe.initialisation
         table.add_row(
             recipe.name, *([recipe.title] if described else []),
             f"{cost.gflops:.5f}", _short(cost.parameters), _short(cost.activations),
-            str(len(recipe.stages)), "weights" if recipe.initialisation.endswith(".safetensors") else recipe.initialisation,
+            str(len(recipe.stages)), initial,
             f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
         )  # fmt: skip
     console.print(table)
