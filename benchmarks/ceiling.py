@@ -1,0 +1,262 @@
+"""What limits accuracy on FER2013, measured: capacity, data, resolution, and the labels themselves.
+
+Writes training/ceiling.md, ceiling.png and ceiling.json. Everything is read on PublicTest, on which epochs are chosen
+too, so its figures are a little high; PrivateTest is not looked at. Small networks are trained for the curves of data
+and resolution, in a workspace of their own: a run that is complete there is not trained again.
+
+    python benchmarks/ceiling.py --data fer2013.csv --run plain --run plain-distilled --run plain-wide
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # an interpreter of yours need not have ferdeploy installed
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fer_deploy.emotions import EMOTIONS, emotion_index
+from fer_deploy.errors import FerDeployError
+from fer_deploy.faces import Faces, load_dataset
+from fer_deploy.faces.dataset import VOTE_NAMES
+from fer_deploy.files import replacing, write_json, write_text
+from fer_deploy.models.fold import fold
+from fer_deploy.recipes import Augmentation, Recipe, apply_settings, load_recipe
+from fer_deploy.training.augment import render
+from fer_deploy.training.fit import Settings, train
+from fer_deploy.training.run import Run
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARES = (0.25, 0.5, 1.0)
+SIDES = (16, 24, 32, 48)
+LEARNED = 5000
+"""How many of the training faces, drawn at random, show what a run has made of those that it learned from."""
+AGREEMENT = ((0.9, 1.01), (0.7, 0.9), (0.5, 0.7), (0.0, 0.5))
+"""Bins of the largest share that any of FER+'s ten kinds of vote has of a face."""
+
+
+@torch.no_grad()
+def answers(run: Run, images: NDArray[np.uint8], *, batch: int = 256) -> NDArray[np.float32]:
+    """A run's probabilities, float32 (n, 7), for plain uint8 (n, 48, 48) faces."""
+    network = fold(run.network())
+    parts = []
+    for start in range(0, len(images), batch):
+        faces = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
+        logits = network(render(faces, None, Augmentation(), size=run.input_size)) / run.temperature
+        parts.append(torch.softmax(logits, 1).numpy())
+    return np.concatenate(parts)
+
+
+def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Share of faces whose largest probability is their label's."""
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def plurality(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """FER+'s most frequent vote: an emotion's number, or -1 where it is none of the seven; and its share of all."""
+    assert faces.votes is not None
+    number = {column: emotion_index(name) for column, name in enumerate(VOTE_NAMES)}
+    most = faces.votes.argmax(1)
+    voted = np.array([-1 if number[column] is None else number[column] for column in most.tolist()], np.int64)
+    return voted, faces.votes.max(1) / np.maximum(1, faces.votes.sum(1))
+
+
+def noise_rows(faces: Faces, probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """For each bin of agreement among FER+'s voters: how often label, votes and model say the same."""
+    voted, share = plurality(faces)
+    said = probabilities.argmax(1)
+    rows = []
+    for low, high in AGREEMENT:
+        here = (share >= low) & (share < high)
+        named = f"{low:.0%} or more" if high > 1 else f"{low:.0%} to {high:.0%}" if low else f"under {high:.0%}"
+        rows.append(
+            {
+                "votes": named,
+                "faces": int(here.sum()),
+                "label_is_vote": float((faces.labels == voted)[here].mean()),
+                "model_is_label": float((said == faces.labels)[here].mean()),
+                "model_is_vote": float((said == voted)[here].mean()),
+            }
+        )
+    return rows
+
+
+def capacity_rows(runs: list[Run], training: Faces, validation: Faces) -> list[dict[str, Any]]:
+    """Accuracy of each run on the faces that it learned from and on PublicTest, all as they are."""
+    rows = []
+    for run in sorted(runs, key=lambda each: float(each.record["gflops"])):
+        learned = accuracy(answers(run, training.images), training.labels)
+        others = accuracy(answers(run, validation.images), validation.labels)
+        rows.append({"run": run.name, "gflops": float(run.record["gflops"]), "training": learned, "validation": others})
+        click.echo(f"{run.name}: {learned:.2%} of training faces, {others:.2%} of PublicTest")
+    return rows
+
+
+def trained_rows(recipe: Recipe, *, data: Any, epochs: int, workspace: Path) -> tuple[list[dict[str, Any]], ...]:
+    """Train `recipe` on shares of the faces and at sides in pixels; the best accuracy on PublicTest of each."""
+
+    def best(name: str, *, share: float, side: int) -> float:
+        # a quarter of the faces is seen four times as often: the steps are the same, only the faces are fewer
+        changed = replace(apply_settings(recipe, [f"network.input_size={side}"]), name=name)
+        settings = Settings(epochs=round(epochs / share))
+        run = train(changed, data.with_share(share), workspace=workspace, settings=settings).run()
+        click.echo(f"{name}: {run.validation_accuracy:.2%}")
+        return run.validation_accuracy
+
+    shares = [
+        {"share": share, "validation": best(f"share-{share:.0%}".rstrip("%"), share=share, side=48)} for share in SHARES
+    ]
+    sides = [
+        {
+            "side": side,
+            "validation": shares[-1]["validation"] if side == 48 else best(f"side-{side}", share=1.0, side=side),
+        }
+        for side in SIDES
+    ]
+    return shares, sides
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The four measurements in one picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    (capacity, noise), (data, resolution) = figure.subplots(2, 2)
+    blue, grey, green = "#0072B2", "#8a8f98", "#009E73"
+
+    rows = result["capacity"]
+    places = range(len(rows))
+    capacity.bar(
+        [place - 0.2 for place in places], [row["training"] for row in rows], 0.38, color=grey, label="Training"
+    )
+    capacity.bar(
+        [place + 0.2 for place in places], [row["validation"] for row in rows], 0.38, color=blue, label="PublicTest"
+    )
+    capacity.set_xticks(list(places), [f"{row['run']}\n{row['gflops']:.4f}" for row in rows], fontsize=7.5)
+    capacity.set_ylim(0.5, 1)
+    capacity.set_title("Capacity: the faces learned from, and others")
+    capacity.set_xlabel("run, GFLOPs")
+    capacity.legend(frameon=False, loc="upper left", ncols=2)
+
+    rows = result["noise"]
+    places = range(len(rows))
+    for offset, key, colour, label in (
+        (-0.27, "label_is_vote", grey, "label = most votes"),
+        (0.0, "model_is_label", blue, "model = label"),
+        (0.27, "model_is_vote", green, "model = most votes"),
+    ):
+        noise.bar([place + offset for place in places], [row[key] for row in rows], 0.25, color=colour, label=label)
+    noise.set_xticks(list(places), [f"{row['votes']}\n{row['faces']:,} faces" for row in rows])
+    noise.set_ylim(0, 1.12)
+    noise.set_title("Labels: by how far FER+'s voters agree")
+    noise.set_xlabel("largest share of the votes")
+    noise.legend(frameon=False, loc="upper right", fontsize=8)
+
+    for axes, rows, key, title, across in (
+        (data, result["data"], "share", "Data: faces to learn from", "share of Training"),
+        (resolution, result["resolution"], "side", "Resolution", "side of the face, pixels"),
+    ):
+        across_values = [row[key] for row in rows]
+        values = [row["validation"] for row in rows]
+        axes.plot(across_values, values, "o-", color=blue)
+        for x, y in zip(across_values, values, strict=True):
+            axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(across_values, [f"{x:.0%}" if key == "share" else str(x) for x in across_values])
+        axes.minorticks_off()
+        axes.margins(x=0.12, y=0.25)
+        axes.set_title(title)
+        axes.set_xlabel(across)
+    for axes in (capacity, noise, data, resolution):
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1 if axes in (data, resolution) else 0))
+        axes.grid(axis="y", alpha=0.25)
+        axes.set_axisbelow(True)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The measurements as Markdown tables."""
+    lines = ["| run | GFLOPs | Training, as it is | PublicTest | apart |", "|---|---|---|---|---|"]
+    for row in result["capacity"]:
+        accuracies = f"{row['training']:.2%} | {row['validation']:.2%}"
+        apart = 100 * (row["training"] - row["validation"])
+        lines.append(f"| `{row['run']}` | {row['gflops']:.4f} | {accuracies} | {apart:.1f} points |")
+    lines += ["", "| largest share of FER+'s votes | faces | label = most votes | model = label | model = most votes |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in result["noise"]:
+        shares = " | ".join(f"{row[key]:.1%}" for key in ("label_is_vote", "model_is_label", "model_is_vote"))
+        lines.append(f"| {row['votes']} | {row['faces']:,} | {shares} |")
+    lines += ["", "| share of Training | PublicTest | | side, pixels | PublicTest |", "|---|---|---|---|---|"]
+    for place in range(max(len(result["data"]), len(result["resolution"]))):
+        left = result["data"][place] if place < len(result["data"]) else None
+        right = result["resolution"][place] if place < len(result["resolution"]) else None
+        cells = [f"{left['share']:.0%}", f"{left['validation']:.2%}"] if left else ["", ""]
+        cells += ["", *([str(right["side"]), f"{right['validation']:.2%}"] if right else ["", ""])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def put_tables(page: Path, measured: str) -> None:
+    """Put the tables between the page's two marks; what people wrote round them stays."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# The ceiling\n\n{BEGIN}\n{END}\n"
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_text(page, f"{before}{BEGIN}\n{measured}{END}{after}")
+
+
+@click.command()
+@click.option("--data", required=True, help="fer2013.csv, with fer2013new.csv beside it.")
+@click.option("--run", "names", multiple=True, required=True, help="A complete run. The last one meets the votes.")
+@click.option("--epochs", default=12, show_default=True, help="Passes over all faces for the curves' networks.")
+@click.option("--workspace", type=click.Path(path_type=Path), default=ROOT / "build" / "ceiling")
+@click.option("--threads", type=int, help="Processor threads. Default: all cores.")
+def main(data: str, names: tuple[str, ...], epochs: int, workspace: Path, threads: int | None) -> None:
+    """Measure, draw and write the page."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        dataset = load_dataset(data)
+        if dataset.validation.votes is None:
+            raise click.ClickException(f"{data}: has no FER+ votes: put fer2013new.csv beside it")
+        runs = [Run.open(ROOT / "training" / name) for name in names]
+        recipe = load_recipe("plain-small")
+        noise = noise_rows(dataset.validation, answers(runs[-1], dataset.validation.images))
+        drawn = np.random.default_rng(0).permutation(len(dataset.clean_training))[:LEARNED]
+        capacity = capacity_rows(runs, dataset.clean_training.take(np.sort(drawn)), dataset.validation)
+        shares, sides = trained_rows(recipe, data=dataset, epochs=epochs, workspace=workspace)
+    except FerDeployError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "split": dataset.split_names["validation"],
+        "labels": list(EMOTIONS),
+        "curves": {"recipe": recipe.name, "epochs": epochs},
+        "votes_met_by": names[-1],
+        "capacity": capacity,
+        "noise": noise,
+        "data": shares,
+        "resolution": sides,
+    }
+    folder = ROOT / "training"
+    write_json(folder / "ceiling.json", result)
+    draw(result, folder / "ceiling.png")
+    put_tables(folder / "ceiling.md", tables(result))
+    click.echo(f"Wrote {folder.name}/ceiling.md, ceiling.png and ceiling.json.")
+
+
+if __name__ == "__main__":
+    main()
