@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_deploy.emotions import EMOTIONS, emotion_index
+from fer_deploy.bench.quality import accuracy_by_unanimity
+from fer_deploy.emotions import emotion_index
 from fer_deploy.errors import FerDeployError
-from fer_deploy.faces import Faces, load_dataset
+from fer_deploy.faces import Dataset, Faces, load_dataset
 from fer_deploy.faces.dataset import VOTE_NAMES
 from fer_deploy.files import replacing, write_json, write_text
 from fer_deploy.models.fold import fold
@@ -39,8 +40,6 @@ SHARES = (0.25, 0.5, 1.0)
 SIDES = (16, 24, 32, 48)
 LEARNED = 5000
 """How many of the training faces, drawn at random, show what a run has made of those that it learned from."""
-AGREEMENT = ((0.9, 1.01), (0.7, 0.9), (0.5, 0.7), (0.0, 0.5))
-"""Bins of the largest share that any of FER+'s ten kinds of vote has of a face."""
 
 
 @torch.no_grad()
@@ -60,47 +59,50 @@ def accuracy(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     return float((probabilities.argmax(1) == labels).mean())
 
 
-def plurality(faces: Faces) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """FER+'s most frequent vote: an emotion's number, or -1 where it is none of the seven; and its share of all."""
+def plurality(faces: Faces) -> NDArray[np.int64]:
+    """FER+'s most frequent vote: an emotion's number, or -1 where it is none of the seven."""
     assert faces.votes is not None
-    number = {column: emotion_index(name) for column, name in enumerate(VOTE_NAMES)}
-    most = faces.votes.argmax(1)
-    voted = np.array([-1 if number[column] is None else number[column] for column in most.tolist()], np.int64)
-    return voted, faces.votes.max(1) / np.maximum(1, faces.votes.sum(1))
+    numbers = np.array([-1 if (number := emotion_index(name)) is None else number for name in VOTE_NAMES], np.int64)
+    voted: NDArray[np.int64] = numbers[faces.votes.argmax(1)]
+    return voted
 
 
 def noise_rows(faces: Faces, probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """For each bin of agreement among FER+'s voters: how often label, votes and model say the same."""
-    voted, share = plurality(faces)
-    said = probabilities.argmax(1)
+    """For each band of agreement among FER+'s voters, the largest first: how often label, votes and model say the
+    same."""
+    assert faces.votes is not None
+    voted, said = plurality(faces), probabilities.argmax(1)
+    agreed = {
+        "label_is_vote": accuracy_by_unanimity(faces.labels == voted, faces.votes),
+        "model_is_label": accuracy_by_unanimity(said == faces.labels, faces.votes),
+        "model_is_vote": accuracy_by_unanimity(said == voted, faces.votes),
+    }
     rows = []
-    for low, high in AGREEMENT:
-        here = (share >= low) & (share < high)
-        named = f"{low:.0%} or more" if high > 1 else f"{low:.0%} to {high:.0%}" if low else f"under {high:.0%}"
-        rows.append(
-            {
-                "votes": named,
-                "faces": int(here.sum()),
-                "label_is_vote": float((faces.labels == voted)[here].mean()),
-                "model_is_label": float((said == faces.labels)[here].mean()),
-                "model_is_vote": float((said == voted)[here].mean()),
-            }
-        )
+    for place, band in reversed(list(enumerate(agreed["label_is_vote"]))):
+        named = f"{band.low:.0%} to {band.high:.0%}" if band.low else f"under {band.high:.0%}"
+        named = f"{band.low:.0%} or more" if band.high == 1 else named
+        shares = {key: bands[place].accuracy for key, bands in agreed.items()}
+        rows.append({"votes": named, "faces": band.count, **shares})
     return rows
 
 
-def capacity_rows(runs: list[Run], training: Faces, validation: Faces) -> list[dict[str, Any]]:
-    """Accuracy of each run on the faces that it learned from and on PublicTest, all as they are."""
+def capacity_rows(
+    runs: list[Run], training: Faces, validation: Faces, answered: dict[str, NDArray[np.float32]]
+) -> list[dict[str, Any]]:
+    """Accuracy of each run on the faces that it learned from and on PublicTest, all as they are.
+
+    `answered` has each run's probabilities for `validation`, by its name.
+    """
     rows = []
     for run in sorted(runs, key=lambda each: float(each.record["gflops"])):
         learned = accuracy(answers(run, training.images), training.labels)
-        others = accuracy(answers(run, validation.images), validation.labels)
+        others = accuracy(answered[run.name], validation.labels)
         rows.append({"run": run.name, "gflops": float(run.record["gflops"]), "training": learned, "validation": others})
         click.echo(f"{run.name}: {learned:.2%} of training faces, {others:.2%} of PublicTest")
     return rows
 
 
-def trained_rows(recipe: Recipe, *, data: Any, epochs: int, workspace: Path) -> tuple[list[dict[str, Any]], ...]:
+def trained_rows(recipe: Recipe, *, data: Dataset, epochs: int, workspace: Path) -> tuple[list[dict[str, Any]], ...]:
     """Train `recipe` on shares of the faces and at sides in pixels; the best accuracy on PublicTest of each."""
 
     def best(name: str, *, share: float, side: int) -> float:
@@ -235,15 +237,15 @@ def main(data: str, names: tuple[str, ...], epochs: int, workspace: Path, thread
             raise click.ClickException(f"{data}: has no FER+ votes: put fer2013new.csv beside it")
         runs = [Run.open(ROOT / "training" / name) for name in names]
         recipe = load_recipe("plain-small")
-        noise = noise_rows(dataset.validation, answers(runs[-1], dataset.validation.images))
+        answered = {run.name: answers(run, dataset.validation.images) for run in runs}
+        noise = noise_rows(dataset.validation, answered[runs[-1].name])
         drawn = np.random.default_rng(0).permutation(len(dataset.clean_training))[:LEARNED]
-        capacity = capacity_rows(runs, dataset.clean_training.take(np.sort(drawn)), dataset.validation)
+        capacity = capacity_rows(runs, dataset.clean_training.take(np.sort(drawn)), dataset.validation, answered)
         shares, sides = trained_rows(recipe, data=dataset, epochs=epochs, workspace=workspace)
     except FerDeployError as error:
         raise click.ClickException(str(error)) from error
     result = {
         "split": dataset.split_names["validation"],
-        "labels": list(EMOTIONS),
         "curves": {"recipe": recipe.name, "epochs": epochs},
         "votes_met_by": names[-1],
         "capacity": capacity,
