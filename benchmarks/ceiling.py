@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fer_deploy.bench.markdown import with_block
 from fer_deploy.bench.quality import accuracy_by_unanimity
 from fer_deploy.emotions import emotion_index
 from fer_deploy.errors import FerDeployError
@@ -207,18 +208,12 @@ def tables(result: dict[str, Any]) -> str:
         cells = [f"{left['share']:.0%}", f"{left['validation']:.2%}"] if left else ["", ""]
         cells += ["", *([str(right["side"]), f"{right['validation']:.2%}"] if right else ["", ""])]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-
-
-def put_tables(page: Path, measured: str) -> None:
-    """Put the tables between the page's two marks; what people wrote round them stays."""
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# The ceiling\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    write_text(page, f"{before}{BEGIN}\n{measured}{END}{after}")
+def filled_page(page: str, result: dict[str, Any]) -> str:
+    """The page with its tables made anew."""
+    return with_block(page, "measured", tables(result))
 
 
 @click.command()
@@ -256,7 +251,8 @@ def main(data: str, names: tuple[str, ...], epochs: int, workspace: Path, thread
     folder = ROOT / "training"
     write_json(folder / "ceiling.json", result)
     draw(result, folder / "ceiling.png")
-    put_tables(folder / "ceiling.md", tables(result))
+    page = folder / "ceiling.md"
+    write_text(page, filled_page(page.read_text(encoding="utf-8"), result))
     click.echo(f"Wrote {folder.name}/ceiling.md, ceiling.png and ceiling.json.")
 
 

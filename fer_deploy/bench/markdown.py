@@ -21,6 +21,7 @@ from fer_deploy.bench.columns import (
 from fer_deploy.bench.report import Report, Row, cost_front, latency_front
 from fer_deploy.bench.study import STUDY_ROWS, STUDY_SOURCE
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import MeasurementError
 
 
 def markdown_report(report: Report, *, by: SortKey = "accuracy") -> str:
@@ -80,6 +81,22 @@ def table(heading: Sequence[str], lines: Iterable[Sequence[str]], *, numeric: Se
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (heading, rule, *lines)
     )
+
+
+def with_block(text: str, name: str, content: str) -> str:
+    """`text` with what lies between `<!-- NAME -->` and `<!-- /NAME -->` replaced; what people wrote round it stays.
+
+    Raises:
+        MeasurementError: the block is not there, or not closed.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, opened, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened:
+        raise MeasurementError(f"there is no block {name!r} to fill: add {begin} and {end}")
+    if not closed:
+        raise MeasurementError(f"the block {name!r} has no end: add {end}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def about(report: Report) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fer_deploy.bench.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
-from fer_deploy.bench.markdown import table, table_of
+from fer_deploy.bench.markdown import table, table_of, with_block
 from fer_deploy.bench.plots import cost_plot, latency_plot
 from fer_deploy.bench.report import OK, PEER, Report, load_report
 from fer_deploy.bench.study import STUDY_ROWS
@@ -99,11 +99,7 @@ def filled_readme(readme: str, report: Report) -> str:
     for name in re.findall(r"<!-- bench:(\S+) -->", readme):
         if name not in BLOCKS:
             raise MeasurementError(f"the README has a block {name!r}; there are {', '.join(BLOCKS)}")
-        pattern = re.compile(rf"(<!-- bench:{name} -->).*?(<!-- /bench:{name} -->)", re.DOTALL)
-        if not pattern.search(readme):
-            raise MeasurementError(f"the README's block {name!r} has no end: add <!-- /bench:{name} -->")
-        content = BLOCKS[name](report)
-        readme = pattern.sub(lambda match, content=content: f"{match[1]}\n{content}\n{match[2]}", readme)  # type: ignore[misc]
+        readme = with_block(readme, f"bench:{name}", BLOCKS[name](report))
     return readme
 
 

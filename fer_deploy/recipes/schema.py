@@ -188,8 +188,9 @@ class Distillation:
     """Both sides' logits are divided by this, and the loss multiplied by its square (Hinton et al., 2015)."""
     view: Literal["same", "cached", "plain"] = "cached"
     """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of
-    `views` views a face that come round again, each answered once and kept; `plain`: the face as it is, answered once
-    and kept."""
+    `views` views a face that come round again, each answered once and kept (every second time, where the augmentation
+    mirrors faces at all, the pupil sees them mirrored: the answer stands, and the pupil has twice as many to learn by
+    heart); `plain`: the face as it is, answered once and kept."""
     views: int = 20
     """cached: views a face."""
 

@@ -104,6 +104,16 @@ def draw_views(augmentation: Augmentation, count: int, *, generator: torch.Gener
     return views
 
 
+def mirrored(views: torch.Tensor) -> torch.Tensor:
+    """The rows whose views are those of `views`, (n, len(COLUMNS)), mirrored left to right."""
+    turned = views.clone()
+    for name in ("crop_x", "angle", "shift_x", "shear_x", "shear_y"):
+        turned[:, _AT[name]] *= -1
+    turned[:, _AT["flip"]] = 1 - views[:, _AT["flip"]]
+    turned[:, _AT["cut_x"]] = SIDE - views[:, _AT["cut_x"]] - views[:, _AT["cut_width"]]
+    return turned
+
+
 def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augmentation, *, size: int) -> torch.Tensor:
     """Turn stored faces into network input.
 

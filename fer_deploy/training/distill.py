@@ -16,7 +16,7 @@ from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
 from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation
-from fer_deploy.training.augment import draw_views, render
+from fer_deploy.training.augment import draw_views, mirrored, render
 from fer_deploy.training.run import Run
 
 TEACHER_BATCH = 256
@@ -94,8 +94,12 @@ class Teachers:
         kind = self.distillation.view
         if kind == "same":
             return None, None
-        turn = epoch % self.distillation.views
-        views = draw_views(augmentation, len(images), generator=_generator(turn)) if kind == "cached" else None
+        again, turn = divmod(epoch, self.distillation.views)
+        views = None
+        if kind == "cached":
+            views = draw_views(augmentation, len(images), generator=_generator(turn))
+            if again % 2 and augmentation.flip:
+                views = mirrored(views)
         key = {
             "teachers": self.fingerprint,
             "data": data_sha256,

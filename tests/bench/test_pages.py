@@ -279,7 +279,7 @@ def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("<!-- bench:nothing -->", "block 'nothing'"), ("<!-- bench:study -->", "'study' has no end")],
+    [("<!-- bench:nothing -->", "block 'nothing'"), ("<!-- bench:study -->", "study' has no end")],
 )
 def test_a_wrong_block_is_an_error(text: str, message: str) -> None:
     with pytest.raises(MeasurementError, match=message):

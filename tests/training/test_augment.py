@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fer_deploy.recipes import Augmentation, load_recipe
-from fer_deploy.training.augment import COLUMNS, OPERATIONS, draw_views, render
+from fer_deploy.training.augment import COLUMNS, OPERATIONS, draw_views, mirrored, render
 
 AT = {name: place for place, name in enumerate(COLUMNS)}
 
@@ -112,6 +112,25 @@ def test_draws_follow_their_distributions() -> None:
     assert 0.10 < share.max() < 0.115
     assert (views[:, AT["cut_x"]] + width).max() <= 48
     assert torch.equal(draw(augmentation, 100), draw(augmentation, 100))
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(flip=0.5),
+        Augmentation(flip=0.5, crop=4, brightness=0.2, contrast=0.2, cutout=0.5, cutout_aspect=3.0),
+        Augmentation(
+            flip=0.5, crop=3, rotation=12, scale=0.12, shift=0.12, shear=10, cutout=0.7, cutout_aspect=2.0, fill="edge"
+        ),
+    ],
+)
+def test_mirrored_rows_show_the_mirrored_view(faces: torch.Tensor, augmentation: Augmentation) -> None:
+    views = draw(augmentation, len(faces))
+    shown = render(faces, views, augmentation, size=64)
+    other = render(faces, mirrored(views), augmentation, size=64)
+    assert (other - shown).abs().mean() > 0.1
+    assert torch.allclose(other, shown.flip(3), atol=1e-3)
+    assert torch.equal(mirrored(mirrored(views)), views)
 
 
 def test_cutout_is_mid_grey_after_normalising(faces: torch.Tensor) -> None:

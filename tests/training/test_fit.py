@@ -22,8 +22,19 @@ from safetensors.torch import load_file
 
 from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
-from fer_deploy.recipes import Distillation, Loss, Network, Optimiser, Recipe, Schedule, Stage, apply_settings
+from fer_deploy.recipes import (
+    Augmentation,
+    Distillation,
+    Loss,
+    Network,
+    Optimiser,
+    Recipe,
+    Schedule,
+    Stage,
+    apply_settings,
+)
 from fer_deploy.training import fit
+from fer_deploy.training.augment import render
 from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
@@ -524,6 +535,31 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     kept = list((tmp_path / "training/.soft_targets").glob("*.safetensors"))
     assert len(kept) == 3
     assert {tuple(load_file(path)["probabilities"].shape) for path in kept} == {(275, 7)}
+
+
+def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Dataset) -> None:
+    """The pupil sees each kept view and its mirror image in turn, with the same answer; never mirrored where the
+    recipe never mirrors."""
+    teachers = Teachers(
+        Distillation(teachers=("small",), views=2), workspace=finished, device=torch.device("cpu")
+    )  # fmt: skip
+    images = torch.from_numpy(few_faces.training.images[:64])
+
+    def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
+        views, answers = teachers.for_epoch(
+            images, augmentation, epoch=epoch, data_sha256=few_faces.sha256, told=lambda line: None
+        )
+        assert answers is not None
+        return render(images, views, augmentation, size=48), answers
+
+    turning = Augmentation(flip=0.5, rotation=10, shift=0.1)
+    first, second, third, fifth = (shown(epoch, turning) for epoch in (0, 1, 2, 4))
+    assert not torch.allclose(first[0], second[0], atol=0.1)
+    assert torch.allclose(third[0], first[0].flip(3), atol=1e-3)
+    assert torch.equal(third[1], first[1])
+    assert torch.equal(fifth[0], first[0])
+    onward = dataclasses.replace(turning, flip=0.0)
+    assert torch.equal(shown(0, onward)[0], shown(2, onward)[0])
 
 
 def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
