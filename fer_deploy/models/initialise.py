@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fer_deploy.errors import RecipeError, RunError, UnavailableError
+from fer_deploy.files import sha256_of
 from fer_deploy.models.entry import Pretrained
 from fer_deploy.models.registry import network_entry
 
@@ -262,11 +263,11 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
                 f"{path}: '{key}' has shape {tuple(value.shape)} where network '{name}' with these options has "
                 f"{tuple(own[key].shape)}"
             )
-    if last <= set(chosen):
-        words = f"weights of {path.name}"
-    else:
+    # a run's weights are always called the same: its folder and their hash, which its record has too, say which
+    words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…"
+    if not last <= set(chosen):
         chosen = {key: value for key, value in chosen.items() if key not in last}
-        words = f"weights of {path.name}, a new last layer"
+        words += ", a new last layer"
     network.load_state_dict(chosen, strict=False)
     return words
 

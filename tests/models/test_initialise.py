@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import urllib.error
 from collections.abc import Callable
 from importlib import import_module
@@ -361,9 +362,12 @@ def _save(network: nn.Module, path: Path, **replaced: Tensor | None) -> Path:
 def test_a_file_gives_all_its_tensors(tmp_path: Path, draw_faces: Draw) -> None:
     original = build_network("plain", **SMALL)
     original.train()(draw_faces(4))  # statistics that differ from fresh ones
-    path = _save(original, tmp_path / "weights.safetensors")
+    (tmp_path / "first").mkdir()
+    path = _save(original, tmp_path / "first" / "weights.safetensors")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     network = build_network("plain", **SMALL)
-    assert initialise(network, path, name="plain") == "weights of weights.safetensors"
+    words = initialise(network, path, name="plain")
+    assert words == f"weights of first/weights.safetensors, SHA-256 {digest[:12]}…"
     for key, value in network.state_dict().items():
         expected = original.state_dict()[key]
         assert value.dtype == expected.dtype
@@ -374,7 +378,9 @@ def test_a_file_of_other_classes_leaves_the_last_layer(tmp_path: Path) -> None:
     path = _save(build_network("plain", classes=8, **SMALL), tmp_path / "eight.safetensors")
     network = build_network("plain", **SMALL)
     before = _state(network)
-    assert initialise(network, str(path), name="plain") == "weights of eight.safetensors, a new last layer"
+    words = initialise(network, str(path), name="plain")
+    assert words.startswith(f"weights of {tmp_path.name}/eight.safetensors, SHA-256 ")
+    assert words.endswith("…, a new last layer")
     changed = _changed(network, before)
     assert "layers.0.conv.weight" in changed
     assert not changed & {"classifier.weight", "classifier.bias"}
