@@ -1,8 +1,8 @@
 // Read the emotion of faces with onnxruntime-node; sharp reads picture files.
 //
 //   npm install onnxruntime-node sharp
-//   node emotions.mjs plain-distilled.onnx face.jpg
-//   node emotions.mjs plain-distilled.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
+//   node emotions.mjs plain-distilled-2.onnx face.jpg
+//   node emotions.mjs plain-distilled-2.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
 import { readFile } from "node:fs/promises";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 

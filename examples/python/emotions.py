@@ -1,8 +1,8 @@
 """Read the emotion of faces with ONNX Runtime and Pillow alone.
 
 pip install onnxruntime pillow
-python emotions.py plain-distilled.onnx face.jpg
-python emotions.py plain-distilled.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
+python emotions.py plain-distilled-2.onnx face.jpg
+python emotions.py plain-distilled-2.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
 """
 
 import json
