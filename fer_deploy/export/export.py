@@ -223,6 +223,9 @@ def export_plan(
         warn(f"{plan.name}: without --data, parity is checked on drawn faces, and accuracy is not measured")
     else:
         faces, faces_from = data.validation, data.split_names["validation"]
+    for member, weight in zip(plan.members, plan.weights.values, strict=True):
+        if weight == 0:
+            warn(f"{plan.name}: {member.name} has weight 0, so it costs time and changes nothing: export without it")
     classifier = plan.classifier()
     reference = Reference(classifier, faces)
     if progress:

@@ -178,6 +178,16 @@ class TestPlans:
         assert plan.weights.accuracy == pytest.approx(max(accuracy([i, 20 - i]) for i in range(21)))
         assert accuracy(plan.weights.values) == pytest.approx(plan.weights.accuracy)
 
+    def test_a_member_of_no_weight_is_named(self, workspace: Path, tmp_path: Path) -> None:
+        said: list[str] = []
+        (file,) = export_plan(
+            plan_ensemble(["B", "E"], workspace=workspace, weights=[1.0, 0.0]), folder=tmp_path, warn=said.append
+        )
+        assert [line for line in said if "weight 0" in line] == [
+            "B+E: E has weight 0, so it costs time and changes nothing: export without it"
+        ]
+        assert file.path.exists()
+
     def test_a_mirrored_member_shares_the_runs_weights(self, workspace: Path) -> None:
         first, second = plan_ensemble(["B", "B~mirror"], workspace=workspace).classifier().members
         assert first.network is second.network
