@@ -540,9 +540,8 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
 def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Dataset) -> None:
     """The pupil sees each kept view and its mirror image in turn, with the same answer; never mirrored where the
     recipe never mirrors."""
-    teachers = Teachers(
-        Distillation(teachers=("small",), views=2), workspace=finished, device=torch.device("cpu")
-    )  # fmt: skip
+    taught = Distillation(teachers=("small",), views=2)
+    teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
     images = torch.from_numpy(few_faces.training.images[:64])
 
     def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
