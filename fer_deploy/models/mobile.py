@@ -40,9 +40,13 @@ class MobileNetOptions(MobileOptions):
     drop_path: float = 0.0
 
 
+_LITE_BLOCKS = (0, 2, 2, 3, 3, 4, 1)
+"""Inverted residual blocks in each of Lite0's stages; the first has another kind of block."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiteOptions(MobileOptions):
-    """Options of EfficientNet-Lite0: it can be cut after any stage, and given a head of another width."""
+    """Options of EfficientNet-Lite0: it can be cut after any stage, thinned, and given a head of another width."""
 
     stages: int = 7
     """How many of the seven stages are kept, 1 to 7."""
@@ -50,10 +54,19 @@ class LiteOptions(MobileOptions):
     head: int = 1280
     """Width of the 1x1 convolution before the pooling."""
 
+    expanded: tuple[int, ...] = ()
+    """Channels between the 1x1 convolutions of each inverted residual block, first to last; empty: six times what
+    goes in, as published. A thinner network starts from a whole one's weights by keeping the channels that matter."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.stages <= 7:
             raise ValueError(f"stages must be 1 to 7, got {self.stages}")
+        blocks = sum(_LITE_BLOCKS[: self.stages])
+        if self.expanded and len(self.expanded) != blocks:
+            raise ValueError(f"expanded must be {blocks} widths, one for each block, got {len(self.expanded)}")
+        if any(width < 1 for width in self.expanded):
+            raise ValueError(f"expanded must be at least 1 everywhere, got {list(self.expanded)}")
         if self.head < 1:
             raise ValueError(f"head must be at least 1, got {self.head}")
 
@@ -100,8 +113,32 @@ def _efficientnet_lite0(classes: int, options: LiteOptions) -> nn.Module:
         network.bn2 = type(network.bn2)(options.head, act_layer=nn.ReLU6)
         network.classifier = nn.Linear(options.head, classes)
         network.num_features = network.head_hidden_size = options.head
+    blocks = [block for stage in network.blocks[1:] for block in stage]
+    for block, width in zip(blocks, options.expanded):  # noqa: B905 (none where the option is not given)
+        _thin(block, width)
     module: nn.Module = network
     return module
+
+
+def _thin(block: Any, width: int) -> None:
+    """Give an inverted residual block another number of expanded channels, and weights drawn as timm draws them."""
+    expand, depthwise, project = block.conv_pw, block.conv_dw, block.conv_pwl
+    block.conv_pw = nn.Conv2d(expand.in_channels, width, 1, bias=False)
+    block.bn1 = type(block.bn1)(width, act_layer=nn.ReLU6)
+    block.conv_dw = nn.Conv2d(
+        width,
+        width,
+        depthwise.kernel_size,
+        stride=depthwise.stride,
+        padding=depthwise.padding,
+        groups=width,
+        bias=False,
+    )
+    block.bn2 = type(block.bn2)(width, act_layer=nn.ReLU6)
+    block.conv_pwl = nn.Conv2d(width, project.out_channels, 1, bias=False)
+    for convolution in (block.conv_pw, block.conv_dw, block.conv_pwl):
+        fan_out = convolution.kernel_size[0] ** 2 * convolution.out_channels // convolution.groups
+        nn.init.normal_(convolution.weight, 0, (2 / fan_out) ** 0.5)
 
 
 MOBILE_NETWORKS = (

@@ -109,6 +109,10 @@ def test_gradient_reaches_every_weight_and_weights_survive_a_round_trip(name: st
         ("efficientnet-lite0", {"stages": 8}, "stages must be 1 to 7, got 8"),
         ("efficientnet-lite0", {"stages": True}, "option 'stages' must be a whole number, got True"),
         ("efficientnet-lite0", {"head": 0}, "head must be at least 1, got 0"),
+        ("efficientnet-lite0", {"stages": 2, "expanded": [48]}, "expanded must be 2 widths, one for each block, got 1"),
+        ("efficientnet-lite0", {"expanded": [48] * 14}, "expanded must be 15 widths"),
+        ("efficientnet-lite0", {"stages": 2, "expanded": [48, 0]}, "expanded must be at least 1 everywhere"),
+        ("efficientnet-lite0", {"expanded": [1.5]}, "option 'expanded' must be a list of whole numbers, got [1.5]"),
         ("plain", {"classes": 0}, "classes must be a whole number of at least 1, got 0"),
     ],
 )
@@ -154,6 +158,25 @@ def test_lite0_is_the_whole_one_s_first_stages(stages: int, built: Built, draw_f
         maps = whole.blocks[:stages](whole.bn1(whole.conv_stem(faces)))  # type: ignore[operator,index]
         expected = cut.classifier(cut.bn2(cut.conv_head(maps)).mean((2, 3)))  # type: ignore[operator]
         torch.testing.assert_close(cut(faces), expected)
+
+
+def test_a_thinned_lite0_has_the_widths_it_is_given() -> None:
+    widths = [48, 24, 96, 48, 200, 96, 64]
+    network = build_network("efficientnet-lite0", stages=4, head=64, expanded=widths)
+    whole = build_network("efficientnet-lite0", stages=4, head=64)
+    blocks = [block for stage in network.blocks[1:] for block in stage]  # type: ignore[index,union-attr]
+    for block, width in zip(blocks, widths, strict=True):
+        assert [block.conv_pw.out_channels, block.conv_dw.groups, block.conv_pwl.in_channels] == [width] * 3
+    own, other = network.state_dict(), whole.state_dict()
+    assert list(own) == list(other)
+    thinned = {key.rsplit(".", 2)[1] for key in own if own[key].shape != other[key].shape}
+    assert thinned == {"conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl"}
+    for key in own:
+        if key.endswith("conv_dw.weight") and own[key].shape != other[key].shape:
+            ratio = float(own[key].std() / other[key].std())  # drawn as timm draws: both are samples, of 2 % or so
+            assert 0.8 < ratio < 1.25, key
+    steps = [(new.stride, new.padding, new.kernel_size) for new in network.modules() if isinstance(new, nn.Conv2d)]
+    assert steps == [(old.stride, old.padding, old.kernel_size) for old in whole.modules() if isinstance(old, nn.Conv2d)]
 
 
 class _Mean(nn.Module):

@@ -1,0 +1,107 @@
+"""A larger Lite0's weights in a smaller one: which channels stay, and that those that do nothing cost nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fer_deploy.errors import RunError
+from fer_deploy.models import build_network, initialise
+from fer_deploy.models.reduce import importance, reduced_lite0
+
+Draw = Callable[..., Tensor]
+Settle = Callable[[nn.Module], None]
+LITE = "efficientnet-lite0"
+WIDTHS = (40, 24)
+"""Of stage 2's two blocks, which have 96 and 144 channels."""
+
+
+@pytest.fixture
+def whole(settle_statistics: Settle) -> nn.Module:
+    """Lite0's first two stages, with batch norms that do something."""
+    torch.manual_seed(3)
+    network = build_network(LITE, stages=2, head=32)
+    settle_statistics(network)
+    return network.eval()
+
+
+def _silence(block: nn.Module, channels: Tensor) -> None:
+    """Make some expanded channels of a block answer 0 for every face."""
+    norm = block.bn2
+    assert isinstance(norm, nn.BatchNorm2d)
+    with torch.no_grad():
+        norm.weight[channels] = 0.0
+        norm.bias[channels] = 0.0
+
+
+def test_channels_that_do_nothing_are_the_ones_to_go(whole: nn.Module, draw_faces: Draw, tmp_path: Path) -> None:
+    for block, width in zip(whole.blocks[1], WIDTHS, strict=True):  # type: ignore[index]
+        count = block.conv_pw.out_channels
+        _silence(block, torch.randperm(count)[: count - width])
+    path = tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), path)
+    thin = build_network(LITE, stages=2, head=32, expanded=WIDTHS).eval()
+    words = initialise(thin, path, name=LITE)
+    assert words.endswith("…, reduced to this network")
+    faces = draw_faces(4)
+    with torch.no_grad():
+        torch.testing.assert_close(thin(faces), whole(faces), atol=1e-5, rtol=1e-5)
+
+
+def test_a_shorter_network_starts_from_a_longer_one_s_first_stages(whole: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), path)
+    short = build_network(LITE, stages=1, head=32)
+    head = {key: value.clone() for key, value in short.state_dict().items() if key.startswith(("conv_head", "bn2"))}
+    assert initialise(short, path, name=LITE).endswith("…, reduced to this network with a new head")
+    for key, value in short.state_dict().items():
+        if not key.startswith(("conv_head", "bn2", "classifier")):
+            assert torch.equal(value, whole.state_dict()[key]), key
+    assert all(torch.equal(value, short.state_dict()[key]) for key, value in head.items())
+
+
+def test_a_head_of_another_width_is_new_and_the_stages_stay(whole: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), path)
+    other = build_network(LITE, stages=2, head=16)
+    assert initialise(other, path, name=LITE).endswith(" with a new head")
+    assert torch.equal(other.state_dict()["blocks.1.1.bn3.bias"], whole.state_dict()["blocks.1.1.bn3.bias"])
+
+
+def test_a_wider_or_longer_network_is_refused(whole: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "whole.safetensors"
+    save_file(whole.state_dict(), path)
+    with pytest.raises(RunError, match=r"'blocks.1.0.bn1.bias' has shape \(96,\) where"):
+        initialise(build_network(LITE, stages=2, head=32, expanded=(120, 144)), path, name=LITE)
+    with pytest.raises(RunError, match="holds no 'blocks.2.0.conv_pw.weight'"):
+        initialise(build_network(LITE, stages=3, head=32), path, name=LITE)
+
+
+def test_nothing_changes_where_the_networks_are_the_same(whole: nn.Module) -> None:
+    state = whole.state_dict()
+    kept = reduced_lite0(state, state)
+    assert list(kept) == list(state)
+    assert all(kept[key] is state[key] for key in state)
+
+
+def test_importance_is_the_deviation_after_relu6_times_the_column() -> None:
+    state = {
+        "bn2.weight": torch.tensor([1.0, 1.0, 1.0, -0.5]),
+        "bn2.bias": torch.tensor([3.0, -9.0, 0.0, 3.0]),
+        "conv_pwl.weight": torch.tensor([[3.0, 1.0, 2.0, 3.0], [4.0, 1.0, 0.0, 4.0]])[:, :, None, None],
+        "bn3.weight": torch.tensor([1.0, -2.0]),
+        "bn3.running_var": torch.tensor([1.0, 4.0]),
+    }
+    found = importance(state, "")
+    # far from both bounds the deviation is the weight's; far below 0 nothing is left; at 0 half a normal distribution
+    # is, whose variance is 1/2 - 1/(2 pi); gains are 1 and -1, so columns have their own lengths: 5, ..., 2, 5
+    rectified = math.sqrt(0.5 - 1 / (2 * math.pi))
+    torch.testing.assert_close(
+        found, torch.tensor([5.0, 0.0, 2 * rectified, 2.5], dtype=torch.float64), rtol=0.02, atol=1e-9
+    )
