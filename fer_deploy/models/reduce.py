@@ -1,4 +1,4 @@
-"""A whole EfficientNet-Lite0's weights, reduced to what a smaller one has: fewer stages, thinner blocks, another head."""
+"""A larger EfficientNet-Lite0's weights in a smaller one: fewer stages, thinner blocks, another head."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def reduced_lite0(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
 
     Returns:
         The stages that both have, and of each block with fewer expanded channels the ones that matter; the head only
-        where nothing before it was cut off and it has the same width. What does not fit otherwise is passed on as it is.
+        where nothing before it was cut off and it has the same width. What fits in no such way is passed on as it is.
     """
     cut = any(key.startswith("blocks.") and key not in own for key in source)
     head = own.get("conv_head.weight"), source.get("conv_head.weight")
@@ -62,5 +62,5 @@ def importance(state: Mapping[str, Tensor], block: str) -> Tensor:
     answers = (double["bn2.bias"][:, None] + double["bn2.weight"].abs()[:, None] * spread).clamp(0, 6)
     gain = state[f"{block}bn3.weight"].double() / state[f"{block}bn3.running_var"].double().clamp_min(1e-12).sqrt()
     column = double["conv_pwl.weight"][:, :, 0, 0] * gain[:, None]
-    deviation: Tensor = answers.std(1, correction=0)
-    return deviation * column.norm(dim=0)
+    found: Tensor = answers.std(1, correction=0) * column.norm(dim=0)
+    return found

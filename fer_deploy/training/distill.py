@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
 from fer_deploy.models.fold import fold
-from fer_deploy.recipes import Augmentation, Distillation
+from fer_deploy.recipes import Augmentation, Distillation, list_recipes
 from fer_deploy.training.augment import draw_views, mirrored, render
 from fer_deploy.training.run import Run
 
@@ -142,5 +142,7 @@ def require_teachers(distillation: Distillation, workspace: Path) -> None:
     """
     for name in distillation.teachers:
         if not (workspace / "training" / name / "run.json").exists():
-            raise RunError(f"teacher {name!r} has not been trained: `ferdeploy train {name}` first")
+            known = name in list_recipes()
+            how = f"`ferdeploy train {name}` first" if known else f"train it first, into training/{name}"
+            raise RunError(f"teacher {name!r} has not been trained: {how}")
         Run.open(workspace / "training" / name)

@@ -312,7 +312,11 @@ class _Training:
             record = json.loads(record_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise RunError(f"{record_path}: is damaged ({error}): train again with --restart") from error
-        difference = _first_difference(record.get("fingerprint"), self._fingerprint())
+        before, now = record.get("fingerprint"), self._fingerprint()
+        for content in (before, now):  # a title says what a recipe is and changes nothing
+            if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
+                content["recipe"].pop("title", None)
+        difference = _first_difference(before, now)
         if difference:
             raise RunError(
                 f"{self.folder}: holds a run with another {difference}: go on with the same one, give this run "

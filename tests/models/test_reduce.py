@@ -79,7 +79,7 @@ def test_a_wider_or_longer_network_is_refused(whole: nn.Module, tmp_path: Path) 
     save_file(whole.state_dict(), path)
     with pytest.raises(RunError, match=r"'blocks.1.0.bn1.bias' has shape \(96,\) where"):
         initialise(build_network(LITE, stages=2, head=32, expanded=(120, 144)), path, name=LITE)
-    with pytest.raises(RunError, match="holds no 'blocks.2.0.conv_pw.weight'"):
+    with pytest.raises(RunError, match=r"holds no 'blocks\.2\.0\.conv_pw\.weight'"):
         initialise(build_network(LITE, stages=3, head=32), path, name=LITE)
 
 

@@ -175,8 +175,11 @@ def test_a_thinned_lite0_has_the_widths_it_is_given() -> None:
         if key.endswith("conv_dw.weight") and own[key].shape != other[key].shape:
             ratio = float(own[key].std() / other[key].std())  # drawn as timm draws: both are samples, of 2 % or so
             assert 0.8 < ratio < 1.25, key
-    steps = [(new.stride, new.padding, new.kernel_size) for new in network.modules() if isinstance(new, nn.Conv2d)]
-    assert steps == [(old.stride, old.padding, old.kernel_size) for old in whole.modules() if isinstance(old, nn.Conv2d)]
+    new, old = (
+        [(layer.stride, layer.padding, layer.kernel_size) for layer in built.modules() if isinstance(layer, nn.Conv2d)]
+        for built in (network, whole)
+    )
+    assert new == old
 
 
 class _Mean(nn.Module):

@@ -135,6 +135,13 @@ def test_training_goes_on_past_a_failed_variant_and_exits_1(tmp_path: Path) -> N
     assert "three complete:" in done.output
     assert Run.open(tmp_path / "training/three").validation_accuracy > 0
     assert run(second, workspace=tmp_path).exit_code == 1  # alone too
+    text = first.read_text(encoding="utf-8")
+    title = re.search(r'^title = "(.*)"$', text, re.MULTILINE)
+    assert title is not None
+    first.write_text(text.replace(title[0], 'title = "told better"'), encoding="utf-8")
+    weights = sha256(tmp_path / "training/one/weights.safetensors")
+    assert run(first, workspace=tmp_path).exit_code == 0  # the same run under a better title
+    assert sha256(tmp_path / "training/one/weights.safetensors") == weights
 
 
 def test_seeds_are_reported_as_mean_and_spread(tmp_path: Path) -> None:
