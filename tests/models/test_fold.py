@@ -23,6 +23,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("plain", {"branches": True, "head": 40, "stem_stride": 2}),
     ("plain", {"widths": (8, 16, 32, 64), "depths": (1, 1, 2, 2)}),
     ("efficientnet-lite0", {"stages": 5, "head": 512}),
+    ("efficientnet-lite0", {"stages": 3, "head": 64, "expanded": (48, 24, 96, 48)}),
 ]
 
 
