@@ -184,7 +184,7 @@ def _load(network: nn.Module, source: _Source) -> str:
     gated = any(".se." in key for key in own) and source.by_order and len(source.state) < len(own)
     state = dict(source.state)
     if source.by_order:
-        state = _named(state, network, gated=gated)
+        state = reduced_lite0(_named(state, network, gated=gated), own)  # the others' fit as they are
     chosen: dict[str, Tensor] = {}
     for key, tensor in own.items():
         value = state.get(key)
@@ -250,17 +250,18 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
     own = network.state_dict()
     last, _ = _last_layer(network)
-    words = ""
+    words, new_head = "", False
     if name == "efficientnet-lite0":
         whole = source
         source = reduced_lite0(whole, own)
         if set(source) != set(whole) or any(source[key].shape != whole[key].shape for key in source):
             words = ", reduced to this network"
-        if not any(key.startswith(HEAD) for key in source):
+        new_head = any(key.startswith(HEAD) for key in whole) and not any(key.startswith(HEAD) for key in source)
+        if new_head:
             last |= {key for key in own if key.startswith(HEAD)}
             words += " with a new head"
     for key in own:
-        if key not in source and not (words and key in last):
+        if key not in source and not (new_head and key in last):
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
     chosen = {}
     for key, value in source.items():
@@ -279,7 +280,7 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…{words}"
     if not last <= set(chosen):
         chosen = {key: value for key, value in chosen.items() if key not in last}
-        words += "" if words.endswith("head") else ", a new last layer"
+        words += "" if new_head else ", a new last layer"
     network.load_state_dict(chosen, strict=False)
     return words
 

@@ -10,6 +10,10 @@ from torch import Tensor
 HEAD = ("conv_head.", "bn2.", "classifier.")
 """What comes after the stages: it is left out where the smaller network's has another shape."""
 
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_EXPANDED = ("conv_pw.weight", "conv_dw.weight", *(f"{norm}.{part}" for norm in ("bn1", "bn2") for part in _NORM))
+"""The tensors of a block that have one row for each expanded channel."""
+
 _POINTS = 257
 """How many quantiles stand for a normal distribution."""
 
@@ -35,18 +39,25 @@ def reduced_lite0(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
     }
     for key, value in own.items():
         block = key.removesuffix("conv_pw.weight")
-        wide = kept.get(key)
         # the first stage's block calls its projection so, and has nothing to thin
-        if block == key or f"{block}conv_pwl.weight" not in kept or wide is None or wide.shape[0] <= value.shape[0]:
+        if block == key or not _has_more(kept, block, value.shape[0]):
             continue
         chosen = importance(kept, block).topk(value.shape[0]).indices.sort().values
-        for part in ("conv_pw.weight", "conv_dw.weight"):
+        for part in _EXPANDED:
             kept[block + part] = kept[block + part][chosen]
-        for norm in ("bn1.", "bn2."):
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                kept[block + norm + part] = kept[block + norm + part][chosen]
         kept[f"{block}conv_pwl.weight"] = kept[f"{block}conv_pwl.weight"][:, chosen]
     return kept
+
+
+def _has_more(state: Mapping[str, Tensor], block: str, width: int) -> bool:
+    """Whether a block is whole and has more than `width` expanded channels."""
+    parts = [state.get(block + part) for part in (*_EXPANDED, "conv_pwl.weight", "bn3.weight", "bn3.running_var")]
+    if any(part is None for part in parts):
+        return False
+    wide = state[f"{block}conv_pw.weight"].shape[0]
+    project = state[f"{block}conv_pwl.weight"]
+    rows = all(state[block + part].shape[:1] == (wide,) for part in _EXPANDED)
+    return rows and wide > width and project.ndim == 4 and project.shape[1] == wide
 
 
 def importance(state: Mapping[str, Tensor], block: str) -> Tensor:

