@@ -114,7 +114,7 @@ def _efficientnet_lite0(classes: int, options: LiteOptions) -> nn.Module:
         network.classifier = nn.Linear(options.head, classes)
         network.num_features = network.head_hidden_size = options.head
     blocks = [block for stage in network.blocks[1:] for block in stage]
-    for block, width in zip(blocks, options.expanded):  # noqa: B905 (none where the option is not given)
+    for block, width in zip(blocks, options.expanded, strict=bool(options.expanded)):
         _thin(block, width)
     module: nn.Module = network
     return module
