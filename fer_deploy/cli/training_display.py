@@ -271,9 +271,22 @@ def _writes() -> bool:
 
 
 class Stop:
-    """Whether a stop was asked for."""
+    """Whether a stop was asked for, which the first to ask is told on the terminal too.
 
-    asked = False
+    The signal's handler only notes it: a handler that prints while the program is printing is an error in Python
+    ("reentrant call"), and would end the run that was to be saved.
+    """
+
+    noted = False
+    _told = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        if self.noted and not self._told:
+            self._told = True
+            console.print("stopping after this batch…")
+        return self.noted
 
 
 @contextmanager
@@ -282,10 +295,9 @@ def stop_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(number: int, _frame: object) -> None:
-        if stop.asked and number == signal.SIGINT:
+        if stop.noted and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.asked = True
-        console.print("stopping after this batch…")
+        stop.noted = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

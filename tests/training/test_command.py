@@ -251,7 +251,7 @@ def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert begun == {"long.seed0", "long.seed1"}
-    assert "Not finished: long.seed0, long.seed1, long.seed2. All is saved" in out
+    assert "Not finished: long.seed0, long.seed1, long.seed2. All is saved" in out, out + err
     for name in begun:
         assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
 
