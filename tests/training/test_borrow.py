@@ -1,0 +1,200 @@
+"""Weights of published networks, for ours: the same answers in evaluation, and batch norms that can go on learning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fer_deploy.errors import RecipeError, RunError
+from fer_deploy.models import build_network
+from fer_deploy.training.borrow import BORROWERS, borrow, main, read_graph
+
+SIZE = 65
+"""An odd side: TensorFlow's padding and PyTorch's then agree."""
+
+
+def _settled(name: str, seed: int) -> Any:
+    """A network of random weights whose batch norms have figures of real size."""
+    torch.manual_seed(seed)
+    network = build_network(name)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    network.train()
+    with torch.no_grad():
+        for _ in range(30):
+            network(_faces(16))
+    return network.eval()
+
+
+def _faces(count: int, size: int = SIZE) -> Tensor:
+    return torch.nn.functional.interpolate(torch.rand(count, 1, 12, 12) * 2 - 1, size=(size, size), mode="bilinear")
+
+
+def _published(name: str, network: Any) -> dict[str, NDArray[np.float32]]:
+    """What the publisher of such a network would have in the package: batch norms folded, in the package's names."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for layer in BORROWERS[name](network):
+        norm = layer.norm
+        gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * gain
+        kernel = layer.convolution.weight
+        if kernel.shape[1] == 1 and layer.convolution.groups == 1:
+            shift = shift + gain * kernel.sum((1, 2, 3)) * layer.grey
+            kernel = torch.cat([0.5 * kernel, 0.2 * kernel, 0.3 * kernel], 1) / layer.scale
+        if layer.gain is None:
+            kernel = kernel * gain[:, None, None, None]
+        else:
+            found[layer.gain] = gain.detach().numpy()
+        if layer.bias is not None:
+            found[layer.bias] = np.linspace(-0.1, 0.1, len(gain), dtype=np.float32)
+            shift = shift - gain * torch.from_numpy(found[layer.bias])
+        order = (2, 3, 0, 1) if layer.convolution.groups > 1 else (2, 3, 1, 0)
+        found[layer.kernel] = kernel.detach().permute(*order).numpy()
+        found[layer.shift] = shift.detach().numpy()
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(BORROWERS))
+def test_a_network_answers_as_the_one_it_borrowed_from(name: str) -> None:
+    given = _settled(name, 0)
+    torch.manual_seed(1)
+    network = build_network(name)
+    seen, others = _faces(64), _faces(8)
+    borrow(network, name, _published(name, given), seen)
+    assert network.training
+    network.eval()
+    network.classifier.load_state_dict(given.classifier.state_dict())
+    with torch.no_grad():
+        wanted, got = given(others), network(others)
+        torch.testing.assert_close(got, wanted, atol=2e-3, rtol=2e-3)
+        assert float(wanted.std(0).max()) > 0.05  # not one answer to everything
+        # its figures are those of the faces shown: there, training mode gives what evaluation does
+        still = network(seen)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+        torch.testing.assert_close(network(seen), still, atol=0.02, rtol=0.02)
+
+
+def test_a_grey_face_is_three_equal_channels_less_their_mean() -> None:
+    """The first layer alone, against a convolution of the three channels in the source's units."""
+    given = _settled("face-resnet", 2)
+    published = _published("face-resnet", given)
+    network = build_network("face-resnet")
+    borrow(network, "face-resnet", published, _faces(8))
+    face = _faces(4)
+    pixels = (face + 1) * 127.5
+    mean = (122.782 + 117.001 + 104.298) / 3
+    kernel = torch.from_numpy(published["conv32_down/conv/filters"].copy()).permute(3, 2, 0, 1)
+    bias, gain, shift = (
+        torch.from_numpy(published[f"conv32_down/{part}"].copy())[:, None, None]
+        for part in ("conv/bias", "scale/weights", "scale/biases")
+    )
+    plain = nn.functional.conv2d(((pixels - mean) / 256).expand(-1, 3, -1, -1), kernel, stride=2)
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network.bn(network.stem(face)), gain * (plain + bias) + shift, atol=1e-3, rtol=1e-3)
+
+
+def _written(folder: Path, weights: dict[str, NDArray[np.float32]], *, packed: str = "") -> Path:
+    """A TensorFlow.js model, its weights in two files; `packed` is float16 or uint8."""
+    groups, names = [], sorted(weights)
+    for number, part in enumerate((names[::2], names[1::2])):
+        items, data = [], b""
+        for key in part:
+            values = weights[key]
+            item: dict[str, Any] = {"name": key, "shape": list(values.shape), "dtype": "float32"}
+            if packed == "uint8":
+                low, step = float(values.min()), float(np.ptp(values)) / 255 or 1.0
+                item["quantization"] = {"dtype": "uint8", "scale": step, "min": low}
+                data += np.round((values - low) / step).astype(np.uint8).tobytes()
+            elif packed:
+                item["quantization"] = {"dtype": packed, "original_dtype": "float32"}
+                data += values.astype(packed).tobytes()
+            else:
+                data += values.astype("<f4").tobytes()
+            items.append(item)
+        items.append({"name": f"axis{number}", "shape": [1], "dtype": "int32"})
+        data += np.array([1], "<i4").tobytes()
+        (folder / f"part{number}.bin").write_bytes(data)
+        groups.append({"paths": [f"part{number}.bin"], "weights": items})
+    path = folder / "model.json"
+    path.write_text(json.dumps(groups if packed == "uint8" else {"weightsManifest": groups}))
+    return path
+
+
+@pytest.mark.parametrize(("packed", "tolerance"), [("", 0), ("float16", 1e-3), ("uint8", 0.01)])
+def test_graphs_are_read_as_they_are_packed(packed: str, tolerance: float, tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    weights = {"a/kernel": generator.uniform(-1, 1, (3, 3, 2, 4)).astype(np.float32), "b": np.float32([0.25, -1, 0.5])}
+    found = read_graph(_written(tmp_path, weights, packed=packed))
+    assert set(found) == set(weights)
+    for key, values in weights.items():
+        assert found[key].shape == values.shape
+        np.testing.assert_allclose(found[key], values, atol=tolerance)
+
+
+def _cut(path: Path) -> None:
+    (path.parent / "part1.bin").write_bytes(b"short")
+
+
+def _lost(path: Path) -> None:
+    (path.parent / "part1.bin").unlink()
+
+
+def _no_json(path: Path) -> None:
+    path.write_text("not JSON")
+
+
+def _no_manifest(path: Path) -> None:
+    path.write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [_cut, _lost, _no_json, _no_manifest])
+def test_a_damaged_graph_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = _written(tmp_path, {"a": np.ones(4, np.float32), "b": np.ones(40, np.float32)})
+    damage(path)
+    with pytest.raises(RunError, match=r"model\.json: not a readable TensorFlow\.js model"):
+        read_graph(path)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    published = _published("mobilenet-v1", _settled("mobilenet-v1", 4))
+    network = build_network("mobilenet-v1")
+    lacking = {key: value for key, value in published.items() if key != "conv_dw_3_bn/batchnorm_1/mul"}
+    with pytest.raises(RunError, match="holds no 'conv_dw_3_bn/batchnorm_1/mul'"):
+        borrow(network, "mobilenet-v1", lacking, _faces(2))
+    other = published | {"conv_pw_2/convolution/merged_input": np.zeros((1, 1, 64, 64), np.float32)}
+    with pytest.raises(RunError, match=r"'conv_pw_2/convolution/merged_input' has shape .* where 'mobilenet-v1' has"):
+        borrow(network, "mobilenet-v1", other, _faces(2))
+    with pytest.raises(RecipeError, match="'plain' has nothing to borrow: face-resnet and mobilenet-v1 have"):
+        borrow(build_network("plain"), "plain", published, _faces(2))
+
+
+def test_the_command_writes_a_start_for_training(tmp_path: Path) -> None:
+    given = _settled("mobilenet-v1", 5)
+    model = _written(tmp_path, _published("mobilenet-v1", given))
+    output = tmp_path / "people/mobilenet-v1.safetensors"
+    words = ["mobilenet-v1", str(model), "--data", "synthetic", "--input-size", "64", "--output", str(output)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    state = load_file(output)
+    network = build_network("mobilenet-v1")
+    network.load_state_dict(state)
+    last = network.state_dict()["blocks.4.1.bn2.running_var"]
+    assert bool((last > 0).all())
+    result = CliRunner().invoke(main, [words[0], str(tmp_path / "none.json"), *words[2:]])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "none.json" in result.output
