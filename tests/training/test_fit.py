@@ -603,26 +603,6 @@ def test_temperature_is_the_one_that_was_hidden() -> None:
     assert fit_temperature(logits * 1.7, truth) == pytest.approx(1.7, rel=0.03)
 
 
-def test_the_network_is_as_sure_as_it_is_right() -> None:
-    """Also where no temperature makes every probability true: here a third of the labels are someone's guess."""
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(5000, 7, generator=generator, dtype=torch.float64) * 6
-    truth = logits.argmax(1)
-    guessed = torch.rand(5000, generator=generator) < 1 / 3
-    truth = torch.where(guessed, torch.randint(7, (5000,), generator=generator), truth)
-    temperature = fit_temperature(logits, truth)
-    sure = torch.softmax(logits / temperature, 1).amax(1).mean()
-    accuracy = (logits.argmax(1) == truth).double().mean()
-    assert float(sure) == pytest.approx(float(accuracy), abs=1e-4)
-    assert temperature > 1.1  # not the 1 that the logits came with
-
-
-@pytest.mark.parametrize(("shift", "end"), [(0, 0.05), (1, 20.0)])
-def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, end: float) -> None:
-    logits = torch.eye(7, dtype=torch.float64).repeat(10, 1) * 1e-3
-    assert fit_temperature(logits, (logits.argmax(1) + shift) % 7) == pytest.approx(end, rel=1e-3)
-
-
 def test_curves_are_drawn(finished: Path) -> None:
     assert draw_curves(finished / "training/small").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="no history"):
