@@ -152,8 +152,8 @@ def _figures(
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     training = network.training
     network.eval()
-    for part in faces.split(64):
-        network(part)
+    for start in range(0, len(faces), 64):
+        network(faces[start : start + 64])
     network.train(training)
     for hook in hooks:
         hook.remove()
