@@ -273,8 +273,8 @@ def _writes() -> bool:
 class Stop:
     """Whether a stop was asked for, which the first to ask is told on the terminal too.
 
-    The signal's handler only notes it: a handler that prints while the program is printing is an error in Python
-    ("reentrant call"), and would end the run that was to be saved.
+    The signal's handler only notes it: what a handler prints can land in the middle of a line that the program is
+    printing, and where that is inside the write itself Python raises RuntimeError, which would end the run.
     """
 
     noted = False

@@ -1,8 +1,9 @@
-"""The mobile networks that come from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S and Lite0, MobileNetV3.
+"""The mobile networks from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S and Lite0, MobileNet V1 and V3.
 
 The study ran torchvision's. timm's have the same layers in the same order, and fvcore counts the same multiply-adds, to
 the last one; the tests hold both libraries against each other. Dropout and stochastic depth are torchvision's defaults,
-as the study had them. Every padding is symmetric and fixed, so that nothing in the exported graph depends on sizes.
+as the study had them; MobileNet V1 is none of its networks. Every padding is symmetric and fixed, so that nothing in
+the exported graph depends on sizes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class MobileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetOptions(MobileOptions):
-    """Options of MobileNetV3, which torchvision builds without stochastic depth."""
+    """Options of MobileNet V1 and V3, which are built without stochastic depth."""
 
     drop_path: float = 0.0
 
@@ -90,6 +91,10 @@ def _efficientnet_b0(classes: int, options: MobileOptions) -> nn.Module:
 
 def _efficientnet_b1(classes: int, options: MobileOptions) -> nn.Module:
     return _from_timm("efficientnet_b1", classes, options)
+
+
+def _mobilenet_v1(classes: int, options: MobileNetOptions) -> nn.Module:
+    return _from_timm("mobilenetv1_100", classes, options)
 
 
 def _mobilenetv3_large(classes: int, options: MobileOptions) -> nn.Module:
@@ -159,6 +164,14 @@ MOBILE_NETWORKS = (
         source="timm efficientnet_b1 (Tan and Le 2019)",
         gflops=0.035440,
         pretrained=Pretrained(library="timm", model="efficientnet_b1.ft_in1k"),
+    ),
+    NetworkEntry(
+        name="mobilenet-v1",
+        build=_mobilenet_v1,
+        options_type=MobileNetOptions,
+        description="MobileNet with ReLU6; weights that recognise people exist (VGGFace2)",
+        source="timm mobilenetv1_100 (Howard et al. 2017)",
+        gflops=0.029,
     ),
     NetworkEntry(
         name="mobilenetv3-large",

@@ -119,6 +119,13 @@ def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return weight.double() * scale[:, None, None, None], norm.bias.double() - norm.running_mean.double() * scale
 
 
+def draw_for_relu(network: nn.Module) -> None:
+    """Draw every convolution's weights as suits a ReLU behind it (He et al. 2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 class PlainNetwork(nn.Module):
     """A network of the plain family: float32 (n, 1, s, s), normalised to [-1, 1], to logits (n, classes)."""
 
@@ -141,9 +148,7 @@ class PlainNetwork(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(channels, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_for_relu(self)
 
     def without_branches(self) -> PlainNetwork:
         """A network of the same options without training branches, freshly initialised; itself when it has none

@@ -1,4 +1,4 @@
-"""Networks that were made to recognise people, with a 1-channel stem and a new last layer: MobileNet and dlib's.
+"""dlib's network that was made to recognise people, with a 1-channel stem and a new last layer.
 
 `fer_deploy.training.borrow` brings the weights that were published.
 """
@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from fer_deploy.models.entry import NetworkEntry
+from fer_deploy.models.plain import draw_for_relu
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecognitionOptions:
-    """Options of a network that recognised people."""
+    """Options of dlib's network."""
 
     dropout: float = 0.2
     """Share of pooled features dropped before the last layer while training, [0, 1)."""
@@ -25,14 +24,6 @@ class RecognitionOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-
-
-def _mobilenet(classes: int, options: RecognitionOptions) -> nn.Module:
-    network: Any = timm.create_model(
-        "mobilenetv1_100", pretrained=False, in_chans=1, num_classes=classes, drop_rate=options.dropout
-    )
-    module: nn.Module = network
-    return module
 
 
 FACE_RESNET_STAGES = ((32, 3), (64, 4), (128, 3), (256, 3))
@@ -95,9 +86,7 @@ class FaceResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(channels, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_for_relu(self)
 
     def forward(self, faces: Tensor) -> Tensor:
         """Logits (n, classes) of faces (n, 1, s, s)."""
@@ -114,14 +103,6 @@ RECOGNITION_NETWORKS = (
         description="dlib's residual network of 27 layers; weights that recognise people exist",
         source="ours, after dlib's dnn_face_recognition_ex (King 2017)",
         gflops=0.019725,
-    ),
-    NetworkEntry(
-        name="mobilenet-v1",
-        build=_mobilenet,
-        options_type=RecognitionOptions,
-        description="MobileNet with ReLU6; weights that recognise people exist (VGGFace2)",
-        source="timm mobilenetv1_100 (Howard et al. 2017)",
-        gflops=0.029,
     ),
 )
 """The entries of this module, for the registry."""
