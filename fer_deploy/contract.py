@@ -102,6 +102,16 @@ class ModelContract:
         )
 
     @property
+    def temperatures(self) -> tuple[float, ...]:
+        """What each member's logits are divided by before the softmax; empty where the file does not say of each."""
+        found = tuple(
+            float(value)
+            for value in _json_list(self.metadata.get("temperatures"))
+            if isinstance(value, int | float) and value > 0
+        )
+        return found if len(found) == len(self.members) else ()
+
+    @property
     def is_static(self) -> bool:
         """Whether an axis of the input has a fixed size."""
         return any(axis is not None for axis in self.shape)

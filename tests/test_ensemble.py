@@ -13,6 +13,7 @@ from fer_deploy.ensemble import (
     Weights,
     default_weights,
     ensemble_name,
+    fit_temperature,
     fuse,
     ranks,
     reciprocal_rank_fusion,
@@ -115,3 +116,56 @@ def test_the_study_has_its_own_weights_and_says_where_they_come_from() -> None:
 def test_wrong_arguments_are_named(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def _guessed_in_part(generator: np.random.Generator, best: np.ndarray) -> np.ndarray:
+    """`best`, but a third of it are someone's guesses: no temperature makes every probability true."""
+    return np.where(generator.random(len(best)) < 1 / 3, generator.integers(7, size=len(best)), best)
+
+
+def test_the_temperature_is_the_one_that_was_hidden() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=2, size=(20000, 7))
+    truth = (_softmax(logits).cumsum(axis=1) > generator.random((20000, 1))).argmax(axis=1)
+    assert fit_temperature([logits * 1.7], truth) == pytest.approx(1.7, rel=0.03)
+
+
+def test_a_network_is_as_sure_as_it_is_right() -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(scale=6, size=(5000, 7))
+    truth = _guessed_in_part(generator, logits.argmax(axis=1))
+    temperature = fit_temperature([logits], truth)
+    sure = _softmax(logits / temperature).max(axis=1).mean()
+    assert sure == pytest.approx((logits.argmax(axis=1) == truth).mean(), abs=1e-4)
+    assert temperature > 1.1  # not the 1 that the logits came with
+
+
+def test_a_fusion_is_as_sure_as_it_is_right_though_its_members_are_surer() -> None:
+    generator = np.random.default_rng(2)
+    common = generator.normal(scale=3, size=(5000, 7))
+    truth = _guessed_in_part(generator, common.argmax(axis=1))
+    members = [common + generator.normal(scale=3, size=common.shape) for _ in range(2)]
+    members = [own / fit_temperature([own], truth) for own in members]
+    weights = [0.7, 0.3]
+    logarithms = [np.log(_softmax(own)) for own in members]  # serve as well as logits do
+    temperature = fit_temperature(logarithms, truth, weights=weights)
+    assert temperature == pytest.approx(fit_temperature(members, truth, weights=weights), abs=1e-4)
+
+    def gap(factor: float) -> float:
+        fused = weighted_average([_softmax(own / factor) for own in members], weights)
+        return abs(float(fused.max(axis=1).mean() - (fused.argmax(axis=1) == truth).mean()))
+
+    assert gap(temperature) < 5e-4
+    assert gap(1.0) > 0.02
+    assert temperature < 0.95
+
+
+@pytest.mark.parametrize(("shift", "end"), [(0, 0.05), (1, 20.0)])
+def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, end: float) -> None:
+    logits = np.tile(np.eye(7), (10, 1)) * 1e-3
+    assert fit_temperature([logits], (logits.argmax(axis=1) + shift) % 7) == pytest.approx(end, rel=1e-3)

@@ -170,7 +170,8 @@ def command(
                 workspace=workspace,
                 weights=weights,
                 fusion="rrf" if fusion == "rrf" else "wap",
-                search_on=dataset if search else None,
+                data=dataset,
+                search=search,
             )
             for members in ensembles
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import fer_deploy
 from fer_deploy.contract import INPUT_NAME, PRECISIONS, check_model_bytes
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.ensemble import MIRROR, Fusion, Weights, default_weights, ensemble_name, search_weights
+from fer_deploy.ensemble import MIRROR, Fusion, Weights, default_weights, ensemble_name, fit_temperature, search_weights
 from fer_deploy.errors import ExportError, ModelFileError, ParityError, RunError
 from fer_deploy.export.build import DYNAMIC, Shape, build_model
 from fer_deploy.export.engine import run_whole, session_of
@@ -33,6 +33,8 @@ from fer_deploy.training.targets import with_ferplus_labels
 
 LICENSE = "Apache-2.0"
 """Of code and weights. The data that the weights were trained on has terms of its own."""
+_LEAST = 1e-30
+"""What a probability counts as, at least, where its logarithm is taken."""
 DRAWN_FACES = 256
 """Synthetic faces on which parity is checked where there is no data."""
 
@@ -46,11 +48,18 @@ class PlannedMember:
 
     run: Run
     mirrored: bool = False
+    fitted: float | None = None
+    """The temperature that the file as a whole asks for; None: the run's own."""
 
     @property
     def name(self) -> str:
         """`B`, or `B~mirror`."""
         return self.run.name + (MIRROR if self.mirrored else "")
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax."""
+        return self.run.temperature if self.fitted is None else self.fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +93,7 @@ class Plan:
                     member.name,
                     networks[run.name],
                     input_size=run.input_size,
-                    temperature=run.temperature,
+                    temperature=member.temperature,
                     mirrored=member.mirrored,
                 )
             )
@@ -127,7 +136,8 @@ def plan_ensemble(
     workspace: Path,
     weights: Sequence[float] | None = None,
     fusion: Fusion = "wap",
-    search_on: Dataset | None = None,
+    data: Dataset | None = None,
+    search: bool = False,
 ) -> Plan:
     """The plan for the fused file of several runs.
 
@@ -136,7 +146,9 @@ def plan_ensemble(
         workspace: holds `training/`.
         weights: one a member, in any proportion. By default the study's for the study's own ensembles, else equal.
         fusion: `wap` or `rrf`.
-        search_on: search the weights on the validation split of this data, in steps of .05 (.1 from five members on).
+        data: on its validation split an average's temperature is fitted, which multiplies each member's own: without
+            it a fusion is less sure than it is right (`fer_deploy.ensemble.fit_temperature`).
+        search: search the weights there too, in steps of .05 (.1 from five members on), before the temperature.
 
     Raises:
         ExportError: fewer than two members, one twice, or weights that don't fit.
@@ -147,25 +159,30 @@ def plan_ensemble(
     if len(set(names)) < len(names):
         raise ExportError(f"an ensemble names each member once, got {', '.join(names)}")
     members = tuple(planned_member(name, workspace=workspace) for name in names)
+    chosen = default_weights(names, fusion=fusion)
     if weights is not None:
         if len(weights) != len(names):
             raise ExportError(f"{len(names)} members need as many weights, got {len(weights)}")
         try:
-            return Plan(members, Weights.of(weights, source="given"), fusion)
+            chosen = Weights.of(weights, source="given")
         except ValueError as error:
             raise ExportError(str(error)) from None
-    plan = Plan(members, default_weights(names, fusion=fusion), fusion)
-    if search_on is None:
+    plan = Plan(members, chosen, fusion)
+    if data is None or not (search or fusion == "wap"):
         return plan
-    faces = search_on.validation
-    found = search_weights(
-        Reference(plan.classifier(), faces).members(PARITY_CASES[0]),
-        faces.labels,
-        step=0.05 if len(names) < 5 else 0.1,
-        fusion=fusion,
-        source=f"searched on {search_on.split_names['validation']}",
-    )
-    return Plan(members, found, fusion)
+    faces = data.validation
+    if _learned_ferplus(plan):
+        faces = with_ferplus_labels(faces) or faces
+    probabilities = Reference(plan.classifier(), faces).members(PARITY_CASES[0])
+    if search:
+        source = f"searched on {data.split_names['validation']}"
+        step = 0.05 if len(names) < 5 else 0.1
+        chosen = search_weights(probabilities, faces.labels, step=step, fusion=fusion, source=source)
+    if fusion == "wap":
+        logarithms = [np.log(np.maximum(own, _LEAST)) for own in probabilities]
+        factor = fit_temperature(logarithms, faces.labels, weights=chosen.values)
+        members = tuple(replace(member, fitted=round(member.temperature * factor, 4)) for member in members)
+    return Plan(members, chosen, fusion)
 
 
 def planned_member(name: str, *, workspace: Path) -> PlannedMember:
@@ -427,7 +444,7 @@ def _metadata(plan: Plan, precision: str) -> dict[str, str]:
         "weights": json.dumps(list(plan.weights.values)),
         "weights_source": plan.weights.source,
         "fusion": plan.fusion,
-        "temperatures": json.dumps([run.temperature for run in runs]),
+        "temperatures": json.dumps([member.temperature for member in plan.members]),
         "precision": precision,
         "gflops": f"{plan.gflops:.6f}",
         "trained_on": ", ".join(trained_on),

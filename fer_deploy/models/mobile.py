@@ -1,4 +1,4 @@
-"""The mobile networks from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S and Lite0, MobileNet V1 and V3.
+"""The mobile networks from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S, Lite0 to 2, MobileNet V1 and V3.
 
 The study ran torchvision's. timm's have the same layers in the same order, and fvcore counts the same multiply-adds, to
 the last one; the tests hold both libraries against each other. Dropout and stochastic depth are torchvision's defaults,
@@ -9,7 +9,7 @@ the exported graph depends on sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 from torch import nn
@@ -41,13 +41,12 @@ class MobileNetOptions(MobileOptions):
     drop_path: float = 0.0
 
 
-_LITE_BLOCKS = (0, 2, 2, 3, 3, 4, 1)
-"""Inverted residual blocks in each of Lite0's stages; the first has another kind of block."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class LiteOptions(MobileOptions):
     """Options of EfficientNet-Lite0: it can be cut after any stage, thinned, and given a head of another width."""
+
+    blocks: ClassVar[tuple[int, ...]] = (0, 2, 2, 3, 3, 4, 1)
+    """Inverted residual blocks in each stage; the first has another kind of block."""
 
     stages: int = 7
     """How many of the seven stages are kept, 1 to 7."""
@@ -63,13 +62,20 @@ class LiteOptions(MobileOptions):
         super().__post_init__()
         if not 1 <= self.stages <= 7:
             raise ValueError(f"stages must be 1 to 7, got {self.stages}")
-        blocks = sum(_LITE_BLOCKS[: self.stages])
+        blocks = sum(self.blocks[: self.stages])
         if self.expanded and len(self.expanded) != blocks:
             raise ValueError(f"expanded must be {blocks} widths, one for each block, got {len(self.expanded)}")
         if any(width < 1 for width in self.expanded):
             raise ValueError(f"expanded must be at least 1 everywhere, got {list(self.expanded)}")
         if self.head < 1:
             raise ValueError(f"head must be at least 1, got {self.head}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeeperLiteOptions(LiteOptions):
+    """Options of EfficientNet-Lite1 and Lite2, which have five blocks more."""
+
+    blocks: ClassVar[tuple[int, ...]] = (0, 3, 3, 4, 4, 5, 1)
 
 
 def _from_timm(model: str, classes: int, options: MobileOptions, **extra: Any) -> nn.Module:
@@ -108,7 +114,19 @@ def _efficientnetv2_s(classes: int, options: MobileOptions) -> nn.Module:
 
 
 def _efficientnet_lite0(classes: int, options: LiteOptions) -> nn.Module:
-    network: Any = _from_timm("efficientnet_lite0", classes, options)
+    return _efficientnet_lite("efficientnet_lite0", classes, options)
+
+
+def _efficientnet_lite1(classes: int, options: LiteOptions) -> nn.Module:
+    return _efficientnet_lite("efficientnet_lite1", classes, options)
+
+
+def _efficientnet_lite2(classes: int, options: LiteOptions) -> nn.Module:
+    return _efficientnet_lite("efficientnet_lite2", classes, options)
+
+
+def _efficientnet_lite(model: str, classes: int, options: LiteOptions) -> nn.Module:
+    network: Any = _from_timm(model, classes, options)
     if options.stages < 7:
         network.blocks = network.blocks[: options.stages]
     if options.stages < 7 or options.head != 1280:
@@ -154,7 +172,7 @@ MOBILE_NETWORKS = (
         description="EfficientNet-B0, the network of the study's variants A to E",
         source="timm efficientnet_b0 (Tan and Le 2019)",
         gflops=0.023211,
-        pretrained=Pretrained(library="timm", model="efficientnet_b0.ra_in1k", package="near"),
+        pretrained=Pretrained(library="timm", model="efficientnet_b0.ra_in1k", lite=0, near=True),
     ),
     NetworkEntry(
         name="efficientnet-b1",
@@ -199,7 +217,25 @@ MOBILE_NETWORKS = (
         description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6; quantises well",
         source="timm efficientnet_lite0 (Liu 2020)",
         gflops=0.022468,
-        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite0.in1k", package="exact"),
+        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite0.in1k", lite=0),
+    ),
+    NetworkEntry(
+        name="efficientnet-lite1",
+        build=_efficientnet_lite1,
+        options_type=DeeperLiteOptions,
+        description="EfficientNet-Lite1: as Lite0, five blocks deeper",
+        source="timm efficientnet_lite1 (Liu 2020)",
+        gflops=0.028870,
+        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite1.in1k", lite=1),
+    ),
+    NetworkEntry(
+        name="efficientnet-lite2",
+        build=_efficientnet_lite2,
+        options_type=DeeperLiteOptions,
+        description="EfficientNet-Lite2: as Lite1, a tenth wider",
+        source="timm efficientnet_lite2 (Liu 2020)",
+        gflops=0.033170,
+        pretrained=Pretrained(library="timm", model="tf_efficientnet_lite2.in1k", lite=2),
     ),
 )
 """The entries of this module, for the registry."""

@@ -1,4 +1,4 @@
-"""A larger EfficientNet-Lite0's weights in a smaller one: fewer stages, thinner blocks, another head."""
+"""A larger EfficientNet-Lite's weights in a smaller one: fewer stages, thinner blocks, another head."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _POINTS = 257
 """How many quantiles stand for a normal distribution."""
 
 
-def reduced_lite0(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a Lite0's weights that start a smaller one.
+def reduced_lite(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a Lite's weights that start a smaller one.
 
     Args:
         source: the larger network's state dict.

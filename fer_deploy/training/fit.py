@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import platform
 import time
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 from fer_deploy import __version__
+from fer_deploy.ensemble import fit_temperature
 from fer_deploy.errors import RunError, TrainingError
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.files import write_json
@@ -628,7 +628,8 @@ class _Training:
         logits = self._logits(self.validation_images).cpu().double()
         truth = self.validation_targets.argmax(1).cpu()
         accuracy = int((logits.argmax(1) == truth).sum()) / len(truth)
-        self._write_record("complete", rounded_accuracy=accuracy, temperature=fit_temperature(logits, truth))
+        temperature = fit_temperature([logits.numpy()], truth.numpy())
+        self._write_record("complete", rounded_accuracy=accuracy, temperature=temperature)
         (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
     # -- what is written ----------------------------------------------------------------------------------------
@@ -800,31 +801,6 @@ def half_type(stage: Stage, device: torch.device) -> torch.dtype | None:
         if device.type == "cuda" or (device.type == "cpu" and native):
             return torch.bfloat16
     return None
-
-
-def fit_temperature(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    """The temperature that gives the least cross-entropy (Guo et al., 2017), to 1e-3.
-
-    Args:
-        logits: float (n, 7).
-        truth: int64 (n,).
-
-    Returns:
-        A number in 0.05 to 20 to divide logits by.
-    """
-    low, high = math.log(0.05), math.log(20.0)
-    ratio = (math.sqrt(5) - 1) / 2
-
-    def loss(log_temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(logits.double() / math.exp(log_temperature), truth))
-
-    while high - low > 1e-4:  # the loss has one minimum in log T: golden-section search
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if loss(left) < loss(right):
-            high = right
-        else:
-            low = left
-    return round(math.exp((low + high) / 2), 4)
 
 
 def _shard(chosen: torch.Tensor, processes: Processes) -> torch.Tensor:

@@ -13,6 +13,8 @@ import pytest
 from trained_runs import train_network, write_run
 
 import fer_deploy
+from fer_deploy.bench.engines.pytorch import build_classifier
+from fer_deploy.bench.subjects import find_subjects
 from fer_deploy.contract import check_model_file
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import STUDY_SOURCE, weighted_average
@@ -29,6 +31,7 @@ from fer_deploy.export.export import (
 from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs
 from fer_deploy.export.manifest import record_file
 from fer_deploy.export.parity import PARITY_CASES, Reference
+from fer_deploy.export.reproduce import parity_of_file, plan_of_file
 from fer_deploy.faces import Dataset
 
 
@@ -167,9 +170,10 @@ class TestPlans:
         blind = Dataset(  # test rows that would poison any search that looked at them
             dataset.name, False, dataset.sha256, dataset.training, dataset.validation, dataset.test.take(np.arange(1))
         )
-        plan = plan_ensemble(["B", "E"], workspace=workspace, search_on=blind)
+        plan = plan_ensemble(["B", "E"], workspace=workspace, data=blind, search=True)
         assert plan.weights.source == "searched on validation"
-        members = Reference(plan.classifier(), dataset.validation).members(PARITY_CASES[0])
+        alone = plan_ensemble(["B", "E"], workspace=workspace)
+        members = Reference(alone.classifier(), dataset.validation).members(PARITY_CASES[0])
         labels = dataset.validation.labels
 
         def accuracy(weights: object) -> float:
@@ -177,6 +181,36 @@ class TestPlans:
 
         assert plan.weights.accuracy == pytest.approx(max(accuracy([i, 20 - i]) for i in range(21)))
         assert accuracy(plan.weights.values) == pytest.approx(plan.weights.accuracy)
+
+    def test_an_average_is_as_sure_as_it_is_right_on_validation_rows(
+        self, workspace: Path, dataset: Dataset, tmp_path: Path
+    ) -> None:
+        alone = plan_ensemble(["B", "E"], workspace=workspace)
+        plan = plan_ensemble(["B", "E"], workspace=workspace, data=dataset)
+        factors = [
+            own.temperature / member.run.temperature for own, member in zip(plan.members, alone.members, strict=True)
+        ]
+        assert factors[0] == pytest.approx(factors[1], rel=1e-3)
+        faces = dataset.validation
+
+        def gap(some: Plan) -> float:
+            fused = Reference(some.classifier(), faces).fused(PARITY_CASES[0])
+            return abs(float(fused.max(axis=1).mean() - (fused.argmax(axis=1) == faces.labels).mean()))
+
+        assert gap(plan) < 2e-3 < gap(alone)
+        # a file of it says so, and is held against the same again
+        (file,) = export_plan(plan, folder=tmp_path, data=dataset)
+        contract = check_model_file(file.path)
+        assert contract.temperatures == tuple(member.temperature for member in plan.members)
+        again = plan_of_file(contract, workspace=workspace)
+        assert [member.temperature for member in again.members] == list(contract.temperatures)
+        parity_of_file(file.path.read_bytes(), contract, workspace=workspace, data=dataset)  # or ParityError
+        (subject,) = find_subjects([str(file.path)], workspace=workspace)
+        assert [member.temperature for member in build_classifier(subject).members] == list(contract.temperatures)
+
+    def test_ranks_have_no_temperature(self, workspace: Path, dataset: Dataset) -> None:
+        plan = plan_ensemble(["B", "E"], workspace=workspace, fusion="rrf", data=dataset)
+        assert [member.temperature for member in plan.members] == [1.0, 1.5]
 
     def test_a_member_of_no_weight_is_named(self, workspace: Path, tmp_path: Path) -> None:
         said: list[str] = []

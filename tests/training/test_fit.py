@@ -39,7 +39,7 @@ from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
 from fer_deploy.training.distill import Teachers
-from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, fit_temperature, train
+from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.losses import loss_on_targets
 from fer_deploy.training.run import Run, list_runs
 
@@ -594,13 +594,6 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     absent = "cuda" if not torch.cuda.is_available() else "mps"
     with pytest.raises(UnavailableError, match="use --device cpu"):
         choose_device(absent)
-
-
-def test_temperature_is_the_one_that_was_hidden() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20000, 7, generator=generator, dtype=torch.float64) * 2
-    truth = torch.multinomial(torch.softmax(logits, 1), 1, generator=generator).squeeze(1)
-    assert fit_temperature(logits * 1.7, truth) == pytest.approx(1.7, rel=0.03)
 
 
 def test_curves_are_drawn(finished: Path) -> None:

@@ -69,10 +69,11 @@ def build_classifier(subject: Subject) -> FaceClassifier:
         raise MeasurementError("its runs are not in the workspace's training/ folder")
     contract = subject.contract
     names = contract.members if contract else (subject.name,)
+    temperatures = (contract.temperatures if contract else ()) or (None,) * len(names)
     runs: dict[Path, Run] = {}
     networks: dict[Path, Any] = {}
     members = []
-    for name, folder in zip(names, subject.runs, strict=True):
+    for name, folder, temperature in zip(names, subject.runs, temperatures, strict=True):
         if folder not in runs:
             runs[folder] = Run.open(folder)
             networks[folder] = runs[folder].network()
@@ -82,7 +83,7 @@ def build_classifier(subject: Subject) -> FaceClassifier:
                 name=name,
                 network=networks[folder],
                 input_size=run.input_size,
-                temperature=run.temperature,
+                temperature=run.temperature if temperature is None else temperature,
                 mirrored=name.endswith(MIRROR),
             )
         )
