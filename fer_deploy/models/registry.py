@@ -15,7 +15,6 @@ from fer_deploy.errors import RecipeError
 from fer_deploy.models.entry import NetworkEntry
 from fer_deploy.models.mobile import MOBILE_NETWORKS
 from fer_deploy.models.plain import PLAIN_NETWORKS
-from fer_deploy.models.recognition import RECOGNITION_NETWORKS
 from fer_deploy.models.study import STUDY_NETWORKS
 
 _entries: dict[str, NetworkEntry] = {}
@@ -99,5 +98,5 @@ def _checked(network: str, key: str, value: Any, wanted: Any) -> Any:
     return value
 
 
-for _entry in (*STUDY_NETWORKS, *MOBILE_NETWORKS, *PLAIN_NETWORKS, *RECOGNITION_NETWORKS):
+for _entry in (*STUDY_NETWORKS, *MOBILE_NETWORKS, *PLAIN_NETWORKS):
     register_network(_entry)

@@ -4,11 +4,10 @@
     python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
         --data fer2013.csv --output training/people/mobilenet-v1.safetensors
 
-The npm packages hold TensorFlow.js graphs: MobileNet as HSE trained it on VGGFace2, then for age and gender
-(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf), and dlib's residual network (public domain, 8 bits a
-weight). Neither was ever told an expression.
+The npm package holds a TensorFlow.js graph: MobileNet as HSE trained it on VGGFace2, then for age and gender
+(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf). It was never told an expression.
 
-Their batch norms are folded away, and are put back here: a convolution's answers to real faces have a mean and a
+Its batch norms are folded away, and are put back here: a convolution's answers to real faces have a mean and a
 variance in each channel; a batch norm with these as its running figures, and a weight and bias that cancel them, gives
 in evaluation what the folded network gave, and in training goes on from there.
 """
@@ -30,7 +29,6 @@ from torch import Tensor, nn
 from fer_deploy.errors import RecipeError, RunError
 from fer_deploy.files import replacing
 from fer_deploy.models import build_network
-from fer_deploy.models.recognition import FACE_RESNET_STAGES
 from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import render
 
@@ -66,14 +64,13 @@ def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A convolution, its batch norm, and the names of what they are made of: gain x (kernel * maps + bias) + shift."""
+    """A convolution, its batch norm, and the names of what they are made of: gain x (kernel * maps) + shift."""
 
     convolution: nn.Conv2d
     norm: nn.BatchNorm2d
     kernel: str
     shift: str
     gain: str | None = None
-    bias: str | None = None
     scale: float = 1.0
     """What one unit of the network's own input is in the source's."""
     grey: float = 0.0
@@ -95,7 +92,7 @@ def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> No
         RunError: a tensor is missing or has another shape; the network is then not to be used.
     """
     if name not in BORROWERS:
-        raise RecipeError(f"network '{name}' has nothing to borrow: {' and '.join(sorted(BORROWERS))} have")
+        raise RecipeError(f"network '{name}' has nothing to borrow: {' and '.join(sorted(BORROWERS))} has")
     affine = {}
     with torch.no_grad():
         for layer in BORROWERS[name](network):
@@ -111,8 +108,6 @@ def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> No
             shift = _tensor(weights, layer.shift)
             gain = torch.ones_like(shift) if layer.gain is None else _tensor(weights, layer.gain)
             shift = shift - gain * kernel.sum((1, 2, 3)) * layer.grey
-            if layer.bias is not None:
-                shift = shift + gain * _tensor(weights, layer.bias)
             affine[layer.norm] = gain, shift
             _set(layer.norm, gain, shift, torch.zeros_like(gain), torch.ones_like(gain))
         for norm, (mean, variance) in _figures(network, list(affine), faces).items():
@@ -174,26 +169,8 @@ def _mobilenet(network: Any) -> Iterator[_Layer]:
         yield _Layer(block.conv_pw, block.bn2, kernel, shift)
 
 
-def _face_resnet(network: Any) -> Iterator[_Layer]:
-    def layer(convolution: nn.Conv2d, norm: nn.BatchNorm2d, prefix: str, **given: float) -> _Layer:
-        gain, shift = f"{prefix}/scale/weights", f"{prefix}/scale/biases"
-        return _Layer(convolution, norm, f"{prefix}/conv/filters", shift, gain, bias=f"{prefix}/conv/bias", **given)
-
-    # three channels less their means, over 256
-    grey = (122.782 + 117.001 + 104.298) / 3 / 127.5 - 1
-    yield layer(network.stem, network.bn, "conv32_down", scale=127.5 / 256, grey=grey)
-    blocks = iter(network.blocks)
-    for stage, (width, count) in enumerate(FACE_RESNET_STAGES):
-        # the first stage, whose first block keeps the shape, counts from 1, the others from their "down"
-        for number in range(count):
-            block = next(blocks)
-            prefix = f"conv{width}_{'down' if stage and not number else number + (not stage)}"
-            yield layer(block.conv1, block.bn1, f"{prefix}/conv1")
-            yield layer(block.conv2, block.bn2, f"{prefix}/conv2")
-
-
-BORROWERS = {"mobilenet-v1": _mobilenet, "face-resnet": _face_resnet}
-"""The networks that have something to borrow."""
+BORROWERS = {"mobilenet-v1": _mobilenet}
+"""The networks that have something to borrow, and where what they borrow goes."""
 
 
 def start_from(name: str, model: Path, *, images: NDArray[np.uint8], input_size: int, output: Path) -> None:
