@@ -1,14 +1,16 @@
-"""What limits accuracy on FER2013, measured: capacity, data, resolution, and the labels themselves.
+"""What limits accuracy on FER2013, measured: capacity, data, resolution, near copies, and the labels themselves.
 
 Writes training/ceiling.md, ceiling.png and ceiling.json. Everything is read on PublicTest, on which epochs are chosen
 too, so its figures are a little high; PrivateTest is not looked at. Small networks are trained for the curves of data
-and resolution, in a workspace of their own: a run that is complete there is not trained again.
+and resolution, in a workspace of their own: a run that is complete there is not trained again, and `--keep-curves`
+takes both curves from ceiling.json.
 
     python benchmarks/ceiling.py --data fer2013.csv --run plain --run plain-distilled --run plain-wide
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,8 @@ from fer_deploy.training.run import Run
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = (0.25, 0.5, 1.0)
 SIDES = (16, 24, 32, 48)
+LIKENESS = (0.95, 0.9, 0.8)
+"""Where bands of likeness to the most similar training face begin."""
 LEARNED = 5000
 """How many of the training faces, drawn at random, show what a run has made of those that it learned from."""
 
@@ -87,6 +91,45 @@ def noise_rows(faces: Faces, probabilities: NDArray[np.float32]) -> list[dict[st
     return rows
 
 
+def likeness(images: NDArray[np.uint8], learned: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """How like each face is to the most similar of the learned ones, and which that is.
+
+    Faces are made 24x24; likeness is the correlation of the pixels, 1 for equal ones up to brightness and contrast, of
+    the face or of its mirror image, whichever is greater. Takes uint8 (n, 48, 48) and (m, 48, 48); gives (n,) and (n,).
+    """
+
+    def unit(faces: NDArray[np.uint8]) -> torch.Tensor:
+        grey = torch.from_numpy(np.ascontiguousarray(faces)).float()[:, None]
+        pixels = torch.nn.functional.avg_pool2d(grey, 2).flatten(1)
+        return torch.nn.functional.normalize(pixels - pixels.mean(1, keepdim=True), dim=1)
+
+    known = unit(learned)
+    greatest, which = [], []
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256]
+        alike = torch.maximum(unit(part) @ known.T, unit(part[:, :, ::-1]) @ known.T).max(1)
+        greatest.append(alike.values.numpy())
+        which.append(alike.indices.numpy())
+    return np.concatenate(greatest), np.concatenate(which)
+
+
+def copy_rows(faces: Faces, learned: Faces, probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """For each band of likeness to the most similar training face, the most alike first: how often that face has the
+    same label, and how often the model says it."""
+    alike, which = likeness(faces.images, learned.images)
+    same, right = learned.labels[which] == faces.labels, probabilities.argmax(1) == faces.labels
+    rows = []
+    high = np.inf
+    for low in (*LIKENESS, -np.inf):
+        band = (alike >= low) & (alike < high)
+        named = f"under {high:g}" if low == -np.inf else f"{low:g} to {high:g}" if high < np.inf else f"{low:g} or more"
+        if band.any():
+            shares = {"copy_is_label": float(same[band].mean()), "model_is_label": float(right[band].mean())}
+            rows.append({"likeness": named, "faces": int(band.sum()), **shares})
+        high = low
+    return rows
+
+
 def capacity_rows(
     runs: list[Run], training: Faces, validation: Faces, answered: dict[str, NDArray[np.float32]]
 ) -> list[dict[str, Any]]:
@@ -128,14 +171,16 @@ def trained_rows(recipe: Recipe, *, data: Dataset, epochs: int, workspace: Path)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The four measurements in one picture."""
+    """The measurements in one picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
-    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    figure = Figure(figsize=(10, 11.2), layout="constrained")
     FigureCanvasAgg(figure)
-    (capacity, noise), (data, resolution) = figure.subplots(2, 2)
+    grid = figure.add_gridspec(3, 2)
+    capacity = figure.add_subplot(grid[0, :])
+    noise, copies, data, resolution = (figure.add_subplot(grid[row, column]) for row in (1, 2) for column in (0, 1))
     blue, grey, green = "#0072B2", "#8a8f98", "#009E73"
 
     rows = result["capacity"]
@@ -146,7 +191,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     capacity.bar(
         [place + 0.2 for place in places], [row["validation"] for row in rows], 0.38, color=blue, label="PublicTest"
     )
-    capacity.set_xticks(list(places), [f"{row['run']}\n{row['gflops']:.4f}" for row in rows], fontsize=7.5)
+    capacity.set_xticks(list(places), [f"{row['run']}\n{row['gflops']:.4f}" for row in rows], fontsize=8)
     capacity.set_ylim(0.5, 1)
     capacity.set_title("Capacity: the faces learned from, and others")
     capacity.set_xlabel("run, GFLOPs")
@@ -166,6 +211,19 @@ def draw(result: dict[str, Any], path: Path) -> None:
     noise.set_xlabel("largest share of the votes")
     noise.legend(frameon=False, loc="upper right", fontsize=8)
 
+    rows = result["copies"]
+    places = range(len(rows))
+    for offset, key, colour, label in (
+        (-0.2, "copy_is_label", grey, "label of that face = label"),
+        (0.2, "model_is_label", blue, "model = label"),
+    ):
+        copies.bar([place + offset for place in places], [row[key] for row in rows], 0.38, color=colour, label=label)
+    copies.set_xticks(list(places), [f"{row['likeness']}\n{row['faces']:,} faces" for row in rows])
+    copies.set_ylim(0, 1.12)
+    copies.set_title("Near copies: by the most similar training face")
+    copies.set_xlabel("correlation of the pixels with that face's")
+    copies.legend(frameon=False, loc="upper right", fontsize=8)
+
     for axes, rows, key, title, across in (
         (data, result["data"], "share", "Data: faces to learn from", "share of Training"),
         (resolution, result["resolution"], "side", "Resolution", "side of the face, pixels"),
@@ -181,7 +239,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         axes.margins(x=0.12, y=0.25)
         axes.set_title(title)
         axes.set_xlabel(across)
-    for axes in (capacity, noise, data, resolution):
+    for axes in (capacity, noise, copies, data, resolution):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1 if axes in (data, resolution) else 0))
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
@@ -201,6 +259,11 @@ def tables(result: dict[str, Any]) -> str:
     for row in result["noise"]:
         shares = " | ".join(f"{row[key]:.1%}" for key in ("label_is_vote", "model_is_label", "model_is_vote"))
         lines.append(f"| {row['votes']} | {row['faces']:,} | {shares} |")
+    lines += ["", "| likeness to the most similar training face | faces | its label = label | model = label |"]
+    lines += ["|---|---|---|---|"]
+    for row in result["copies"]:
+        shares = f"{row['copy_is_label']:.1%} | {row['model_is_label']:.1%}"
+        lines.append(f"| {row['likeness']} | {row['faces']:,} | {shares} |")
     lines += ["", "| share of Training | PublicTest | | side, pixels | PublicTest |", "|---|---|---|---|---|"]
     for place in range(max(len(result["data"]), len(result["resolution"]))):
         left = result["data"][place] if place < len(result["data"]) else None
@@ -218,11 +281,16 @@ def filled_page(page: str, result: dict[str, Any]) -> str:
 
 @click.command()
 @click.option("--data", required=True, help="fer2013.csv, with fer2013new.csv beside it.")
-@click.option("--run", "names", multiple=True, required=True, help="A complete run. The last one meets the votes.")
+@click.option(
+    "--run", "names", multiple=True, required=True, help="A complete run. The last one meets votes and copies."
+)
 @click.option("--epochs", default=12, show_default=True, help="Passes over all faces for the curves' networks.")
+@click.option("--keep-curves", is_flag=True, help="Take data and resolution from ceiling.json, and train nothing.")
 @click.option("--workspace", type=click.Path(path_type=Path), default=ROOT / "build" / "ceiling")
 @click.option("--threads", type=int, help="Processor threads. Default: all cores.")
-def main(data: str, names: tuple[str, ...], epochs: int, workspace: Path, threads: int | None) -> None:
+def main(
+    data: str, names: tuple[str, ...], epochs: int, keep_curves: bool, workspace: Path, threads: int | None
+) -> None:
     """Measure, draw and write the page."""
     if threads:
         torch.set_num_threads(threads)
@@ -236,15 +304,22 @@ def main(data: str, names: tuple[str, ...], epochs: int, workspace: Path, thread
         noise = noise_rows(dataset.validation, answered[runs[-1].name])
         drawn = np.random.default_rng(0).permutation(len(dataset.clean_training))[:LEARNED]
         capacity = capacity_rows(runs, dataset.clean_training.take(np.sort(drawn)), dataset.validation, answered)
-        shares, sides = trained_rows(recipe, data=dataset, epochs=epochs, workspace=workspace)
+        copies = copy_rows(dataset.validation, dataset.clean_training, answered[runs[-1].name])
+        curves = {"recipe": recipe.name, "epochs": epochs}
+        if keep_curves:
+            kept = json.loads((ROOT / "training" / "ceiling.json").read_text(encoding="utf-8"))
+            curves, shares, sides = kept["curves"], kept["data"], kept["resolution"]
+        else:
+            shares, sides = trained_rows(recipe, data=dataset, epochs=epochs, workspace=workspace)
     except FerDeployError as error:
         raise click.ClickException(str(error)) from error
     result = {
         "split": dataset.split_names["validation"],
-        "curves": {"recipe": recipe.name, "epochs": epochs},
+        "curves": curves,
         "votes_met_by": names[-1],
         "capacity": capacity,
         "noise": noise,
+        "copies": copies,
         "data": shares,
         "resolution": sides,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -49,6 +50,23 @@ def wait_passively() -> None:
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def keep_freed_memory() -> bool:
+    """Have GNU's malloc keep the maps that a training step frees for the next step; say whether it does.
+
+    By default it gives large blocks back to the kernel, which has to clear every page of them again: on one thread a
+    tenth of a step of EfficientNet-B0 at 48 pixels or of Lite2 at 128. The process's largest size stays what it was.
+    Nothing changes where the C library is another one or the environment sets up malloc itself.
+    """
+    ours = {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & set(os.environ)
+    if sys.platform != "linux" or ours or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    mmap_max, trim_threshold = -4, -1  # the names' numbers in malloc.h; no block of its own, never trimmed
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
 
 
 @click.command("train", epilog=EPILOG)
@@ -131,6 +149,7 @@ def command(
     """
     began = time.monotonic()  # loading counts towards a limit of time too
     wait_passively()
+    keep_freed_memory()
     import torch
 
     from fer_deploy.cli.errors import error_line

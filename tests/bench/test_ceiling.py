@@ -53,6 +53,36 @@ def test_labels_votes_and_model_are_compared_by_how_far_the_voters_agree(ceiling
     assert [row["model_is_vote"] for row in rows] == [1, 0, 1, 0]
 
 
+def test_near_copies_are_found_whatever_their_brightness_and_side(ceiling: ModuleType) -> None:
+    learned = np.random.default_rng(0).integers(40, 200, (6, 48, 48), dtype=np.uint8)
+    faces = np.stack(
+        [
+            learned[3],
+            learned[1][:, ::-1],  # mirrored
+            (learned[4] // 2 + 20).astype(np.uint8),  # paler
+            np.random.default_rng(1).integers(40, 200, (48, 48), dtype=np.uint8),  # nobody's
+        ]
+    )
+    alike, which = ceiling.likeness(faces, learned)
+    assert which[:3].tolist() == [3, 1, 4]
+    assert alike[:2] == pytest.approx(1, abs=1e-5)
+    assert 0.99 < alike[2] < 1
+    assert alike[3] < 0.3
+
+    known = Faces(learned, np.array([0, 1, 2, 3, 4, 5], np.int64), np.arange(6))
+    asked = Faces(faces, np.array([3, 6, 4, 0], np.int64), np.arange(4))
+    said = np.eye(7, dtype=np.float32)[[3, 6, 1, 0]]
+    assert ceiling.copy_rows(asked, known, said) == [
+        {
+            "likeness": "0.95 or more",
+            "faces": 3,
+            "copy_is_label": pytest.approx(2 / 3),
+            "model_is_label": pytest.approx(2 / 3),
+        },
+        {"likeness": "under 0.8", "faces": 1, "copy_is_label": 0.0, "model_is_label": 1.0},
+    ]
+
+
 def test_the_page_shows_what_was_measured(ceiling: ModuleType, tmp_path: Path) -> None:
     page = ROOT / "training" / "ceiling.md"
     result = json.loads((ROOT / "training" / "ceiling.json").read_text(encoding="utf-8"))
@@ -60,6 +90,7 @@ def test_the_page_shows_what_was_measured(ceiling: ModuleType, tmp_path: Path) -
     assert ceiling.filled_page(text, result) == text
     assert ceiling.filled_page(text.replace("%", ""), result).count("%") > 30
     assert sum(row["faces"] for row in result["noise"]) == 3589
+    assert sum(row["faces"] for row in result["copies"]) == 3589
     assert {row["run"] for row in result["capacity"]} <= {path.parent.name for path in ROOT.glob("training/*/run.json")}
     ceiling.draw(result, tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes()[:8] == (ROOT / "training" / "ceiling.png").read_bytes()[:8]

@@ -267,3 +267,35 @@ def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, effect: 
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=REPOSITORY, check=True
     )
     assert re.search(rf"OMP_WAIT_POLICY = '{effect}'", done.stderr), done.stderr
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="asks GNU's malloc"
+)
+@pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_is_kept_unless_told_otherwise(given: dict[str, str], kept: bool) -> None:
+    """Pages that the kernel has to clear while blocks of 40 MB come and go: in the end none where they are kept."""
+    program = """
+import resource
+from fer_deploy.cli.train import keep_freed_memory
+print(keep_freed_memory())
+import torch
+for _ in range(20):
+    torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10_000_000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / 4e8)
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment | given,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    said, cleared = done.stdout.split()
+    assert said == str(kept)
+    assert (float(cleared) < 0.1) == kept, cleared
