@@ -183,46 +183,41 @@ def draw(result: dict[str, Any], path: Path) -> None:
     noise, copies, data, resolution = (figure.add_subplot(grid[row, column]) for row in (1, 2) for column in (0, 1))
     blue, grey, green = "#0072B2", "#8a8f98", "#009E73"
 
+    def bars(axes: Any, rows: list[dict[str, Any]], series: dict[str, tuple[str, str]], names: list[str]) -> None:
+        """For each row a group of bars, one for each key of `series`, which gives its colour and label."""
+        step = {2: 0.4, 3: 0.27}[len(series)]
+        for number, (key, (colour, label)) in enumerate(series.items()):
+            places = [place + (number - (len(series) - 1) / 2) * step for place in range(len(rows))]
+            axes.bar(places, [row[key] for row in rows], step - 0.02, color=colour, label=label)
+        axes.set_xticks(range(len(rows)), names)
+
     rows = result["capacity"]
-    places = range(len(rows))
-    capacity.bar(
-        [place - 0.2 for place in places], [row["training"] for row in rows], 0.38, color=grey, label="Training"
-    )
-    capacity.bar(
-        [place + 0.2 for place in places], [row["validation"] for row in rows], 0.38, color=blue, label="PublicTest"
-    )
-    capacity.set_xticks(list(places), [f"{row['run']}\n{row['gflops']:.4f}" for row in rows], fontsize=8)
+    names = [f"{row['run']}\n{row['gflops']:.4f}" for row in rows]
+    bars(capacity, rows, {"training": (grey, "Training"), "validation": (blue, "PublicTest")}, names)
+    capacity.tick_params(axis="x", labelsize=8)
     capacity.set_ylim(0.5, 1)
     capacity.set_title("Capacity: the faces learned from, and others")
     capacity.set_xlabel("run, GFLOPs")
     capacity.legend(frameon=False, loc="upper left", ncols=2)
 
+    series = {
+        "label_is_vote": (grey, "label = most votes"),
+        "model_is_label": (blue, "model = label"),
+        "model_is_vote": (green, "model = most votes"),
+    }
     rows = result["noise"]
-    places = range(len(rows))
-    for offset, key, colour, label in (
-        (-0.27, "label_is_vote", grey, "label = most votes"),
-        (0.0, "model_is_label", blue, "model = label"),
-        (0.27, "model_is_vote", green, "model = most votes"),
-    ):
-        noise.bar([place + offset for place in places], [row[key] for row in rows], 0.25, color=colour, label=label)
-    noise.set_xticks(list(places), [f"{row['votes']}\n{row['faces']:,} faces" for row in rows])
-    noise.set_ylim(0, 1.12)
+    bars(noise, rows, series, [f"{row['votes']}\n{row['faces']:,} faces" for row in rows])
     noise.set_title("Labels: by how far FER+'s voters agree")
     noise.set_xlabel("largest share of the votes")
-    noise.legend(frameon=False, loc="upper right", fontsize=8)
 
     rows = result["copies"]
-    places = range(len(rows))
-    for offset, key, colour, label in (
-        (-0.2, "copy_is_label", grey, "label of that face = label"),
-        (0.2, "model_is_label", blue, "model = label"),
-    ):
-        copies.bar([place + offset for place in places], [row[key] for row in rows], 0.38, color=colour, label=label)
-    copies.set_xticks(list(places), [f"{row['likeness']}\n{row['faces']:,} faces" for row in rows])
-    copies.set_ylim(0, 1.12)
+    series = {"copy_is_label": (grey, "label of that face = label"), "model_is_label": (blue, "model = label")}
+    bars(copies, rows, series, [f"{row['likeness']}\n{row['faces']:,} faces" for row in rows])
     copies.set_title("Near copies: by the most similar training face")
     copies.set_xlabel("correlation of the pixels with that face's")
-    copies.legend(frameon=False, loc="upper right", fontsize=8)
+    for axes in (noise, copies):
+        axes.set_ylim(0, 1.12)
+        axes.legend(frameon=False, loc="upper right", fontsize=8)
 
     for axes, rows, key, title, across in (
         (data, result["data"], "share", "Data: faces to learn from", "share of Training"),

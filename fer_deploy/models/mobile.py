@@ -9,6 +9,7 @@ the exported graph depends on sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import timm
@@ -113,18 +114,6 @@ def _efficientnetv2_s(classes: int, options: MobileOptions) -> nn.Module:
     return _from_timm("tf_efficientnetv2_s", classes, options, pad_type="")
 
 
-def _efficientnet_lite0(classes: int, options: LiteOptions) -> nn.Module:
-    return _efficientnet_lite("efficientnet_lite0", classes, options)
-
-
-def _efficientnet_lite1(classes: int, options: LiteOptions) -> nn.Module:
-    return _efficientnet_lite("efficientnet_lite1", classes, options)
-
-
-def _efficientnet_lite2(classes: int, options: LiteOptions) -> nn.Module:
-    return _efficientnet_lite("efficientnet_lite2", classes, options)
-
-
 def _efficientnet_lite(model: str, classes: int, options: LiteOptions) -> nn.Module:
     network: Any = _from_timm(model, classes, options)
     if options.stages < 7:
@@ -212,7 +201,7 @@ MOBILE_NETWORKS = (
     ),
     NetworkEntry(
         name="efficientnet-lite0",
-        build=_efficientnet_lite0,
+        build=partial(_efficientnet_lite, "efficientnet_lite0"),
         options_type=LiteOptions,
         description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6; quantises well",
         source="timm efficientnet_lite0 (Liu 2020)",
@@ -221,7 +210,7 @@ MOBILE_NETWORKS = (
     ),
     NetworkEntry(
         name="efficientnet-lite1",
-        build=_efficientnet_lite1,
+        build=partial(_efficientnet_lite, "efficientnet_lite1"),
         options_type=DeeperLiteOptions,
         description="EfficientNet-Lite1: as Lite0, five blocks deeper",
         source="timm efficientnet_lite1 (Liu 2020)",
@@ -230,7 +219,7 @@ MOBILE_NETWORKS = (
     ),
     NetworkEntry(
         name="efficientnet-lite2",
-        build=_efficientnet_lite2,
+        build=partial(_efficientnet_lite, "efficientnet_lite2"),
         options_type=DeeperLiteOptions,
         description="EfficientNet-Lite2: as Lite1, a tenth wider",
         source="timm efficientnet_lite2 (Liu 2020)",
