@@ -146,8 +146,9 @@ def plan_ensemble(
         workspace: holds `training/`.
         weights: one a member, in any proportion. By default the study's for the study's own ensembles, else equal.
         fusion: `wap` or `rrf`.
-        data: on its validation split an average's temperature is fitted, which multiplies each member's own: without
-            it a fusion is less sure than it is right (`fer_deploy.ensemble.fit_temperature`).
+        data: where it is FER2013, an average's temperature is fitted on its validation split and multiplies each
+            member's own: without it a fusion is less sure than it is right (`fer_deploy.ensemble.fit_temperature`).
+            On drawn faces hardly an answer is wrong, and the temperature would magnify rounding beyond parity's bound.
         search: search the weights there too, in steps of .05 (.1 from five members on), before the temperature.
 
     Raises:
@@ -168,7 +169,8 @@ def plan_ensemble(
         except ValueError as error:
             raise ExportError(str(error)) from None
     plan = Plan(members, chosen, fusion)
-    if data is None or not (search or fusion == "wap"):
+    calibrate = data is not None and data.official and fusion == "wap"
+    if data is None or not (search or calibrate):
         return plan
     faces = data.validation
     if _learned_ferplus(plan):
@@ -178,7 +180,7 @@ def plan_ensemble(
         source = f"searched on {data.split_names['validation']}"
         step = 0.05 if len(names) < 5 else 0.1
         chosen = search_weights(probabilities, faces.labels, step=step, fusion=fusion, source=source)
-    if fusion == "wap":
+    if calibrate:
         logarithms = [np.log(np.maximum(own, _LEAST)) for own in probabilities]
         factor = fit_temperature(logarithms, faces.labels, weights=chosen.values)
         members = tuple(replace(member, fitted=round(member.temperature * factor, 4)) for member in members)

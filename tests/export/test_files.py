@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,9 @@ class TestPlans:
         self, workspace: Path, dataset: Dataset, tmp_path: Path
     ) -> None:
         alone = plan_ensemble(["B", "E"], workspace=workspace)
-        plan = plan_ensemble(["B", "E"], workspace=workspace, data=dataset)
+        drawn = plan_ensemble(["B", "E"], workspace=workspace, data=dataset)
+        assert [member.temperature for member in drawn.members] == [1.0, 1.5]
+        plan = plan_ensemble(["B", "E"], workspace=workspace, data=replace(dataset, official=True))
         factors = [
             own.temperature / member.run.temperature for own, member in zip(plan.members, alone.members, strict=True)
         ]
