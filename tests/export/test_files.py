@@ -212,7 +212,8 @@ class TestPlans:
         assert [member.temperature for member in build_classifier(subject).members] == list(contract.temperatures)
 
     def test_ranks_have_no_temperature(self, workspace: Path, dataset: Dataset) -> None:
-        plan = plan_ensemble(["B", "E"], workspace=workspace, fusion="rrf", data=dataset)
+        official = replace(dataset, official=True)
+        plan = plan_ensemble(["B", "E"], workspace=workspace, fusion="rrf", data=official)
         assert [member.temperature for member in plan.members] == [1.0, 1.5]
 
     def test_a_member_of_no_weight_is_named(self, workspace: Path, tmp_path: Path) -> None:
