@@ -26,6 +26,7 @@ Examples:
   ferdeploy export B E --data fer2013.csv               two runs, proven and scored on real faces
   ferdeploy export --ensemble B,E                       the study's pair in one file, B+E.onnx
   ferdeploy export --ensemble B,E --search --data ...   with weights searched on the validation split
+  ferdeploy export --ensemble B,E --name pair           the same, called pair.onnx
   ferdeploy export --ensemble B,B~mirror                a run and its view of the mirrored face
   ferdeploy export B --precision fp32,fp16,int8 --data fer2013.csv
   ferdeploy export B --static 1x48x48                   B.1x48x48.onnx, for engines that want fixed sizes
@@ -93,6 +94,7 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     show_default=True,
     help="Weighted average of probabilities, or reciprocal rank fusion.",
 )
+@click.option("--name", "stem", metavar="STEM", help="What the one file is called. Default: its members, B+E.")
 @click.option(
     "--precision",
     "precisions",
@@ -120,6 +122,7 @@ def command(
     weights: tuple[float, ...] | None,
     search: bool,
     fusion: str,
+    stem: str | None,
     precisions: tuple[str, ...],
     tune_epochs: int | None,
     shape: Shape,
@@ -134,6 +137,8 @@ def command(
     to exports/ only once ONNX Runtime says of every face what PyTorch says.
     """
     _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
+    if stem is not None and len(names) + len(ensembles) != 1:
+        raise click.UsageError("--name goes with one NAME or one --ensemble")
     if tune_epochs and "int8" not in precisions:
         raise click.UsageError("--tune is for int8: add --precision int8")
     from rich.console import Console
@@ -163,21 +168,24 @@ def command(
             chosen = [run.name for run in list_runs(workspace)]
             if not chosen:
                 raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
-        plans: list[Plan] = [plan_run(name, workspace=workspace) for name in chosen]
-        plans += [
-            plan_ensemble(
-                members,
-                workspace=workspace,
-                weights=weights,
-                fusion="rrf" if fusion == "rrf" else "wap",
-                data=dataset,
-                search=search,
-            )
-            for members in ensembles
-        ]
         refused: list[ParityError] = []
         files: list[ExportedFile] = []
         with step_progress(console) as progress:
+            plans: list[Plan] = [plan_run(name, workspace=workspace) for name in chosen]
+            plans += [
+                plan_ensemble(
+                    members,
+                    workspace=workspace,
+                    weights=weights,
+                    fusion="rrf" if fusion == "rrf" else "wap",
+                    data=dataset,
+                    search=search,
+                    progress=progress,
+                )
+                for members in ensembles
+            ]
+            if stem is not None:
+                plans = [plan.renamed(stem) for plan in plans]
             for plan in plans:
                 files += export_plan(
                     plan,

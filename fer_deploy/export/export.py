@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,8 @@ _LEAST = 1e-30
 DRAWN_FACES = 256
 """Synthetic faces on which parity is checked where there is no data."""
 
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
+
 Warn = Callable[[str], None]
 """Told in a line what a person should know of a file that is written all the same."""
 
@@ -69,11 +72,21 @@ class Plan:
     members: tuple[PlannedMember, ...]
     weights: Weights
     fusion: Fusion = "wap"
+    called: str | None = None
+    """The file's stem where it is not what its members are called."""
 
     @property
     def name(self) -> str:
         """`B`, `B+E`, `B+E.rrf`: the file's stem."""
-        return ensemble_name([member.name for member in self.members], fusion=self.fusion)
+        return self.called or ensemble_name([member.name for member in self.members], fusion=self.fusion)
+
+    def renamed(self, name: str) -> Plan:
+        """The same plan for a file with another stem. ExportError when a file can't be called that."""
+        if not _STEM.fullmatch(name) or name.endswith(tuple(f".{precision}" for precision in PRECISIONS)):
+            raise ExportError(
+                f"a file can't be called {name!r}: use letters, digits and . _ + ~ -, no precision at the end"
+            )
+        return replace(self, called=name)
 
     @property
     def gflops(self) -> float:
@@ -138,6 +151,7 @@ def plan_ensemble(
     fusion: Fusion = "wap",
     data: Dataset | None = None,
     search: bool = False,
+    progress: Progress | None = None,
 ) -> Plan:
     """The plan for the fused file of several runs.
 
@@ -150,6 +164,7 @@ def plan_ensemble(
             member's own: without it a fusion is less sure than it is right (`fer_deploy.ensemble.fit_temperature`).
             On drawn faces hardly an answer is wrong, and the temperature would magnify rounding beyond parity's bound.
         search: search the weights there too, in steps of .05 (.1 from five members on), before the temperature.
+        progress: told how far the members have answered, where they are asked.
 
     Raises:
         ExportError: fewer than two members, one twice, or weights that don't fit.
@@ -175,7 +190,7 @@ def plan_ensemble(
     faces = data.validation
     if _learned_ferplus(plan):
         faces = with_ferplus_labels(faces) or faces
-    probabilities = Reference(plan.classifier(), faces).members(PARITY_CASES[0])
+    probabilities = Reference(plan.classifier(), faces, progress=progress).members(PARITY_CASES[0])
     if search:
         source = f"searched on {data.split_names['validation']}"
         step = 0.05 if len(names) < 5 else 0.1
@@ -184,7 +199,7 @@ def plan_ensemble(
         logarithms = [np.log(np.maximum(own, _LEAST)) for own in probabilities]
         factor = fit_temperature(logarithms, faces.labels, weights=chosen.values)
         members = tuple(replace(member, fitted=round(member.temperature * factor, 4)) for member in members)
-    return Plan(members, chosen, fusion)
+    return replace(plan, members=members, weights=chosen)
 
 
 def planned_member(name: str, *, workspace: Path) -> PlannedMember:

@@ -14,6 +14,8 @@ from fer_deploy.export.golden import GoldenInput, draw_golden_inputs, write_gold
 from fer_deploy.files import write_json
 
 MANIFEST = "manifest.json"
+LOCK = ".manifest.lock"
+"""Held while the manifest is read and written anew."""
 FORMAT = 1
 """Version of the manifest's layout."""
 
@@ -35,8 +37,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def record_file(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     """Put the entry of file `name` into the folder's manifest, beside those of other files, and write golden inputs.
 
-    Entries whose golden vectors belong to other inputs than today's are dropped: nobody could replay them.
+    Entries whose golden vectors belong to other inputs than today's are dropped: nobody could replay them. Commands
+    that export into one folder at a time wait for each other here.
     """
+    from filelock import FileLock  # of the train extra: whoever only verifies a file reads manifests without it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK):
+        _record(folder, name, entry)
+
+
+def _record(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
     inputs = draw_golden_inputs()
     write_golden_inputs(folder, inputs)
     manifest = read_manifest(folder)

@@ -238,9 +238,10 @@ def cases_for(shape: Shape) -> tuple[ParityCase, ...]:
 class Reference:
     """What PyTorch says of each case's faces, computed once for all batch sizes and precisions."""
 
-    def __init__(self, classifier: FaceClassifier, faces: Faces) -> None:
+    def __init__(self, classifier: FaceClassifier, faces: Faces, *, progress: Progress | None = None) -> None:
         self._classifier = classifier
         self._faces = faces
+        self._progress = progress
         self._known: dict[tuple[int, int, int | None, bool], list[NDArray[np.float32]]] = {}
 
     def members(self, case: ParityCase) -> list[NDArray[np.float32]]:
@@ -248,9 +249,12 @@ class Reference:
         key = (case.height, case.width, case.faces, case.colour)
         if key not in self._known:
             at_once = max(1, min(256, 4_000_000 // (case.height * case.width)))
-            batches = []
+            batches: list[list[NDArray[np.float32]]] = []
+            total = min(len(self._faces), case.faces or len(self._faces))
             with torch.inference_mode():
                 for pictures in pictures_of(self._faces, case, batch=at_once):
+                    if self._progress:
+                        self._progress("what PyTorch says of the faces", len(batches) * at_once, total)
                     answers = self._classifier.plane_probabilities(self._planes(pictures, case))
                     batches.append([answer.numpy() for answer in answers])
             self._known[key] = [np.concatenate(parts) for parts in zip(*batches, strict=True)]

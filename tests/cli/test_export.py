@@ -15,6 +15,7 @@ from fer_deploy.cli import cli
 from fer_deploy.contract import check_model_file
 from fer_deploy.ensemble import STUDY_SOURCE
 from fer_deploy.export.parity import PARITY_CASES
+from fer_deploy.export.verify import verify_file
 from fer_deploy.faces.synthetic import synthetic_dataset
 
 DATA = ["--data", "synthetic:420"]
@@ -100,9 +101,18 @@ def test_weights_fusion_shape_and_a_mirrored_view(workspace: Path) -> None:
 
 
 def test_weights_are_searched_on_the_data(workspace: Path) -> None:
-    done = _run("--ensemble", "B,E", "--search", *DATA, workspace=workspace)
+    """Under a name of their own they lie beside the file with the study's."""
+    done = _run("--ensemble", "B,E", "--search", "--name", "B+E.searched", *DATA, workspace=workspace)
     assert done.exit_code == 0, done.output
+    assert "B+E.searched.onnx: weights" in done.output
     assert "(searched on validation)" in done.output
+    file = workspace / "exports" / "B+E.searched.onnx"
+    contract = check_model_file(file)
+    assert contract.name == "B+E.searched"
+    assert contract.members == ("B", "E")
+    assert [(check.name, check.status) for check in verify_file(file, workspace=workspace).checks] == [
+        *(("contract", "ok"), ("sha256", "ok"), ("golden vectors", "ok"), ("parity with the runs", "ok"))
+    ]
 
 
 def test_a_file_that_fails_its_gate_is_exit_1_after_the_others(
@@ -123,6 +133,8 @@ def test_a_file_that_fails_its_gate_is_exit_1_after_the_others(
         (["B", "--data", "nowhere.csv"], "nowhere.csv"),
         (["--ensemble", "B,E", "--search"], "--search needs faces"),
         (["B", "--precision", "int8"], "int8 is calibrated on faces"),
+        (["B", "--name", "../B"], "a file can't be called '../B'"),
+        (["B", "--name", "B.int8"], "no precision at the end"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
@@ -152,6 +164,8 @@ def test_a_workspace_without_runs_names_the_next_command(tmp_path: Path) -> None
         (["B", "--fusion", "rrf"], "go with --ensemble"),
         (["B", "--weights", "1"], "go with --ensemble"),
         (["B", "--precision", "fp8"], "none of fp32, fp16, int8"),
+        (["B", "E", "--name", "both"], "one NAME or one --ensemble"),
+        (["--name", "every"], "one NAME or one --ensemble"),
         (["B", "--tune", "1"], "--tune is for int8"),
         (["B", "--static", "48"], "write 1x48x48"),
         (["B", "--static", "0x48x48"], "write 1x48x48"),

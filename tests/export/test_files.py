@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,13 @@ def test_other_files_keep_their_entries_until_golden_inputs_change(
     assert list(json.loads((tmp_path / "manifest.json").read_text())["files"]) == ["E.onnx"]
 
 
+def test_who_exports_into_one_folder_at_a_time_loses_no_entry(tmp_path: Path) -> None:
+    names = [f"{number}.onnx" for number in range(40)]
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda name: record_file(tmp_path, name, {"name": name}), names))
+    assert sorted(json.loads((tmp_path / "manifest.json").read_text())["files"]) == sorted(names)
+
+
 class TestPlans:
     def test_the_studys_weights_are_used_and_flagged(self, workspace: Path) -> None:
         plan = plan_ensemble(["B", "E"], workspace=workspace)
@@ -189,7 +197,14 @@ class TestPlans:
         alone = plan_ensemble(["B", "E"], workspace=workspace)
         drawn = plan_ensemble(["B", "E"], workspace=workspace, data=dataset)
         assert [member.temperature for member in drawn.members] == [1.0, 1.5]
-        plan = plan_ensemble(["B", "E"], workspace=workspace, data=replace(dataset, official=True))
+        told: list[tuple[int, int]] = []
+        plan = plan_ensemble(
+            ["B", "E"],
+            workspace=workspace,
+            data=replace(dataset, official=True),
+            progress=lambda what, done, total: told.append((done, total)),
+        )
+        assert told[0] == (0, len(dataset.validation))
         factors = [
             own.temperature / member.run.temperature for own, member in zip(plan.members, alone.members, strict=True)
         ]
