@@ -4,7 +4,8 @@
     python -m fer_deploy.bench.readme --check    exit 1, naming the files, where they do not agree with the report
 
 A block of the README lies between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between is replaced. The
-blocks are `results` (models and other packages), `engines` (what computes them) and `study` (beside the study's rows).
+blocks are `results` (models and other packages), `engines` (what computes them) and `study` (beside the study's rows,
+from benchmarks/study/report.json where the study's variants were scored apart).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,9 +24,14 @@ from fer_deploy.bench.report import OK, PEER, Report, load_report
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.errors import FerDeployError, MeasurementError
 from fer_deploy.files import write_text
+from fer_deploy.recipes.load import STUDY_ORDER, load_recipe
+from fer_deploy.training.run import list_runs
 
 FILE_ENGINE = "ort-cpu"
 """The engine whose rows stand for a file in the README."""
+
+SEARCHED = ".searched"
+"""How the file of one of the study's fusions is called that has weights of our own search."""
 
 SHOWN = ("model", "engine", "accuracy %", "unseen %", "ECE", "GFLOPs", "params", "bytes", "p50 ms", "faces/s")
 """The columns of the README's first table."""
@@ -56,8 +63,11 @@ def engines_block(report: Report) -> str:
     return table(["median ms of one face", *engines], lines, numeric=[False] + [True] * len(engines))
 
 
-def study_block(report: Report) -> str:
-    """The study's rows and ours of the same name, side by side."""
+def study_block(report: Report, epochs: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The study's rows and ours of the same name, side by side; after a fusion also ours with weights of its own.
+
+    `epochs` says of a row's name how long we trained it.
+    """
     ours = {
         row.name: row
         for row in report.rows
@@ -70,27 +80,72 @@ def study_block(report: Report) -> str:
             [
                 row.name,
                 f"{row.accuracy * 100:.2f}" + (" †" if row.remark else ""),
-                accuracy_cell(own) if own else NONE,
+                accuracy_cell(own) + (" †" if row.remark else "") if own else NONE,
                 f"{row.gflops:.5f}",
                 f"{own.gflops:.5f}" if own and own.gflops else NONE,
                 f"{row.efficiency:.2f}",
                 f"{own.efficiency:.2f}" if own and own.efficiency else NONE,
+                epochs.get(row.name, NONE) if own else NONE,
             ]
         )
+        searched = ours.get(row.name + SEARCHED)
+        if searched:
+            cost = f"{searched.gflops:.5f}" if searched.gflops else NONE
+            efficiency = f"{searched.efficiency:.2f}" if searched.efficiency else NONE
+            lines.append([searched.name, NONE, accuracy_cell(searched), NONE, cost, NONE, efficiency, NONE])
     heading = [
         "variant", "study's accuracy %", "ours", "study's GFLOPs", "ours", "study's efficiency", "ours",
+        "our epochs, of the study's",
     ]  # fmt: skip
-    note = "† " + next(row.remark for row in STUDY_ROWS if row.remark) + "; ours are not."
-    return table(heading, lines, numeric=[False] + [True] * 6) + "\n\n" + note
+    remark = next(row.remark for row in STUDY_ROWS if row.remark)
+    note = f"† {remark}, by the study; ours of that name has its weights.\n"
+    note += f"`{SEARCHED}`: weights searched on PublicTest."
+    measured = f"FER2013, PrivateTest, ONNX Runtime, measured {report.created[:10]}."
+    return table(heading, lines, numeric=[False] + [True] * 7) + f"\n\n{note} {measured}"
 
 
-BLOCKS: Mapping[str, Callable[[Report], str]] = MappingProxyType(
-    {"results": results_block, "engines": engines_block, "study": study_block}
+def epochs_trained(folder: Path) -> dict[str, str]:
+    """What a workspace's runs of the study's variants had of the epochs that the study's had, as `24 of 102`."""
+    return {
+        run.name: f"{run.record['epochs_run']} of {sum(stage.ran for stage in load_recipe(run.name).stages)}"
+        for run in list_runs(folder)
+        if run.name in STUDY_ORDER
+    }
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the README's blocks are made from.
+
+    Attributes:
+        report: benchmarks/report.json.
+        study: benchmarks/study/report.json, where the study's variants were scored apart; else the same.
+        epochs: how long they were trained, by name.
+    """
+
+    report: Report
+    study: Report
+    epochs: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: Path) -> Sources:
+        """Those of a workspace. MeasurementError for a report that can't be read."""
+        report = load_report(folder / "benchmarks" / "report.json")
+        apart = folder / "benchmarks" / "study" / "report.json"
+        return cls(report, load_report(apart) if apart.is_file() else report, epochs_trained(folder))
+
+
+BLOCKS: Mapping[str, Callable[[Sources], str]] = MappingProxyType(
+    {
+        "results": lambda sources: results_block(sources.report),
+        "engines": lambda sources: engines_block(sources.report),
+        "study": lambda sources: study_block(sources.study, sources.epochs),
+    }
 )
 """The blocks by name."""
 
 
-def filled_readme(readme: str, report: Report) -> str:
+def filled_readme(readme: str, sources: Sources) -> str:
     """The README's text with every block that it has made anew.
 
     Raises:
@@ -99,22 +154,22 @@ def filled_readme(readme: str, report: Report) -> str:
     for name in re.findall(r"<!-- bench:(\S+) -->", readme):
         if name not in BLOCKS:
             raise MeasurementError(f"the README has a block {name!r}; there are {', '.join(BLOCKS)}")
-        readme = with_block(readme, f"bench:{name}", BLOCKS[name](report))
+        readme = with_block(readme, f"bench:{name}", BLOCKS[name](sources))
     return readme
 
 
 def derived_files(folder: Path) -> dict[Path, str]:
-    """Everything in a workspace that is made from benchmarks/report.json: path and wanted content."""
-    report = load_report(folder / "benchmarks" / "report.json")
+    """Everything in a workspace that is made from its reports: path and wanted content."""
+    sources = Sources.of(folder)
     readme = folder / "README.md"
     try:
         text = readme.read_text(encoding="utf-8")
     except OSError as error:
         raise MeasurementError(f"{readme}: {error.strerror or error}") from error
     return {
-        readme: filled_readme(text, report),
-        folder / "benchmarks" / "accuracy-gflops.svg": cost_plot(report, standalone=True) + "\n",
-        folder / "benchmarks" / "accuracy-time.svg": latency_plot(report, standalone=True) + "\n",
+        readme: filled_readme(text, sources),
+        folder / "benchmarks" / "accuracy-gflops.svg": cost_plot(sources.report, standalone=True) + "\n",
+        folder / "benchmarks" / "accuracy-time.svg": latency_plot(sources.report, standalone=True) + "\n",
     }
 
 

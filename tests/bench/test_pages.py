@@ -19,7 +19,7 @@ from fer_deploy.bench.markdown import markdown_report
 from fer_deploy.bench.page import html_report
 from fer_deploy.bench.plots import cost_plot, distribution_plot, latency_plot
 from fer_deploy.bench.quality import measure_quality
-from fer_deploy.bench.readme import filled_readme, main, outdated
+from fer_deploy.bench.readme import Sources, filled_readme, main, outdated
 from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
 from fer_deploy.bench.table import WIDTH, render_report
 from fer_deploy.errors import MeasurementError
@@ -267,14 +267,22 @@ README = (
 
 
 def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
-    text = filled_readme(README, report())
+    searched = next(row for row in report().rows if row.name == "B" and row.engine == "ort-cpu")
+    study = replace(report(), rows=(*report().rows, replace(searched, name="B+E.searched")))
+    sources = Sources(report(), study, {"B": "24 of 102"})
+    text = filled_readme(README, sources)
     assert text.startswith("# x\n<!-- bench:results -->\nFER2013, PrivateTest, 400 faces")
     assert "old" not in text
     assert "\ntext\n" in text
     assert "| B+E ●▲ | ort-cpu | 75.00 ±" in text
     assert "torch-cuda" not in text
-    assert "| B+E | 68.74 † | 75.00 ±" in text
-    assert filled_readme(text, report()) == text
+    lines = text.splitlines()
+    pair = next(number for number, line in enumerate(lines) if line.startswith("| B+E | 68.74 † | 75.00 ±"))
+    assert re.search(r"\| 75.00 ±\S+ † \|", lines[pair])  # with the study's weights, as its own
+    assert lines[pair + 1].startswith("| B+E.searched | – | ")
+    assert "†" not in lines[pair + 1]
+    assert "| 24 of 102 |" in next(line for line in lines if line.startswith("| B | 66.66 |"))
+    assert filled_readme(text, sources) == text
 
 
 @pytest.mark.parametrize(
@@ -283,7 +291,7 @@ def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
 )
 def test_a_wrong_block_is_an_error(text: str, message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
-        filled_readme(text, report())
+        filled_readme(text, Sources(report(), report(), {}))
 
 
 def test_readme_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +307,12 @@ def test_readme_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     path = tmp_path / "README.md"
     path.write_text(path.read_text().replace("75.00", "85.00"))
     assert outdated(tmp_path) == [path]
+    assert main([], folder=tmp_path) == 0
+    save_report(replace(report(), rows=()), tmp_path / "benchmarks" / "study" / "report.json")
+    assert outdated(tmp_path) == [path]
+    assert main([], folder=tmp_path) == 0
+    assert "| B+E | 68.74 † | – |" in path.read_text()
+    assert "| B+E ●▲ | ort-cpu | 75.00 ±" in path.read_text()
 
 
 def test_the_repositorys_readme_agrees_with_its_report() -> None:
