@@ -204,9 +204,12 @@ def _measured(report: Report) -> str:
     scored = f"{data.name}, {data.split}, {data.rows:,} faces, single view" if data else "Nothing was scored"
     threads = settings["threads"]
     versions = machine["versions"]
+    busy = any(row.latency and row.latency.busy for row in report.rows)
+    processor = f"{machine['processor']} ({', '.join(machine['instructions'])})"
+    noise = " Something else was running on that machine: its times disagree among themselves." if busy else ""
     return (
-        f"{scored}. {machine['processor']}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
-        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}. "
+        f"{scored}. {processor}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
+        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}.{noise} "
         "The whole report: [benchmarks/report.md](benchmarks/report.md), with every sample in "
         "[report.json](benchmarks/report.json)."
     )

@@ -423,7 +423,8 @@ def _settings(plan: BenchPlan) -> dict[str, Any]:
 def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored | None) -> list[str]:
     found = []
     load, cores = machine["load_at_start"], machine["cores"]
-    if load is not None and load > BUSY_LOAD * cores:
+    timed = any(row.latency for row in rows)
+    if timed and load is not None and load > BUSY_LOAD * cores:
         found.append(f"the machine was busy before the run began (load {load} on {cores} cores): times are too long")
     busy = [row.label for row in rows if row.latency and row.latency.busy]
     if busy:

@@ -53,12 +53,17 @@ def test_without_data_accuracy_is_marked_as_recorded(workspace: Path) -> None:
     assert "as the file says" in result.stdout
 
 
-def test_a_name_and_a_file_and_an_output_folder(workspace: Path, tmp_path: Path) -> None:
+def test_a_name_and_a_file_and_an_output_folder(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
     path = workspace / "exports" / "two.onnx"
     result = bench(workspace, "one", str(path), *FAST, "--output", str(tmp_path / "out"), "--no-timing")
     assert result.exit_code == 0, result.output
-    rows = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["rows"]
-    assert [(row["name"], row["latency_ms"]) for row in rows] == [("one", None), ("two", None)]
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert [(row["name"], row["latency_ms"]) for row in report["rows"]] == [("one", None), ("two", None)]
+    assert report["machine"]["load_at_start"] == 99
+    assert not [warning for warning in report["warnings"] if "times" in warning]  # nothing was timed
 
 
 def test_absent_engines_are_lines_that_say_so(workspace: Path) -> None:
