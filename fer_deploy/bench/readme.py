@@ -205,7 +205,8 @@ def _measured(report: Report) -> str:
     threads = settings["threads"]
     versions = machine["versions"]
     busy = any(row.latency and row.latency.busy for row in report.rows)
-    processor = f"{machine['processor']} ({', '.join(machine['instructions'])})"
+    instructions = ", ".join(machine["instructions"])
+    processor = machine["processor"] + (f" ({instructions})" if instructions else "")
     noise = " Something else was running on that machine: its times disagree among themselves." if busy else ""
     return (
         f"{scored}. {processor}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
