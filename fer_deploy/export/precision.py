@@ -244,6 +244,8 @@ def search_int8(
     if min(losses.values()) > INT8_TARGET:
         ranked = rank_layers(model, tried[0 if base.per_channel else 1][1], calibration)
         for count in FLOAT_LAYERS:
+            if count >= len(ranked):
+                break  # nothing would be left in integers
             if attempt(replace(base, float_layers=tuple(sorted(ranked[:count])))) <= INT8_TARGET:
                 break
     content = [entry for entry in tried if reference - entry[0].accuracy <= INT8_TARGET]
