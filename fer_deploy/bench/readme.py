@@ -20,7 +20,7 @@ from types import MappingProxyType
 from fer_deploy.bench.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
 from fer_deploy.bench.markdown import table, table_of, with_block
 from fer_deploy.bench.plots import cost_plot, latency_plot
-from fer_deploy.bench.report import OK, PEER, Report, load_report
+from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.errors import FerDeployError, MeasurementError
 from fer_deploy.files import write_text
@@ -63,7 +63,7 @@ def engines_block(report: Report) -> str:
     return table(["median ms of one face", *engines], lines, numeric=[False] + [True] * len(engines))
 
 
-def study_block(report: Report, epochs: Mapping[str, str] = MappingProxyType({})) -> str:
+def study_block(report: Report, epochs: Mapping[str, str]) -> str:
     """The study's rows and ours of the same name, side by side; after a fusion also ours with weights of its own.
 
     `epochs` says of a row's name how long we trained it.
@@ -75,24 +75,24 @@ def study_block(report: Report, epochs: Mapping[str, str] = MappingProxyType({})
     }
     lines = []
     for row in STUDY_ROWS:
-        own = ours.get(row.name)
+        own, searched = ours.get(row.name), ours.get(row.name + SEARCHED)
+        mark = " †" if row.remark else ""
+        accuracy, gflops, efficiency = _own_cells(own)
         lines.append(
             [
                 row.name,
-                f"{row.accuracy * 100:.2f}" + (" †" if row.remark else ""),
-                accuracy_cell(own) + (" †" if row.remark else "") if own else NONE,
+                f"{row.accuracy * 100:.2f}" + mark,
+                accuracy + (mark if own else ""),
                 f"{row.gflops:.5f}",
-                f"{own.gflops:.5f}" if own and own.gflops else NONE,
+                gflops,
                 f"{row.efficiency:.2f}",
-                f"{own.efficiency:.2f}" if own and own.efficiency else NONE,
+                efficiency,
                 epochs.get(row.name, NONE) if own else NONE,
             ]
         )
-        searched = ours.get(row.name + SEARCHED)
         if searched:
-            cost = f"{searched.gflops:.5f}" if searched.gflops else NONE
-            efficiency = f"{searched.efficiency:.2f}" if searched.efficiency else NONE
-            lines.append([searched.name, NONE, accuracy_cell(searched), NONE, cost, NONE, efficiency, NONE])
+            accuracy, gflops, efficiency = _own_cells(searched)
+            lines.append([searched.name, NONE, accuracy, NONE, gflops, NONE, efficiency, NONE])
     heading = [
         "variant", "study's accuracy %", "ours", "study's GFLOPs", "ours", "study's efficiency", "ours",
         "our epochs, of the study's",
@@ -102,6 +102,14 @@ def study_block(report: Report, epochs: Mapping[str, str] = MappingProxyType({})
     note += f"`{SEARCHED}`: weights searched on PublicTest."
     measured = f"FER2013, PrivateTest, ONNX Runtime, measured {report.created[:10]}."
     return table(heading, lines, numeric=[False] + [True] * 7) + f"\n\n{note} {measured}"
+
+
+def _own_cells(row: Row | None) -> tuple[str, str, str]:
+    """Accuracy, GFLOPs and efficiency of a row of ours, as far as there are any."""
+    if row is None:
+        return NONE, NONE, NONE
+    gflops = f"{row.gflops:.5f}" if row.gflops else NONE
+    return accuracy_cell(row), gflops, f"{row.efficiency:.2f}" if row.efficiency else NONE
 
 
 def epochs_trained(folder: Path) -> dict[str, str]:
