@@ -24,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import ModelFileError
 
 INPUT_NAME = "faces"
@@ -110,6 +111,20 @@ class ModelContract:
             if isinstance(value, int | float) and value > 0
         )
         return found if len(found) == len(self.members) else ()
+
+    @property
+    def calibration(self) -> AdaptiveTemperature | None:
+        """What the fused answer goes through last; None where nothing. ModelFileError when the metadata is damaged."""
+        kept = self.metadata.get("adaptive_temperature")
+        if kept is None:
+            return None
+        try:
+            base, slope = json.loads(kept)
+            return AdaptiveTemperature(float(base), float(slope))
+        except (ValueError, TypeError) as error:
+            raise ModelFileError(
+                f"{self.source}: metadata adaptive_temperature must be [base, slope], got {kept!r}: {error}"
+            ) from None
 
     @property
     def is_static(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Self
@@ -23,6 +23,8 @@ RANK_CONSTANT = 60
 """The k of reciprocal rank fusion, as in the study and in Cormack, Clarke and Büttcher, SIGIR 2009."""
 MIRROR = "~mirror"
 """What a member's name ends with when it is the run's view of the mirrored face: `B~mirror`."""
+LEAST_PROBABILITY = 1e-30
+"""What a probability counts as, at least, where its logarithm is taken."""
 STUDY_SOURCE = "the study, searched on PrivateTest"
 """Where the study's weights come from: they were chosen on the very rows that report its accuracy."""
 
@@ -216,12 +218,90 @@ def fit_temperature(logits: Sequence[ArrayLike], labels: ArrayLike, *, weights: 
     low, high = math.log(0.05), math.log(20.0)
     while high - low > 1e-6:  # the higher the temperature, the less sure
         middle = (low + high) / 2
-        scaled = stacked / math.exp(middle)
-        exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-        fused = np.einsum("m,mnc->nc", shares, exponentials / exponentials.sum(axis=-1, keepdims=True))
+        fused = np.einsum("m,mnc->nc", shares, _softmax(stacked / math.exp(middle)))
         sure, accuracy = fused.max(axis=-1).mean(), (fused.argmax(axis=-1) == truth).mean()
         low, high = (middle, high) if sure > accuracy else (low, middle)
     return round(math.exp((low + high) / 2), 4)
+
+
+@dataclass(frozen=True)
+class AdaptiveTemperature:
+    """How sure an answer is made to be, by how sure it is: the last step of a classifier.
+
+    The logarithms of a face's probabilities are multiplied by `base + slope * (their largest - their mean)` before a
+    softmax. One temperature is `slope` 0 (it is then 1 / `base`); a slope above 0 makes the surest answers surer and
+    the least sure less so. No answer changes, since the factor is above 0. Adaptive temperature scaling after Balanya,
+    Maroñas and Ramos, 2022, with the logits' spread where they have the entropy: it has no upper end, and needs no sum.
+
+    >>> AdaptiveTemperature(1.0, 0.0).apply([[0.7, 0.2, 0.1]]).round(3).tolist()
+    [[0.7, 0.2, 0.1]]
+    """
+
+    base: float
+    slope: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.base) and self.base > 0 and math.isfinite(self.slope) and self.slope >= 0):
+            raise ValueError(f"base must be above 0 and slope at least 0, got {self.base} and {self.slope}")
+
+    def apply(self, probabilities: ArrayLike) -> NDArray[np.float64]:
+        """Probabilities (n, classes), rows summing to 1, to float64 (n, classes) likewise."""
+        logarithms = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST_PROBABILITY))
+        spread = logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
+        return _softmax(logarithms * (self.base + self.slope * spread))
+
+
+def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> AdaptiveTemperature:
+    """The one with which a classifier is as sure as it is right, on average and as its confidence rises.
+
+    Two conditions for two numbers: the mean of the largest probability equals the accuracy, and what is left of the
+    difference between the two does not go along with confidence. Where confidence already rises faster than accuracy,
+    the slope is 0.
+
+    Args:
+        probabilities: (n, classes), a classifier's or fusion's.
+        labels: int (n,), of validation rows.
+
+    Returns:
+        `base` in 0.05 to 20 and `slope` in 0 to 1, to four decimals; an end where nothing in between will do.
+    """
+    (stacked,), _ = _checked([probabilities], [1.0])
+    truth = np.asarray(labels)
+    if truth.shape != (len(stacked),) or not len(truth):
+        raise ValueError(f"labels must be ({len(stacked)},) and not empty, got {truth.shape}")
+    logarithms = np.log(np.maximum(stacked, LEAST_PROBABILITY))
+    spread = logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
+    right = logarithms.argmax(axis=-1) == truth
+    confidence = stacked.max(axis=-1)
+    rising = confidence - confidence.mean()
+
+    def excess(base: float, slope: float) -> NDArray[np.float64]:
+        """How much surer than right each answer is."""
+        surer: NDArray[np.float64] = _softmax(logarithms * (base + slope * spread)).max(axis=-1) - right
+        return surer
+
+    def base_for(slope: float) -> float:
+        return math.exp(_root(lambda base: float(excess(math.exp(base), slope).mean()), math.log(0.05), math.log(20.0)))
+
+    def goes_along(slope: float) -> float:
+        return float((excess(base_for(slope), slope) * rising).mean())
+
+    slope = 0.0 if goes_along(0.0) >= 0 else round(_root(goes_along, 0.0, 1.0), 4)
+    return AdaptiveTemperature(round(base_for(slope), 4), slope)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising function is 0, to 1e-5, or the end that is nearer to it."""
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if function(middle) > 0 else (middle, high)
+    return (low + high) / 2
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    quotient: NDArray[np.float64] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return quotient
 
 
 def _simplex(count: int, parts: int) -> Iterator[tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from fer_deploy.ensemble import (
     STUDY_ENSEMBLES,
     STUDY_SOURCE,
+    AdaptiveTemperature,
     Weights,
     default_weights,
     ensemble_name,
+    fit_adaptive_temperature,
     fit_temperature,
     fuse,
     ranks,
@@ -169,3 +172,62 @@ def test_a_fusion_is_as_sure_as_it_is_right_though_its_members_are_surer() -> No
 def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, end: float) -> None:
     logits = np.tile(np.eye(7), (10, 1)) * 1e-3
     assert fit_temperature([logits], (logits.argmax(axis=1) + shift) % 7) == pytest.approx(end, rel=1e-3)
+
+
+def test_adaptive_temperature_by_hand() -> None:
+    """Log-odds 2 to 1: the spread is 1/2 of ln 2, and the factor 1 + 2 * that."""
+    factor = 1 + 2 * math.log(2) / 2
+    answer = AdaptiveTemperature(1.0, 2.0).apply([[2 / 3, 1 / 3]])
+    np.testing.assert_allclose(answer, [[2**factor / (2**factor + 1), 1 / (2**factor + 1)]])
+
+
+def test_an_adaptive_temperature_is_found_again() -> None:
+    """Truth drawn from the probabilities of one makes the fit undo the other way round."""
+    generator = np.random.default_rng(3)
+    given = _softmax(generator.normal(scale=1.5, size=(40000, 7)))
+    how = AdaptiveTemperature(0.6, 0.2)
+    actual = how.apply(given)
+    truth = (actual.cumsum(axis=1) > generator.random((40000, 1))).argmax(axis=1)
+    found = fit_adaptive_temperature(given, truth)
+    assert found.base == pytest.approx(how.base, abs=0.06)
+    assert found.slope == pytest.approx(how.slope, abs=0.03)
+
+
+def test_adaptive_temperature_is_as_sure_as_right_among_the_sure_and_the_unsure() -> None:
+    generator = np.random.default_rng(4)
+    given = _softmax(generator.normal(scale=1.5, size=(20000, 7)))
+    actual = AdaptiveTemperature(0.4, 0.3).apply(given)
+    truth = (actual.cumsum(axis=1) > generator.random((20000, 1))).argmax(axis=1)
+    answer = fit_adaptive_temperature(given, truth).apply(given)
+    np.testing.assert_array_equal(answer.argmax(axis=1), given.argmax(axis=1))
+
+    def gap(probabilities: np.ndarray, which: np.ndarray) -> float:
+        right = given[which].argmax(axis=1) == truth[which]
+        return abs(float(probabilities[which].max(axis=1).mean() - right.mean()))
+
+    plain = _softmax(np.log(given) / fit_temperature([np.log(given)], truth))
+    confidence = given.max(axis=1)
+    assert gap(answer, confidence > 0) < 1e-3
+    for part in (confidence > 0.7, confidence < 0.4):
+        assert gap(answer, part) < 0.015 < 0.03 < gap(plain, part)
+
+
+def test_confidence_that_already_rises_too_fast_gets_one_temperature() -> None:
+    generator = np.random.default_rng(5)
+    given = _softmax(generator.normal(scale=2, size=(5000, 7)))
+    truth = (_softmax(np.log(given) / 2).cumsum(axis=1) > generator.random((5000, 1))).argmax(axis=1)
+    found = fit_adaptive_temperature(AdaptiveTemperature(1.0, 0.3).apply(given), truth)
+    assert found.slope == 0
+    assert found.base < 0.6
+
+
+@pytest.mark.parametrize(("shift", "end"), [(0, 20.0), (1, 0.05)])
+def test_a_classifier_that_is_always_or_never_right_has_an_adaptive_temperature(shift: int, end: float) -> None:
+    given = _softmax(np.tile(np.eye(7), (10, 1)) * 1e-3)
+    assert fit_adaptive_temperature(given, (given.argmax(axis=1) + shift) % 7).base == pytest.approx(end, rel=1e-3)
+
+
+@pytest.mark.parametrize(("base", "slope"), [(0.0, 0.1), (-1.0, 0.0), (1.0, -0.1), (math.nan, 0.0), (1.0, math.inf)])
+def test_an_adaptive_temperature_never_changes_an_answer(base: float, slope: float) -> None:
+    with pytest.raises(ValueError, match="base must be above 0 and slope at least 0"):
+        AdaptiveTemperature(base, slope)

@@ -81,7 +81,9 @@ def folded(classifier: FaceClassifier) -> FaceClassifier:
                 mirrored=member.mirrored,
             )
         )
-    return FaceClassifier(members, weights=classifier.weights, fusion=classifier.fusion)
+    return FaceClassifier(
+        members, weights=classifier.weights, fusion=classifier.fusion, calibration=classifier.calibration
+    )
 
 
 class _Traced(nn.Module):

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 import fer_deploy
 from fer_deploy.contract import INPUT_NAME, PRECISIONS, check_model_bytes
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.ensemble import MIRROR, Fusion, Weights, default_weights, ensemble_name, fit_temperature, search_weights
+from fer_deploy.ensemble import (
+    MIRROR,
+    AdaptiveTemperature,
+    Fusion,
+    Weights,
+    default_weights,
+    ensemble_name,
+    fit_adaptive_temperature,
+    search_weights,
+)
 from fer_deploy.errors import ExportError, ModelFileError, ParityError, RunError
 from fer_deploy.export.build import DYNAMIC, Shape, build_model
 from fer_deploy.export.engine import run_whole, session_of
@@ -34,8 +43,6 @@ from fer_deploy.training.targets import with_ferplus_labels
 
 LICENSE = "Apache-2.0"
 """Of code and weights. The data that the weights were trained on has terms of its own."""
-_LEAST = 1e-30
-"""What a probability counts as, at least, where its logarithm is taken."""
 DRAWN_FACES = 256
 """Synthetic faces on which parity is checked where there is no data."""
 
@@ -52,7 +59,7 @@ class PlannedMember:
     run: Run
     mirrored: bool = False
     fitted: float | None = None
-    """The temperature that the file as a whole asks for; None: the run's own."""
+    """The temperature of a file that was written with another than the run's own; None: the run's own."""
 
     @property
     def name(self) -> str:
@@ -74,6 +81,8 @@ class Plan:
     fusion: Fusion = "wap"
     called: str | None = None
     """The file's stem where it is not what its members are called."""
+    calibration: AdaptiveTemperature | None = None
+    """What the fused answer goes through last."""
 
     @property
     def name(self) -> str:
@@ -110,7 +119,7 @@ class Plan:
                     mirrored=member.mirrored,
                 )
             )
-        return FaceClassifier(members, weights=self.weights, fusion=self.fusion)
+        return FaceClassifier(members, weights=self.weights, fusion=self.fusion, calibration=self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +169,8 @@ def plan_ensemble(
         workspace: holds `training/`.
         weights: one a member, in any proportion. By default the study's for the study's own ensembles, else equal.
         fusion: `wap` or `rrf`.
-        data: where it is FER2013, an average's temperature is fitted on its validation split and multiplies each
-            member's own: without it a fusion is less sure than it is right (`fer_deploy.ensemble.fit_temperature`).
-            On drawn faces hardly an answer is wrong, and the temperature would magnify rounding beyond parity's bound.
-        search: search the weights there too, in steps of .05 (.1 from five members on), before the temperature.
+        data: on whose validation split `search` searches.
+        search: search the weights, in steps of .05 (.1 from five members on).
         progress: told how far the members have answered, where they are asked.
 
     Raises:
@@ -184,22 +191,15 @@ def plan_ensemble(
         except ValueError as error:
             raise ExportError(str(error)) from None
     plan = Plan(members, chosen, fusion)
-    calibrate = data is not None and data.official and fusion == "wap"
-    if data is None or not (search or calibrate):
+    if data is None or not search:
         return plan
     faces = data.validation
     if _learned_ferplus(plan):
         faces = with_ferplus_labels(faces) or faces
     probabilities = Reference(plan.classifier(), faces, progress=progress).members(PARITY_CASES[0])
-    if search:
-        source = f"searched on {data.split_names['validation']}"
-        step = 0.05 if len(names) < 5 else 0.1
-        chosen = search_weights(probabilities, faces.labels, step=step, fusion=fusion, source=source)
-    if calibrate:
-        logarithms = [np.log(np.maximum(own, _LEAST)) for own in probabilities]
-        factor = fit_temperature(logarithms, faces.labels, weights=chosen.values)
-        members = tuple(replace(member, fitted=round(member.temperature * factor, 4)) for member in members)
-    return replace(plan, members=members, weights=chosen)
+    source = f"searched on {data.split_names['validation']}"
+    step = 0.05 if len(names) < 5 else 0.1
+    return replace(plan, weights=search_weights(probabilities, faces.labels, step=step, fusion=fusion, source=source))
 
 
 def planned_member(name: str, *, workspace: Path) -> PlannedMember:
@@ -235,7 +235,10 @@ def export_plan(
         folder: the exports' folder.
         precisions: of PRECISIONS.
         data: real faces: parity runs on the validation split, the test split is scored for the record, int8 is
-            calibrated on the training split. Without it parity runs on drawn faces, and nothing is scored.
+            calibrated on the training split. Where it is FER2013, an average's adaptive temperature is fitted on the
+            validation split, unless the plan has one. (On drawn faces hardly an answer is wrong, and the temperature
+            would magnify rounding beyond parity's bound.) Without data parity runs on drawn faces, and nothing is
+            scored.
         shape: axes to fix.
         tune_epochs: of fine-tuning for int8 on the training split, see `fer_deploy.export.tune`; 0 is none.
         progress: told how far the work is.
@@ -261,7 +264,10 @@ def export_plan(
         if weight == 0:
             warn(f"{plan.name}: {member.name} has weight 0, so it costs time and changes nothing: export without it")
     classifier = plan.classifier()
-    reference = Reference(classifier, faces)
+    reference = Reference(classifier, faces, progress=progress)
+    if data is not None and data.official and plan.fusion == "wap" and plan.calibration is None:
+        plan = replace(plan, calibration=_fit_calibration(plan, reference, faces))
+        classifier.calibration = plan.calibration
     if progress:
         progress(f"exporting {plan.name}", 0, 1)
     built = build_model(classifier, shape=shape)
@@ -462,6 +468,7 @@ def _metadata(plan: Plan, precision: str) -> dict[str, str]:
         "weights_source": plan.weights.source,
         "fusion": plan.fusion,
         "temperatures": json.dumps([member.temperature for member in plan.members]),
+        **({"adaptive_temperature": json.dumps([how.base, how.slope])} if (how := plan.calibration) else {}),
         "precision": precision,
         "gflops": f"{plan.gflops:.6f}",
         "trained_on": ", ".join(trained_on),
@@ -473,6 +480,17 @@ def _metadata(plan: Plan, precision: str) -> dict[str, str]:
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
     }
+
+
+def _fit_calibration(plan: Plan, reference: Reference, faces: Faces) -> AdaptiveTemperature | None:
+    """The adaptive temperature of these validation faces; None for a FER+ variant whose faces have no votes."""
+    fused = reference.fused(PARITY_CASES[0])
+    if not _learned_ferplus(plan):
+        return fit_adaptive_temperature(fused, faces.labels)
+    voted = with_ferplus_labels(faces)
+    if voted is None:
+        return None
+    return fit_adaptive_temperature(fused[np.isin(faces.rows, voted.rows)], voted.labels)
 
 
 def _learned_ferplus(plan: Plan) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fer_deploy.ensemble import FUSIONS, RANK_CONSTANT, Fusion, Weights
+from fer_deploy.ensemble import FUSIONS, LEAST_PROBABILITY, RANK_CONSTANT, AdaptiveTemperature, Fusion, Weights
 
 LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
@@ -84,7 +84,14 @@ class FaceClassifier(nn.Module):
     (a face and its mirror image) runs once on all their views.
     """
 
-    def __init__(self, members: Sequence[Member], *, weights: Weights | None = None, fusion: Fusion = "wap") -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        *,
+        weights: Weights | None = None,
+        fusion: Fusion = "wap",
+        calibration: AdaptiveTemperature | None = None,
+    ) -> None:
         super().__init__()
         if not members:
             raise ValueError("a classifier needs a member")
@@ -96,6 +103,7 @@ class FaceClassifier(nn.Module):
         self.members = tuple(members)
         self.weights = weights
         self.fusion: Fusion = fusion
+        self.calibration = calibration
         self._calls = _calls(members)
         self.networks = nn.ModuleList(self.members[views[0]].network for views in self._calls)
         self.planes = nn.ModuleDict(
@@ -104,7 +112,7 @@ class FaceClassifier(nn.Module):
         self.eval()
 
     def forward(self, faces: Tensor) -> Tensor:
-        """The fused probabilities of `faces`."""
+        """The fused, calibrated probabilities of `faces`."""
         return self.fuse(self.member_probabilities(faces))
 
     def member_probabilities(self, faces: Tensor) -> list[Tensor]:
@@ -130,14 +138,22 @@ class FaceClassifier(nn.Module):
         return [found[index] for index in range(len(self.members))]
 
     def fuse(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """Members' probabilities (n, classes) to the classifier's, as `fer_deploy.ensemble` does it."""
+        """Members' probabilities (n, classes) to the classifier's, as `fer_deploy.ensemble` does it, calibrated."""
         if len(probabilities) == 1 and self.fusion == "wap":
-            return probabilities[0]
+            return self._calibrated(probabilities[0])
         total: Any = 0
         for own, weight in zip(probabilities, self.weights.values, strict=True):
             total = total + (own if self.fusion == "wap" else _rank_score(own)) * weight
-        fused: Tensor = total if self.fusion == "wap" else total / total.sum(dim=-1, keepdim=True)
-        return fused
+        return self._calibrated(total if self.fusion == "wap" else total / total.sum(dim=-1, keepdim=True))
+
+    def _calibrated(self, probabilities: Tensor) -> Tensor:
+        """Probabilities (n, classes) made as sure as `calibration` asks."""
+        how = self.calibration
+        if how is None:
+            return probabilities
+        logarithms = probabilities.clamp(min=LEAST_PROBABILITY).log()
+        spread = logarithms.amax(dim=-1, keepdim=True) - logarithms.mean(dim=-1, keepdim=True)
+        return (logarithms * (spread * how.slope + how.base)).softmax(dim=-1)
 
 
 def _calls(members: Sequence[Member]) -> list[list[int]]:

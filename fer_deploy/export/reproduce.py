@@ -44,7 +44,7 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
             raise ExportError(
                 f"{member.run.folder} has other weights now than when the file was exported: export it again"
             )
-    return Plan(tuple(members), weights, fusion)
+    return Plan(tuple(members), weights, fusion, calibration=contract.calibration)
 
 
 def parity_of_file(

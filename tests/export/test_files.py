@@ -32,9 +32,10 @@ from fer_deploy.export.export import (
 )
 from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs
 from fer_deploy.export.manifest import record_file
-from fer_deploy.export.parity import PARITY_CASES, Reference
+from fer_deploy.export.parity import PARITY_CASES, Reference, pictures_of
 from fer_deploy.export.reproduce import parity_of_file, plan_of_file
 from fer_deploy.faces import Dataset
+from fer_deploy.recognizer import Recognizer
 
 
 def test_the_file_says_all_about_itself(exports: dict[str, ExportedFile], workspace: Path, plan: Plan) -> None:
@@ -191,45 +192,56 @@ class TestPlans:
         assert plan.weights.accuracy == pytest.approx(max(accuracy([i, 20 - i]) for i in range(21)))
         assert accuracy(plan.weights.values) == pytest.approx(plan.weights.accuracy)
 
-    def test_an_average_is_as_sure_as_it_is_right_on_validation_rows(
-        self, workspace: Path, dataset: Dataset, tmp_path: Path
+    @pytest.mark.parametrize("names", [["B"], ["B", "E"]])
+    def test_a_file_is_as_sure_as_it_is_right_on_validation_rows(
+        self, names: list[str], workspace: Path, dataset: Dataset, tmp_path: Path
     ) -> None:
-        alone = plan_ensemble(["B", "E"], workspace=workspace)
-        drawn = plan_ensemble(["B", "E"], workspace=workspace, data=dataset)
-        assert [member.temperature for member in drawn.members] == [1.0, 1.5]
-        told: list[tuple[int, int]] = []
-        plan = plan_ensemble(
-            ["B", "E"],
-            workspace=workspace,
-            data=replace(dataset, official=True),
-            progress=lambda what, done, total: told.append((done, total)),
-        )
-        assert told[0] == (0, len(dataset.validation))
-        factors = [
-            own.temperature / member.run.temperature for own, member in zip(plan.members, alone.members, strict=True)
-        ]
-        assert factors[0] == pytest.approx(factors[1], rel=1e-3)
+        plan = plan_run("B", workspace=workspace) if names == ["B"] else plan_ensemble(names, workspace=workspace)
         faces = dataset.validation
+        (drawn,) = export_plan(plan, folder=tmp_path / "drawn", data=dataset)
+        assert check_model_file(drawn.path).calibration is None
+        told: list[str] = []
+        (file,) = export_plan(
+            plan,
+            folder=tmp_path,
+            data=replace(dataset, official=True),
+            progress=lambda what, done, total: told.append(what),
+        )
+        assert told[0] == "what PyTorch says of the faces"
 
-        def gap(some: Plan) -> float:
-            fused = Reference(some.classifier(), faces).fused(PARITY_CASES[0])
-            return abs(float(fused.max(axis=1).mean() - (fused.argmax(axis=1) == faces.labels).mean()))
+        def gap(path: Path) -> float:
+            probabilities = np.concatenate(
+                [Recognizer(path).probabilities(pictures) for pictures in pictures_of(faces, PARITY_CASES[0], batch=64)]
+            )
+            return abs(float(probabilities.max(axis=1).mean() - (probabilities.argmax(axis=1) == faces.labels).mean()))
 
-        assert gap(plan) < 2e-3 < gap(alone)
-        # a file of it says so, and is held against the same again
-        (file,) = export_plan(plan, folder=tmp_path, data=dataset)
+        assert gap(file.path) < 2e-3 < gap(drawn.path)
+        # the file says how, and is held against the same again
         contract = check_model_file(file.path)
+        assert contract.calibration is not None
         assert contract.temperatures == tuple(member.temperature for member in plan.members)
-        again = plan_of_file(contract, workspace=workspace)
-        assert [member.temperature for member in again.members] == list(contract.temperatures)
+        assert plan_of_file(contract, workspace=workspace).calibration == contract.calibration
         parity_of_file(file.path.read_bytes(), contract, workspace=workspace, data=dataset)  # or ParityError
         (subject,) = find_subjects([str(file.path)], workspace=workspace)
-        assert [member.temperature for member in build_classifier(subject).members] == list(contract.temperatures)
+        assert build_classifier(subject).calibration == contract.calibration
 
-    def test_ranks_have_no_temperature(self, workspace: Path, dataset: Dataset) -> None:
-        official = replace(dataset, official=True)
-        plan = plan_ensemble(["B", "E"], workspace=workspace, fusion="rrf", data=official)
-        assert [member.temperature for member in plan.members] == [1.0, 1.5]
+    def test_ranks_are_not_calibrated(self, workspace: Path, dataset: Dataset, tmp_path: Path) -> None:
+        plan = plan_ensemble(["B", "E"], workspace=workspace, fusion="rrf")
+        (file,) = export_plan(plan, folder=tmp_path, data=replace(dataset, official=True))
+        assert check_model_file(file.path).calibration is None
+
+    def test_a_file_with_other_temperatures_than_its_runs_is_held_against_them(
+        self, workspace: Path, tmp_path: Path
+    ) -> None:
+        """As files were that had a temperature of their own in place of the adaptive one."""
+        plan = plan_ensemble(["B", "E"], workspace=workspace)
+        plan = replace(plan, members=tuple(replace(member, fitted=0.9) for member in plan.members))
+        (file,) = export_plan(plan, folder=tmp_path)
+        contract = check_model_file(file.path)
+        assert contract.temperatures == (0.9, 0.9)
+        parity_of_file(file.path.read_bytes(), contract, workspace=workspace)  # or ParityError
+        (subject,) = find_subjects([str(file.path)], workspace=workspace)
+        assert [member.temperature for member in build_classifier(subject).members] == [0.9, 0.9]
 
     def test_a_member_of_no_weight_is_named(self, workspace: Path, tmp_path: Path) -> None:
         said: list[str] = []

@@ -98,7 +98,7 @@ def build_classifier(subject: Subject) -> FaceClassifier:
             )
     weights = Weights.of(contract.weights, source="the file") if contract.weights else None
     fusion = "rrf" if contract.metadata.get("fusion") == "rrf" else "wap"
-    return FaceClassifier(members, weights=weights, fusion=fusion)  # type: ignore[arg-type]
+    return FaceClassifier(members, weights=weights, fusion=fusion, calibration=contract.calibration)  # type: ignore[arg-type]
 
 
 class TorchSession:
