@@ -190,7 +190,8 @@ class Distillation:
     """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of
     `views` views a face that come round again, each answered once and kept (every second time, where the augmentation
     mirrors faces at all, the pupil sees them mirrored: the answer stands, and the pupil has twice as many to learn by
-    heart); `plain`: the face as it is, answered once and kept."""
+    heart; other teachers get other views, since they know by heart the ones that they learned from); `plain`: the face
+    as it is, answered once and kept."""
     views: int = 20
     """cached: views a face."""
 

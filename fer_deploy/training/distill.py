@@ -67,6 +67,16 @@ class Teachers:
             total += torch.softmax(logits.float(), 1)
         return total / len(self._networks)
 
+    def _generator(self, turn: int) -> torch.Generator:
+        """What draws view `turn`: other views for other teachers, the same for all pupils of the same ones.
+
+        Teachers that learned from some views know these by heart: lite2-128 with lite0-96-taught gave the label of
+        81.7 % of the faces in views of its own course, and of 78.5 % in fresh ones. A next course so shows others.
+        """
+        drawn = f"views {turn} of {self.fingerprint}"
+        seed = int.from_bytes(hashlib.blake2b(drawn.encode(), digest_size=7).digest(), "big")
+        return torch.Generator().manual_seed(seed)
+
     def for_epoch(
         self,
         images: torch.Tensor,
@@ -97,13 +107,13 @@ class Teachers:
         again, turn = divmod(epoch, self.distillation.views)
         views = None
         if kind == "cached":
-            views = draw_views(augmentation, len(images), generator=_generator(turn))
+            views = draw_views(augmentation, len(images), generator=self._generator(turn))
             if again % 2 and augmentation.flip:
                 views = mirrored(views)
         key = {
             "teachers": self.fingerprint,
             "data": data_sha256,
-            "view": f"{turn}" if kind == "cached" else "plain",
+            "view": f"{turn}, drawn by teachers" if kind == "cached" else "plain",
             "augmentation": dataclasses.asdict(augmentation) if kind == "cached" else None,
             "precision": str(self._precision),
         }
@@ -127,11 +137,6 @@ class Teachers:
         with replacing(path) as temporary:
             save_file({"probabilities": answers.half().cpu().contiguous()}, temporary)
         return views, answers.half().float()
-
-
-def _generator(turn: int) -> torch.Generator:
-    seed = int.from_bytes(hashlib.blake2b(f"views {turn}".encode(), digest_size=7).digest(), "big")
-    return torch.Generator().manual_seed(seed)
 
 
 def require_teachers(distillation: Distillation, workspace: Path) -> None:

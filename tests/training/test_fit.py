@@ -561,6 +561,21 @@ def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Datas
     assert torch.equal(shown(0, onward)[0], shown(2, onward)[0])
 
 
+def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Path, few_faces: Dataset) -> None:
+    images = torch.from_numpy(few_faces.training.images[:64])
+
+    def views(*names: str) -> torch.Tensor:
+        teachers = Teachers(Distillation(teachers=names, views=2), workspace=finished, device=torch.device("cpu"))
+        shown, _ = teachers.for_epoch(
+            images, Augmentation(shift=0.1), epoch=0, data_sha256=few_faces.sha256, told=lambda line: None
+        )
+        assert shown is not None
+        return shown
+
+    assert torch.equal(views("small"), views("small"))
+    assert not torch.allclose(views("small"), views("small", "small"), atol=1e-3)
+
+
 def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
     recipe = dataclasses.replace(small_recipe, name="plus", labels="ferplus", stages=small_recipe.stages[1:])
     with pytest.raises(DataError, match=r"fer2013new.csv"):
