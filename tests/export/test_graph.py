@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fer_deploy.ensemble import Weights, fuse
+from fer_deploy.ensemble import AdaptiveTemperature, Weights, fuse
 from fer_deploy.export.graph import FaceClassifier, FacePlane, Member
 from fer_deploy.faces.synthetic import colour_faces
 
@@ -110,6 +110,20 @@ def test_equal_probabilities_are_ranked_as_in_numpy() -> None:
     tied = [np.array([[0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.1]], np.float32), np.full((1, 7), 1 / 7, np.float32)]
     found = classifier.fuse([torch.from_numpy(own) for own in tied]).numpy()
     np.testing.assert_allclose(found, fuse(tied, [1, 3], fusion="rrf"), atol=1e-7)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_calibration_is_as_in_numpy_and_an_impossible_answer_stays_one(members: int) -> None:
+    how = AdaptiveTemperature(0.7, 0.1)
+    weights = Weights.equal(members)
+    classifier = FaceClassifier(
+        [Member(name, nn.Identity()) for name in "BE"[:members]], weights=weights, calibration=how
+    )
+    own = [np.array([row, row[::-1]], np.float32) for row in ([0.5, 0.2, 0.3, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0])]
+    found = classifier.fuse([torch.from_numpy(rows) for rows in own[:members]]).numpy()
+    np.testing.assert_allclose(found, how.apply(fuse(own[:members], weights.values)), atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert found[0, 3] < 1e-6
 
 
 @pytest.mark.parametrize(
