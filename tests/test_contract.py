@@ -16,6 +16,7 @@ from tiny_model import tiny_model
 
 from fer_deploy.contract import MAXIMUM_IR_VERSION, check_model_bytes, check_model_file, read_model_file
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import ModelFileError
 
 
@@ -286,3 +287,21 @@ def test_many_empty_fields_cannot_hold_a_reader_up(model: onnx.ModelProto, monke
     unknown = b"\x88\x7d\x00" * 2000  # field 2001, varint 0
     with pytest.raises(ModelFileError, match="more than 1,000 parts"):
         check_model_bytes(model.SerializeToString() + unknown)
+
+
+def _calibration(kept: str | None) -> AdaptiveTemperature | None:
+    model = onnx.load_from_string(tiny_model())
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, entries if kept is None else entries | {"adaptive_temperature": kept})
+    return check_model_bytes(model.SerializeToString(), source="some.onnx").calibration
+
+
+@pytest.mark.parametrize("kept", ["", "[1.0]", "[0, 0.1]", "[1, -1]", "[1, null]", "{}", "0.5"])
+def test_a_damaged_adaptive_temperature_is_named(kept: str) -> None:
+    with pytest.raises(ModelFileError, match=r"some.onnx: metadata adaptive_temperature must be \[base, slope\], got "):
+        _calibration(kept)
+
+
+def test_an_adaptive_temperature_is_read_and_none_is_none() -> None:
+    assert _calibration(None) is None
+    assert _calibration("[0.7, 0.1]") == AdaptiveTemperature(0.7, 0.1)
