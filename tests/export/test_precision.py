@@ -137,7 +137,8 @@ def test_released_files_give_the_exact_answers_on_real_faces(precision_name: str
         model = onnx.load(file)
         assert_no_pair_saturates(model)
         exact = compare_exactly(model, faces.take(np.arange(0, len(faces), 56)))
-        assert exact.mean_difference < 1e-3, file.name
+        # two deep networks on a processor without VNNI .0013; arithmetic that saturates is off by ten times that and more
+        assert exact.mean_difference < 2e-3, file.name
 
 
 def test_the_network_computes_in_integers_and_the_rest_in_float(quantised: onnx.ModelProto, tmp_path: Path) -> None:
