@@ -215,13 +215,13 @@ def fit_temperature(logits: Sequence[ArrayLike], labels: ArrayLike, *, weights: 
     """
     stacked, shares = _checked(logits, weights)
     truth = np.asarray(labels)
-    low, high = math.log(0.05), math.log(20.0)
-    while high - low > 1e-6:  # the higher the temperature, the less sure
-        middle = (low + high) / 2
-        fused = np.einsum("m,mnc->nc", shares, _softmax(stacked / math.exp(middle)))
-        sure, accuracy = fused.max(axis=-1).mean(), (fused.argmax(axis=-1) == truth).mean()
-        low, high = (middle, high) if sure > accuracy else (low, middle)
-    return round(math.exp((low + high) / 2), 4)
+
+    def excess(sharpness: float) -> float:
+        """How much surer than right the answers are, logits multiplied by e to the `sharpness`."""
+        fused = np.einsum("m,mnc->nc", shares, _softmax(stacked * math.exp(sharpness)))
+        return float(fused.max(axis=-1).mean() - (fused.argmax(axis=-1) == truth).mean())
+
+    return round(math.exp(-_root(excess, math.log(0.05), math.log(20.0), within=1e-6)), 4)
 
 
 @dataclass(frozen=True)
@@ -246,8 +246,7 @@ class AdaptiveTemperature:
 
     def apply(self, probabilities: ArrayLike) -> NDArray[np.float64]:
         """Probabilities (n, classes), rows summing to 1, to float64 (n, classes) likewise."""
-        logarithms = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST_PROBABILITY))
-        spread = logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
+        logarithms, spread = _logarithms(np.asarray(probabilities, np.float64))
         return _softmax(logarithms * (self.base + self.slope * spread))
 
 
@@ -269,8 +268,7 @@ def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> Ada
     truth = np.asarray(labels)
     if truth.shape != (len(stacked),) or not len(truth):
         raise ValueError(f"labels must be ({len(stacked)},) and not empty, got {truth.shape}")
-    logarithms = np.log(np.maximum(stacked, LEAST_PROBABILITY))
-    spread = logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
+    logarithms, spread = _logarithms(stacked)
     right = logarithms.argmax(axis=-1) == truth
     confidence = stacked.max(axis=-1)
     rising = confidence - confidence.mean()
@@ -290,9 +288,15 @@ def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> Ada
     return AdaptiveTemperature(round(base_for(slope), 4), slope)
 
 
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function is 0, to 1e-5, or the end that is nearer to it."""
-    while high - low > 1e-5:
+def _logarithms(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The logarithms (n, classes) of probabilities, and each row's largest less its mean, (n, 1)."""
+    logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
+    return logarithms, logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
+
+
+def _root(function: Callable[[float], float], low: float, high: float, *, within: float = 1e-5) -> float:
+    """Where a rising function is 0, or the end that is nearer to it."""
+    while high - low > within:
         middle = (low + high) / 2
         low, high = (low, middle) if function(middle) > 0 else (middle, high)
     return (low + high) / 2
