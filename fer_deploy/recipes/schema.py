@@ -194,12 +194,23 @@ class Distillation:
     as it is, answered once and kept."""
     views: int = 20
     """cached: views a face."""
+    mixup_alpha: float = 0.0
+    """cached: each view of a face is mixed with another face's, and the teachers are asked about the mixture. The
+    shown face's share is the larger of two that come from Beta(alpha, alpha); 0 mixes nothing. The teachers know the
+    faces by heart, and the mixtures far less. (A stage's own `mixing` mixes the answers to unmixed faces, except under
+    `same`.)"""
 
     def __post_init__(self) -> None:
         _require(len(self.teachers) > 0, "teachers", "needs at least one run")
         _require(0 < self.weight <= 1, "weight", f"must lie in (0, 1], got {self.weight}")
         _require(0 < self.temperature <= 50, "temperature", f"must lie in (0, 50], got {self.temperature}")
         _require(1 <= self.views <= 1000, "views", f"must lie in 1 to 1000, got {self.views}")
+        _require(0 <= self.mixup_alpha <= 100, "mixup_alpha", f"must lie in [0, 100], got {self.mixup_alpha}")
+        _require(
+            self.mixup_alpha == 0 or self.view == "cached",
+            "mixup_alpha",
+            f'goes with view = "cached"; under {self.view!r} use the stage\'s mixing',
+        )
 
 
 @dataclass(frozen=True)
@@ -286,6 +297,13 @@ class Recipe:
             "name",
             f"letters, digits, '-', '_', '.' only, got {self.name!r}",
         )
+        mixed = self.distillation is not None and self.distillation.mixup_alpha > 0
+        for number, stage in enumerate(self.stages):
+            _require(
+                not (mixed and stage.mixing.active),
+                f"stage.{number}.mixing",
+                "the distillation's mixup_alpha mixes already: leave one of them out",
+            )
 
     def augmentation_of(self, stage: Stage) -> Augmentation:
         """The augmentation in effect in a stage."""

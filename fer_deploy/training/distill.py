@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +21,67 @@ from fer_deploy.training.augment import draw_views, mirrored, render
 from fer_deploy.training.run import Run
 
 TEACHER_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What an epoch shows of n training faces: one view of each and, where `partners` is there, what it is mixed with.
+
+    A mixture is `share * view + (1 - share) * partner's view`, in pixels in [-1, 1]; its target likewise.
+    """
+
+    views: torch.Tensor
+    """float32 (n, columns), rows of `draw_views`."""
+    partners: torch.Tensor | None = None
+    """int64 (n,): the other face of each mixture."""
+    shares: torch.Tensor | None = None
+    """float32 (n,) in [0.5, 1]: each face's share of its own mixture."""
+
+    def to(self, device: torch.device) -> Lesson:
+        """The same on another device."""
+        partners = None if self.partners is None else self.partners.to(device)
+        shares = None if self.shares is None else self.shares.to(device)
+        return Lesson(self.views.to(device), partners, shares)
+
+    def mirrored(self) -> Lesson:
+        """The lesson whose pictures are those of this one, mirrored left to right."""
+        return dataclasses.replace(self, views=mirrored(self.views))
+
+    def show(
+        self, images: torch.Tensor, chosen: torch.Tensor, augmentation: Augmentation, *, size: int
+    ) -> torch.Tensor:
+        """What a network sees of some faces: float32 (m, 1, size, size) in [-1, 1].
+
+        Args:
+            images: uint8 (n, 48, 48), all training faces.
+            chosen: int64 (m,), which of them.
+            augmentation: the stage's.
+            size: side in pixels.
+        """
+        faces = render(images[chosen], self.views[chosen], augmentation, size=size)
+        if self.partners is None or self.shares is None:
+            return faces
+        other = self.partners[chosen]
+        others = render(images[other], self.views[other], augmentation, size=size)
+        return others.lerp_(faces, self.shares[chosen, None, None, None])
+
+    def mix_targets(self, targets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The targets of some faces as shown, float (m, classes), from those of all, (n, classes)."""
+        if self.partners is None or self.shares is None:
+            return targets[chosen]
+        return targets[self.partners[chosen]].lerp(targets[chosen], self.shares[chosen, None])
+
+
+def draw_lesson(
+    augmentation: Augmentation, count: int, *, generator: torch.Generator, mixup_alpha: float = 0.0
+) -> Lesson:
+    """Draw views of `count` faces and, for `mixup_alpha` above 0, what each is mixed with and by what share."""
+    views = draw_views(augmentation, count, generator=generator)
+    if not mixup_alpha:
+        return Lesson(views)
+    partners = torch.randperm(count, generator=generator)
+    both = torch._sample_dirichlet(torch.full((count, 2), mixup_alpha, dtype=torch.float64), generator=generator)
+    return Lesson(views, partners, both.amax(1).float())
 
 
 class Teachers:
@@ -56,16 +118,20 @@ class Teachers:
         return hashlib.sha256(joined.encode()).hexdigest()
 
     @torch.no_grad()
-    def answer(self, images: torch.Tensor, views: torch.Tensor | None, augmentation: Augmentation) -> torch.Tensor:
-        """Probabilities for uint8 (n, 48, 48) faces in the given views (None: plain), float32 (n, 7), on the device."""
-        total = torch.zeros(len(images), 7, device=self._device)
-        mixed = self._precision != torch.float32
+    def answer(self, show: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """The teachers' averaged probabilities, float32 (m, 7), on the device.
+
+        Args:
+            show: gives the m pictures, float32 (m, 1, s, s) in [-1, 1] on the device, at the side s that it is given.
+        """
+        answers = []
+        half = self._precision != torch.float32
         for run, network in zip(self._runs, self._networks, strict=True):
-            faces = render(images, views, augmentation, size=run.input_size)
-            with torch.autocast(self._device.type, self._precision, enabled=mixed):
-                logits = network(faces.contiguous(memory_format=torch.channels_last))
-            total += torch.softmax(logits.float(), 1)
-        return total / len(self._networks)
+            faces = show(run.input_size).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self._device.type, self._precision, enabled=half):
+                logits = network(faces)
+            answers.append(torch.softmax(logits.float(), 1))
+        return torch.stack(answers).mean(0)
 
     def _generator(self, turn: int) -> torch.Generator:
         """What draws view `turn`: other views for other teachers, the same for all pupils of the same ones.
@@ -86,8 +152,8 @@ class Teachers:
         data_sha256: str,
         told: Callable[[str], None],
         between: Callable[[], None] = lambda: None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The views that an epoch must show, and what the teachers say of them.
+    ) -> tuple[Lesson | None, torch.Tensor | None]:
+        """What an epoch must show, and what the teachers say of it.
 
         Args:
             images: uint8 (n, 48, 48), all training faces, on the device.
@@ -98,45 +164,50 @@ class Teachers:
             between: is called between their batches; what it raises ends the asking.
 
         Returns:
-            Views float32 (n, columns) on the CPU, or None where the student draws its own; and the teachers'
-            probabilities float32 (n, 7) on the device, or None where they are asked batch by batch.
+            The lesson on the device, or None where the student draws its own; and the teachers' probabilities
+            float32 (n, 7) on the device, or None where they are asked batch by batch.
         """
-        kind = self.distillation.view
+        kind, alpha = self.distillation.view, self.distillation.mixup_alpha
         if kind == "same":
             return None, None
         again, turn = divmod(epoch, self.distillation.views)
-        views = None
+        lesson = None
         if kind == "cached":
-            views = draw_views(augmentation, len(images), generator=self._generator(turn))
+            lesson = draw_lesson(augmentation, len(images), generator=self._generator(turn), mixup_alpha=alpha)
             if again % 2 and augmentation.flip:
-                views = mirrored(views)
+                lesson = lesson.mirrored()
+            lesson = lesson.to(self._device)
         key = {
             "teachers": self.fingerprint,
             "data": data_sha256,
             "view": f"{turn}, drawn by teachers" if kind == "cached" else "plain",
             "augmentation": dataclasses.asdict(augmentation) if kind == "cached" else None,
             "precision": str(self._precision),
-        }
+        } | ({"mixup_alpha": alpha} if alpha else {})
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self._folder / f"{digest[:24]}.safetensors"
         if path.exists():
             try:
                 kept = load_file(path)["probabilities"]
                 if kept.shape == (len(images), 7):
-                    return views, kept.float().to(self._device)
+                    return lesson, kept.float().to(self._device)
             except (SafetensorError, KeyError, OSError):
                 told(f"{path}: damaged, asking the teachers again")
         told(f"asking {len(self._runs)} teachers about view {turn + 1} of {self.distillation.views}")
         parts = []
-        for start in range(0, len(images), TEACHER_BATCH):
-            part = slice(start, start + TEACHER_BATCH)
-            shown = views[part].to(self._device) if views is not None else None
-            parts.append(self.answer(images[part], shown, augmentation))
+        for chosen in torch.split(torch.arange(len(images), device=self._device), TEACHER_BATCH):
+
+            def show(size: int, chosen: torch.Tensor = chosen) -> torch.Tensor:
+                if lesson is None:
+                    return render(images[chosen], None, augmentation, size=size)
+                return lesson.show(images, chosen, augmentation, size=size)
+
+            parts.append(self.answer(show))
             between()
         answers = torch.cat(parts)
         with replacing(path) as temporary:
             save_file({"probabilities": answers.half().cpu().contiguous()}, temporary)
-        return views, answers.half().float()
+        return lesson, answers.half().float()
 
 
 def require_teachers(distillation: Distillation, workspace: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +24,12 @@ from torch import nn
 
 from fer_deploy import __version__
 from fer_deploy.ensemble import fit_temperature
-from fer_deploy.errors import RunError, TrainingError
+from fer_deploy.errors import RecipeError, RunError, TrainingError
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.files import write_json
 from fer_deploy.models import build_network, initialise, measure_cost
-from fer_deploy.recipes import Recipe, Stage, recipe_to_dict
-from fer_deploy.training.augment import draw_views, render
+from fer_deploy.recipes import Augmentation, Recipe, Stage, recipe_from_dict, recipe_to_dict
+from fer_deploy.training.augment import render
 from fer_deploy.training.checkpoint import (
     Checkpoint,
     optimiser_tensors,
@@ -43,9 +44,9 @@ from fer_deploy.training.devices import (
     describe_failure,
     join_processes,
 )
-from fer_deploy.training.distill import Teachers
+from fer_deploy.training.distill import Lesson, Teachers, draw_lesson
 from fer_deploy.training.kernels import accelerate_network
-from fer_deploy.training.losses import apply_mix, distillation_loss, draw_mix, loss_on_targets
+from fer_deploy.training.losses import Mix, apply_mix, distillation_loss, draw_mix, loss_on_targets
 from fer_deploy.training.optim import MovingAverage, Scheduler, make_optimiser
 from fer_deploy.training.run import RUN_FORMAT, Run, load_half_precision, save_weights
 from fer_deploy.training.stages import generator_at, seed_at, share_budget
@@ -313,9 +314,11 @@ class _Training:
         except ValueError as error:
             raise RunError(f"{record_path}: is damaged ({error}): train again with --restart") from error
         before, now = record.get("fingerprint"), self._fingerprint()
-        for content in (before, now):  # a title says what a recipe is and changes nothing
+        for content in (before, now):
             if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
-                content["recipe"].pop("title", None)
+                with suppress(RecipeError):  # a key that is newer than the run has its default
+                    content["recipe"] = recipe_to_dict(recipe_from_dict(content["recipe"], source=str(record_path)))
+                content["recipe"].pop("title", None)  # it says what a recipe is and changes nothing
         difference = _first_difference(before, now)
         if difference:
             raise RunError(
@@ -417,9 +420,9 @@ class _Training:
         count = len(self.training_faces)
         place = (seed, parts.index, progress.epoch_in_stage)
         order = torch.randperm(count, generator=generator_at(*place, "order"))
-        views, soft_targets = None, None
+        lesson, soft_targets = None, None
         if self.teachers is not None:
-            views, soft_targets = self.teachers.for_epoch(
+            lesson, soft_targets = self.teachers.for_epoch(
                 self.images,
                 augmentation,
                 epoch=progress.epochs_run,
@@ -427,9 +430,10 @@ class _Training:
                 told=self.watcher.message,
                 between=self._stop_while_asking,
             )
-        if views is None:
-            views = draw_views(augmentation, count, generator=generator_at(*place, "views"))
-        views, order = views.to(self.device), order.to(self.device)
+        if lesson is None:
+            drawing = generator_at(*place, "views")
+            lesson = draw_lesson(augmentation, count, generator=drawing).to(self.device)
+        order = order.to(self.device)
         mixes = generator_at(*place, "mixing")
         drawn = [draw_mix(stage.mixing, generator=mixes) for _ in range(parts.batches)]
         trained.train()
@@ -437,19 +441,7 @@ class _Training:
         shown, began = 0, since
         for batch in range(progress.batch, parts.batches):
             chosen = _shard(order[batch * parts.size : (batch + 1) * parts.size], self.processes)
-            targets = self.targets[chosen]
-            view = views[chosen]
-            faces = render(self.images[chosen], view, augmentation, size=self.recipe.network.input_size)
-            teacher = None
-            if self.teachers is not None:
-                teacher = soft_targets[chosen] if soft_targets is not None else self.teachers.answer(
-                    self.images[chosen], view, augmentation
-                )  # fmt: skip
-            mix = drawn[batch]
-            if mix is not None:
-                if teacher is not None:
-                    teacher = apply_mix(faces, teacher, mix)[1]
-                faces, targets = apply_mix(faces, targets, mix)
+            faces, targets, teacher = self._shown(lesson, chosen, augmentation, soft_targets, drawn[batch])
             torch.manual_seed(seed_at(*place, batch, self.processes.rank))  # dropout and stochastic depth
             loss, logits = self._step(trained, faces, targets, teacher)
             right = (logits.argmax(1) == targets.argmax(1)).sum()
@@ -480,6 +472,29 @@ class _Training:
             )
             self._save_or_stop()
         self._close_epoch(parts.batches * parts.size)
+
+    def _shown(
+        self,
+        lesson: Lesson,
+        chosen: torch.Tensor,
+        augmentation: Augmentation,
+        soft_targets: torch.Tensor | None,
+        mix: Mix | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """A batch's faces as the network sees them, their targets, and what the teachers say of them, if any do."""
+        own = lesson.mix_targets(self.targets, chosen)
+
+        def show(size: int) -> torch.Tensor:
+            faces = lesson.show(self.images, chosen, augmentation, size=size)
+            return faces if mix is None else apply_mix(faces, own, mix)[0]
+
+        faces = lesson.show(self.images, chosen, augmentation, size=self.recipe.network.input_size)
+        teacher = None
+        if soft_targets is not None:
+            teacher = soft_targets[chosen] if mix is None else apply_mix(faces, soft_targets[chosen], mix)[1]
+        elif self.teachers is not None:
+            teacher = self.teachers.answer(show)
+        return (faces, own, teacher) if mix is None else (*apply_mix(faces, own, mix), teacher)
 
     def _step(
         self, trained: nn.Module, faces: torch.Tensor, targets: torch.Tensor, teacher: torch.Tensor | None

@@ -26,6 +26,7 @@ from fer_deploy.recipes import (
     Augmentation,
     Distillation,
     Loss,
+    Mixing,
     Network,
     Optimiser,
     Recipe,
@@ -33,12 +34,11 @@ from fer_deploy.recipes import (
     Stage,
     apply_settings,
 )
-from fer_deploy.training import fit
-from fer_deploy.training.augment import render
+from fer_deploy.training import distill, fit
 from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
-from fer_deploy.training.distill import Teachers
+from fer_deploy.training.distill import Lesson, Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.losses import loss_on_targets
 from fer_deploy.training.run import Run, list_runs
@@ -493,11 +493,12 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     shutil.copytree(finished / "training", tmp_path / "training")
     shown: list[bytes] = []
     used: list[tuple[float, float, float]] = []
-    real_answer, real_loss, real_distilled = Teachers.answer, fit.loss_on_targets, fit.distillation_loss
+    real_show, real_loss, real_distilled = Lesson.show, fit.loss_on_targets, fit.distillation_loss
 
-    def answer(self: Teachers, faces: torch.Tensor, *rest: object) -> torch.Tensor:
-        shown.extend(face.numpy().tobytes() for face in faces)
-        return real_answer(self, faces, *rest)  # type: ignore[arg-type]
+    def show(self: Lesson, faces: torch.Tensor, chosen: torch.Tensor, how: Augmentation, *, size: int) -> torch.Tensor:
+        if sys._getframe(1).f_code.co_filename == distill.__file__:  # for a teacher
+            shown.extend(face.numpy().tobytes() for face in faces[chosen])
+        return real_show(self, faces, chosen, how, size=size)
 
     def plain(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
         used.append((float((value := real_loss(logits, targets, loss)).detach()), 0.0, 0.0))
@@ -515,7 +516,7 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
         def epoch(self, row: EpochRow, *, best: bool) -> None:
             self.rows.append(row.training_loss)
 
-    monkeypatch.setattr(Teachers, "answer", answer)
+    monkeypatch.setattr(Lesson, "show", show)
     monkeypatch.setattr(fit, "loss_on_targets", plain)
     monkeypatch.setattr(fit, "distillation_loss", distilled)
     recipe = dataclasses.replace(
@@ -526,7 +527,7 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     )
     train(recipe, dataset, workspace=tmp_path, settings=CPU, watcher=Losses())
     clean = [face.tobytes() for face in images[5:]]
-    assert sorted(shown) == sorted(clean * 3)
+    assert sorted(shown) == sorted(clean * 3 * 2)  # three views, two teachers
     assert {temperature for _, _, temperature in used} == {4.0}
     means = [
         sum(0.3 * own + 0.7 * taught for own, taught, _ in used[start : start + 5]) / 5 for start in range(0, 25, 5)
@@ -545,11 +546,12 @@ def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Datas
     images = torch.from_numpy(few_faces.training.images[:64])
 
     def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
-        views, answers = teachers.for_epoch(
+        lesson, answers = teachers.for_epoch(
             images, augmentation, epoch=epoch, data_sha256=few_faces.sha256, told=lambda line: None
         )
+        assert lesson is not None
         assert answers is not None
-        return render(images, views, augmentation, size=48), answers
+        return lesson.show(images, torch.arange(len(images)), augmentation, size=48), answers
 
     turning = Augmentation(flip=0.5, rotation=10, shift=0.1)
     first, second, third, fifth = (shown(epoch, turning) for epoch in (0, 1, 2, 4))
@@ -566,14 +568,97 @@ def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Pa
 
     def views(*names: str) -> torch.Tensor:
         teachers = Teachers(Distillation(teachers=names, views=2), workspace=finished, device=torch.device("cpu"))
-        shown, _ = teachers.for_epoch(
+        lesson, _ = teachers.for_epoch(
             images, Augmentation(shift=0.1), epoch=0, data_sha256=few_faces.sha256, told=lambda line: None
         )
-        assert shown is not None
-        return shown
+        assert lesson is not None
+        return lesson.views
 
     assert torch.equal(views("small"), views("small"))
     assert not torch.allclose(views("small"), views("small", "small"), atol=1e-3)
+
+
+@pytest.mark.parametrize("view", ["cached", "same"])
+def test_teachers_are_asked_about_the_mixtures_that_the_pupil_sees(
+    view: str,
+    tmp_path: Path,
+    finished: Path,
+    few_faces: Dataset,
+    small_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each batch's soft targets are what the teacher says of the batch's own pictures, and the labels are mixed too."""
+    shutil.copytree(finished / "training", tmp_path / "training")
+    kept = tmp_path / "training/.soft_targets"
+    kept.mkdir(exist_ok=True)
+    before = set(kept.iterdir())
+    teacher = Run.open(tmp_path / "training/small").network().eval()
+    real_step = fit._Training._step
+    dominant: list[float] = []
+
+    def step(
+        self: fit._Training,
+        trained: torch.nn.Module,
+        faces: torch.Tensor,
+        targets: torch.Tensor,
+        soft: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert soft is not None
+        with torch.no_grad():
+            said = torch.softmax(teacher(faces), 1)
+        assert torch.allclose(soft, said, atol=2e-3)
+        assert torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-5)
+        dominant.extend(targets.amax(1).tolist())
+        return real_step(self, trained, faces, targets, soft)
+
+    monkeypatch.setattr(fit._Training, "_step", step)
+    cached = view == "cached"
+    mixing = Mixing() if cached else Mixing(mixup_alpha=1.0)
+    recipe = dataclasses.replace(
+        small_recipe,
+        name="pupil",
+        distillation=Distillation(("small",), view=view, views=2, mixup_alpha=float(cached)),  # type: ignore[arg-type]
+        stages=(Stage(epochs=2, batch_size=40, mixing=mixing),),
+    )
+    assert train(recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
+    assert len(dominant) == 2 * 280
+    assert sum(share < 0.99 for share in dominant) / len(dominant) > 0.4
+    assert len(set(kept.iterdir()) - before) == 2 * cached
+
+
+def test_mixtures_and_faces_as_they_are_are_kept_apart(finished: Path, few_faces: Dataset) -> None:
+    images = torch.from_numpy(few_faces.training.images[:64])
+
+    def answers(alpha: float) -> torch.Tensor:
+        taught = Distillation(teachers=("small",), views=2, mixup_alpha=alpha)
+        teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
+        _, said = teachers.for_epoch(
+            images, Augmentation(shift=0.1), epoch=0, data_sha256=few_faces.sha256, told=lambda line: None
+        )
+        assert said is not None
+        return said
+
+    first, mixed, other = answers(0.0), answers(1.0), answers(0.3)
+    assert torch.equal(first, answers(0.0))
+    assert torch.equal(mixed, answers(1.0))
+    assert not torch.allclose(first, mixed, atol=1e-2)
+    assert not torch.allclose(other, mixed, atol=1e-2)
+
+
+def test_a_run_older_than_a_key_of_the_schema_is_gone_on_with(
+    finished: Path, tmp_path: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    shutil.copytree(finished / "training", tmp_path / "training")
+    path = tmp_path / "training/small/run.json"
+    record = json.loads(path.read_text())
+    for stage in record["fingerprint"]["recipe"]["stage"]:
+        del stage["patience"]
+    path.write_text(json.dumps(record))
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
+    record["fingerprint"]["recipe"]["stage"][0]["epochs"] = 99
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"another recipe.stage.0.epochs \(99 there, 4 here\)"):
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
 
 
 def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
