@@ -182,8 +182,8 @@ class Teachers:
             "data": data_sha256,
             "view": f"{turn}, drawn by teachers" if kind == "cached" else "plain",
             "augmentation": dataclasses.asdict(augmentation) if kind == "cached" else None,
-            "precision": str(self._precision),
-        } | ({"mixup_alpha": alpha} if alpha else {})
+            "mixup_alpha": alpha,
+        }  # neither device nor precision: an answer that was given is not asked for again
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = self._folder / f"{digest[:24]}.safetensors"
         if path.exists():
