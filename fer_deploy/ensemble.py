@@ -23,6 +23,17 @@ RANK_CONSTANT = 60
 """The k of reciprocal rank fusion, as in the study and in Cormack, Clarke and Büttcher, SIGIR 2009."""
 MIRROR = "~mirror"
 """What a member's name ends with when it is the run's view of the mirrored face: `B~mirror`."""
+
+
+def split_member(name: str) -> tuple[str, bool]:
+    """The run that a member's name means, and whether it is shown the mirrored face.
+
+    >>> split_member("B~mirror")
+    ('B', True)
+    """
+    return name.removesuffix(MIRROR), name.endswith(MIRROR)
+
+
 LEAST_PROBABILITY = 1e-30
 """What a probability counts as, at least, where its logarithm is taken."""
 STUDY_SOURCE = "the study, searched on PrivateTest"

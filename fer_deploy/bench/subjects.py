@@ -10,7 +10,7 @@ from typing import Literal
 
 from fer_deploy.bench.adapters import Adapter, find_adapter
 from fer_deploy.contract import PRECISIONS, ModelContract, check_model_file
-from fer_deploy.ensemble import MIRROR
+from fer_deploy.ensemble import split_member
 from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError
 
 Kind = Literal["file", "run", "foreign", "peer"]
@@ -142,7 +142,7 @@ def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subj
 
 
 def _member_runs(contract: ModelContract, workspace: Path) -> tuple[Path, ...]:
-    folders = [workspace / "training" / member.removesuffix(MIRROR) for member in contract.members]
+    folders = [workspace / "training" / split_member(member)[0] for member in contract.members]
     return tuple(folders) if folders and all((folder / "run.json").is_file() for folder in folders) else ()
 
 

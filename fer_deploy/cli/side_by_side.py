@@ -112,7 +112,7 @@ def _ready(waiting: Sequence[PlannedRun], running: Sequence[PlannedRun]) -> Plan
     """The first run that waits for no teacher that is itself still to come or in training."""
     to_come = {run.name for run in (*waiting, *running)}
     for run in waiting:
-        teachers = run.recipe.distillation.teachers if run.recipe.distillation else ()
+        teachers = run.recipe.distillation.runs if run.recipe.distillation else ()
         if not to_come & set(teachers):
             return run
     return None

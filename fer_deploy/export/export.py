@@ -25,6 +25,7 @@ from fer_deploy.ensemble import (
     ensemble_name,
     fit_adaptive_temperature,
     search_weights,
+    split_member,
 )
 from fer_deploy.errors import ExportError, ModelFileError, ParityError, RunError
 from fer_deploy.export.build import DYNAMIC, Shape, build_model
@@ -205,8 +206,9 @@ def plan_ensemble(
 def planned_member(name: str, *, workspace: Path) -> PlannedMember:
     """The member called `name`, `B` or `B~mirror`. RunError when the workspace has no such complete run."""
     folder = workspace / "training"
-    if name.endswith(MIRROR) and not (folder / name).is_dir():
-        return PlannedMember(Run.open(_run_folder(folder, name.removesuffix(MIRROR))), mirrored=True)
+    run, mirrored = split_member(name)
+    if mirrored and not (folder / name).is_dir():
+        return PlannedMember(Run.open(_run_folder(folder, run)), mirrored=True)
     return PlannedMember(Run.open(_run_folder(folder, name)))
 
 

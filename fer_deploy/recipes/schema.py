@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fer_deploy.ensemble import split_member
+
 OptionValue = int | float | bool | str | tuple[Any, ...]
 
 
@@ -181,7 +183,8 @@ class Distillation:
     """Soft targets from teachers, on training faces alone."""
 
     teachers: tuple[str, ...]
-    """Names of complete runs in the workspace; their probabilities are averaged."""
+    """Names of complete runs in the workspace, `B~mirror` for run B shown the mirrored face; their probabilities are
+    averaged."""
     weight: float = 0.7
     """Share of the loss that comes from the teachers; the labels give the rest."""
     temperature: float = 2.0
@@ -211,6 +214,11 @@ class Distillation:
             "mixup_alpha",
             f'goes with view = "cached"; under {self.view!r} use the stage\'s mixing',
         )
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The runs that teach, each once."""
+        return tuple(dict.fromkeys(split_member(teacher)[0] for teacher in self.teachers))
 
 
 @dataclass(frozen=True)

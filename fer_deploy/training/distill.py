@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from fer_deploy.ensemble import MIRROR, split_member
 from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
 from fer_deploy.models.fold import fold
@@ -101,12 +102,12 @@ class Teachers:
             RunError: a teacher's run is missing or unfinished; names the commands that mend it.
         """
         self.distillation = distillation
-        self._runs: Sequence[Run] = [Run.open(workspace / "training" / name) for name in distillation.teachers]
+        self._runs = {name: Run.open(workspace / "training" / name) for name in distillation.runs}
         # folded, they answer one and a half times as fast (Lite0 at 96 pixels, bfloat16: 325 to 495 faces/s a thread)
-        self._networks = [
-            fold(run.network()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
-            for run in self._runs
-        ]
+        self._networks = {
+            name: fold(run.network()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+            for name, run in self._runs.items()
+        }
         self._device = device
         self._precision = precision
         self._folder = workspace / "training" / ".soft_targets"
@@ -114,7 +115,8 @@ class Teachers:
     @property
     def fingerprint(self) -> str:
         """Changes when any teacher's weights do."""
-        joined = " ".join(run.weights_sha256 for run in self._runs)
+        told_apart = map(split_member, self.distillation.teachers)
+        joined = " ".join(self._runs[name].weights_sha256 + MIRROR * turned for name, turned in told_apart)
         return hashlib.sha256(joined.encode()).hexdigest()
 
     @torch.no_grad()
@@ -126,10 +128,12 @@ class Teachers:
         """
         answers = []
         half = self._precision != torch.float32
-        for run, network in zip(self._runs, self._networks, strict=True):
-            faces = show(run.input_size).contiguous(memory_format=torch.channels_last)
+        for name, turned in map(split_member, self.distillation.teachers):
+            faces = show(self._runs[name].input_size)
+            if turned:
+                faces = faces.flip(3)
             with torch.autocast(self._device.type, self._precision, enabled=half):
-                logits = network(faces)
+                logits = self._networks[name](faces.contiguous(memory_format=torch.channels_last))
             answers.append(torch.softmax(logits.float(), 1))
         return torch.stack(answers).mean(0)
 
@@ -193,7 +197,7 @@ class Teachers:
                     return lesson, kept.float().to(self._device)
             except (SafetensorError, KeyError, OSError):
                 told(f"{path}: damaged, asking the teachers again")
-        told(f"asking {len(self._runs)} teachers about view {turn + 1} of {self.distillation.views}")
+        told(f"asking {len(self.distillation.teachers)} teachers about view {turn + 1} of {self.distillation.views}")
         parts = []
         for chosen in torch.split(torch.arange(len(images), device=self._device), TEACHER_BATCH):
 
@@ -216,7 +220,7 @@ def require_teachers(distillation: Distillation, workspace: Path) -> None:
     Raises:
         RunError: one is not.
     """
-    for name in distillation.teachers:
+    for name in distillation.runs:
         if not (workspace / "training" / name / "run.json").exists():
             known = name in list_recipes()
             how = f"`ferdeploy train {name}` first" if known else f"train it first, into training/{name}"

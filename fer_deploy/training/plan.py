@@ -98,7 +98,7 @@ def plan_runs(
         if run.name in seen:
             raise RecipeError(f"run {run.name!r} is named twice")
         if run.recipe.distillation is not None:
-            missing = [teacher for teacher in run.recipe.distillation.teachers if teacher not in seen]
+            missing = [teacher for teacher in run.recipe.distillation.runs if teacher not in seen]
             if missing:
                 require_teachers(dataclasses.replace(run.recipe.distillation, teachers=tuple(missing)), workspace)
         seen.add(run.name)

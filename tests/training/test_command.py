@@ -79,7 +79,7 @@ def test_a_limit_of_time_ends_all_runs_cleanly_and_the_next_call_goes_on(tmp_pat
             out, err = process.communicate(timeout=200)
         assert (process.returncode, err) == (0, "")
         assert "Not finished: one, two. All is saved: give the same command again to go on." in out
-        if not folder.exists():
+        if not re.search(r"^one on ", out, re.MULTILINE):
             pytest.skip("this machine is so loaded that twelve seconds do not reach the first step")
         assert re.search(r"one stopped after \d+ epochs, saved\.", out)
         assert ("going on after epoch" in out) == bool(call and before)

@@ -576,6 +576,19 @@ def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Pa
 
     assert torch.equal(views("small"), views("small"))
     assert not torch.allclose(views("small"), views("small", "small"), atol=1e-3)
+    assert not torch.allclose(views("small"), views("small~mirror"), atol=1e-3)
+
+
+def test_a_teacher_can_be_asked_about_the_mirrored_face(finished: Path) -> None:
+    taught = Distillation(teachers=("small", "small~mirror"))
+    assert taught.runs == ("small",)
+    teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
+    network = Run.open(finished / "training/small").network().eval()
+    faces = torch.rand(9, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        straight, turned = (torch.softmax(network(seen), 1) for seen in (faces, faces.flip(3)))
+    assert not torch.allclose(straight, turned, atol=1e-3)
+    assert torch.allclose(teachers.answer(lambda size: faces), (straight + turned) / 2, atol=1e-5)
 
 
 @pytest.mark.parametrize("view", ["cached", "same"])

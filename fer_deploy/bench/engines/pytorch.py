@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.engines import EngineSession
 from fer_deploy.bench.subjects import Subject
-from fer_deploy.ensemble import MIRROR, Weights
+from fer_deploy.ensemble import Weights, split_member
 from fer_deploy.errors import MeasurementError, UnavailableError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def build_classifier(subject: Subject) -> FaceClassifier:
                 network=networks[folder],
                 input_size=run.input_size,
                 temperature=run.temperature if temperature is None else temperature,
-                mirrored=name.endswith(MIRROR),
+                mirrored=split_member(name)[1],
             )
         )
     if contract is None:
