@@ -292,6 +292,9 @@ class Recipe:
     """Augmentation of all stages that name none."""
     distillation: Distillation | None = None
     """Teachers, if any."""
+    precise_bn: float = 0.0
+    """Share of batch norm's running mean and variance that is measured anew at the end, on training faces as they are
+    (Wu and Johnson, 2021): networks learn from turned, cut and mixed ones, and read others."""
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     """`ferplus` trains on the shares of FER+'s votes, and is never scored as FER2013."""
     study: Study | None = None
@@ -305,6 +308,7 @@ class Recipe:
             "name",
             f"letters, digits, '-', '_', '.' only, got {self.name!r}",
         )
+        _require(0 <= self.precise_bn <= 1, "precise_bn", f"must lie in [0, 1], got {self.precise_bn}")
         mixed = self.distillation is not None and self.distillation.mixup_alpha > 0
         for number, stage in enumerate(self.stages):
             _require(

@@ -53,6 +53,8 @@ from fer_deploy.training.stages import generator_at, seed_at, share_budget
 from fer_deploy.training.targets import soft_labels
 
 VALIDATION_BATCH = 512
+PRECISE_BN_FACES = 4096
+"""At most this many training faces, evenly spaced, give batch norm's figures at the end."""
 CHECK_LOSS_EVERY = 20
 """Batches between looks at the loss on a GPU, where a look waits for the device; on the CPU every batch is seen."""
 MOST_SKIPPED = 20
@@ -638,6 +640,8 @@ class _Training:
         """Round the best weights, validate what they have become, fit the temperature, and close the record."""
         if not self.processes.writes:
             return
+        if self.recipe.precise_bn:
+            self.best = self._with_precise_bn(self.best)
         self.weights_sha256 = save_weights(self.folder, self.best)
         self.network.load_state_dict(load_half_precision(self.folder / "weights.safetensors"))
         logits = self._logits(self.validation_images).cpu().double()
@@ -646,6 +650,28 @@ class _Training:
         temperature = fit_temperature([logits.numpy()], truth.numpy())
         self._write_record("complete", rounded_accuracy=accuracy, temperature=temperature)
         (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+    @torch.no_grad()
+    def _with_precise_bn(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The state with the recipe's share of its batch norms' running figures taken from faces as they are."""
+        specification, share = self.recipe.network, self.recipe.precise_bn
+        options: dict[str, Any] = dict(specification.options)
+        network = build_network(specification.name, **options).to(self.device)
+        network.load_state_dict(dict(state))
+        network.eval()
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()
+                module.reset_running_stats()
+                module.momentum = None  # the mean over all batches
+        chosen = self.images[:: -(-len(self.images) // PRECISE_BN_FACES)]
+        for part in torch.split(chosen, VALIDATION_BATCH):
+            network(render(part, None, self.recipe.augmentation, size=specification.input_size))
+        measured = network.state_dict()
+        return {
+            name: tensor.lerp(measured[name], share) if name.endswith(("running_mean", "running_var")) else tensor
+            for name, tensor in state.items()
+        }
 
     # -- what is written ----------------------------------------------------------------------------------------
 

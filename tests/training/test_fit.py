@@ -591,6 +591,38 @@ def test_a_teacher_can_be_asked_about_the_mirrored_face(finished: Path) -> None:
     assert torch.allclose(teachers.answer(lambda size: faces), (straight + turned) / 2, atol=1e-5)
 
 
+def test_precise_batch_norm_is_measured_on_faces_as_they_are(tmp_path: Path, few_faces: Dataset) -> None:
+    """The first batch norm's figures become those of the stem's answers to plain training faces; nothing else moves."""
+    stage = Stage(epochs=2, batch_size=40, optimiser=Optimiser(lr=4e-3))
+    turning = Augmentation(rotation=40, cutout=1.0, fill="edge")
+    recipe = Recipe("bn", "batch norm", Network("plain", options={"widths": (4,), "depths": (1,)}), (stage,))
+    recipe = dataclasses.replace(recipe, augmentation=turning)
+
+    def trained(share: float) -> dict[str, torch.Tensor]:
+        asked = dataclasses.replace(recipe, name=f"bn{share}", precise_bn=share)
+        run = train(asked, few_faces, workspace=tmp_path, settings=CPU).run()
+        return {name: tensor.float() for name, tensor in load_file(run.folder / "weights.safetensors").items()}
+
+    never, half, wholly = trained(0.0), trained(0.5), trained(1.0)
+    figures = [name for name in never if name.endswith(("running_mean", "running_var"))]
+    for name, before in never.items():
+        if name in figures:
+            assert torch.allclose(half[name], (before + wholly[name]) / 2, rtol=4e-3, atol=1e-4)
+        else:
+            assert torch.equal(before, wholly[name])
+    assert any(not torch.allclose(never[name], wholly[name], rtol=0.02) for name in figures)
+    network = Run.open(tmp_path / "training/bn1.0").network().eval()
+    stem = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network((torch.from_numpy(few_faces.training.images).float().unsqueeze(1) - 127.5) / 127.5)
+    assert stem.running_mean is not None
+    assert stem.running_var is not None
+    assert torch.allclose(stem.running_mean, seen[0].mean((0, 2, 3)), rtol=4e-3, atol=1e-3)
+    assert torch.allclose(stem.running_var, seen[0].var((0, 2, 3)), rtol=4e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("view", ["cached", "same"])
 def test_teachers_are_asked_about_the_mixtures_that_the_pupil_sees(
     view: str,
