@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fer_deploy.ensemble import split_member
-
 OptionValue = int | float | bool | str | tuple[Any, ...]
 
 
@@ -214,11 +212,6 @@ class Distillation:
             "mixup_alpha",
             f'goes with view = "cached"; under {self.view!r} use the stage\'s mixing',
         )
-
-    @property
-    def runs(self) -> tuple[str, ...]:
-        """The runs that teach, each once."""
-        return tuple(dict.fromkeys(split_member(teacher)[0] for teacher in self.teachers))
 
 
 @dataclass(frozen=True)
