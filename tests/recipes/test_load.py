@@ -24,6 +24,7 @@ from fer_deploy.recipes.load import field_documentation
 from fer_deploy.recipes.write import recipe_to_toml
 
 MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
+TAUGHT = 'distillation = { teachers = ["a"], view = "cached", mixup_alpha = 1.0 }\n' + MINIMAL
 
 # optimiser lr, betas, decay; schedule; clip, most epochs, patience, epochs run: the study's published notebook.
 ONE_CYCLE_A = ("one-cycle", 0.1, 10, 1e3)
@@ -147,6 +148,15 @@ def test_every_recipe_survives_the_round_trip(name: str) -> None:
         (MINIMAL.replace("epochs = 2", ""), "mine.toml: key 'stage.0.epochs' is missing"),
         (MINIMAL.replace('"mine"', '"../mine"'), "mine.toml: name: letters, digits"),
         ('name = "x"\ntitle = "t"\nnetwork = { name = "plain" }\n', "mine.toml: key 'stage' is missing"),
+        ("precise_bn = 2.0\n" + MINIMAL, "mine.toml: precise_bn: must lie in [0, 1], got 2.0"),
+        (
+            TAUGHT.replace("cached", "same"),
+            "mixup_alpha: goes with view = \"cached\"; under 'same' use the stage",
+        ),
+        (
+            TAUGHT + "mixing = { cutmix_alpha = 1.0 }",
+            "stage.0.mixing: the distillation's mixup_alpha mixes already: leave one of them out",
+        ),
     ],
 )
 def test_a_wrong_recipe_gets_one_line(text: str, message: str) -> None:
