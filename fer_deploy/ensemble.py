@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Self
@@ -23,16 +23,6 @@ RANK_CONSTANT = 60
 """The k of reciprocal rank fusion, as in the study and in Cormack, Clarke and Büttcher, SIGIR 2009."""
 MIRROR = "~mirror"
 """What a member's name ends with when it is the run's view of the mirrored face: `B~mirror`."""
-
-
-def split_member(name: str) -> tuple[str, bool]:
-    """The run that a member's name means, and whether it is shown the mirrored face.
-
-    >>> split_member("B~mirror")
-    ('B', True)
-    """
-    return name.removesuffix(MIRROR), name.endswith(MIRROR)
-
 
 LEAST_PROBABILITY = 1e-30
 """What a probability counts as, at least, where its logarithm is taken."""
@@ -92,6 +82,24 @@ STUDY_ENSEMBLES: Mapping[str, StudyEnsemble] = MappingProxyType(
     }
 )
 """The study's own three, by the name that the file gets."""
+
+
+def split_member(name: str) -> tuple[str, bool]:
+    """The run that a member's name means, and whether it is shown the mirrored face.
+
+    >>> split_member("B~mirror")
+    ('B', True)
+    """
+    return name.removesuffix(MIRROR), name.endswith(MIRROR)
+
+
+def member_runs(names: Iterable[str]) -> tuple[str, ...]:
+    """The runs that members' names mean, each once, in order.
+
+    >>> member_runs(["B", "B~mirror", "E"])
+    ('B', 'E')
+    """
+    return tuple(dict.fromkeys(split_member(name)[0] for name in names))
 
 
 def ensemble_name(members: Sequence[str], *, fusion: Fusion = "wap") -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 import click
 
 from fer_deploy.cli.training_display import SECONDS_TO_CLOSE, console, report_seeds, stop_signals
+from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RunError, TrainingError
 from fer_deploy.recipes.write import recipe_to_toml
-from fer_deploy.training.distill import teaching_runs
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
 
@@ -113,7 +113,7 @@ def _ready(waiting: Sequence[PlannedRun], running: Sequence[PlannedRun]) -> Plan
     """The first run that waits for no teacher that is itself still to come or in training."""
     to_come = {run.name for run in (*waiting, *running)}
     for run in waiting:
-        teachers = teaching_runs(run.recipe.distillation) if run.recipe.distillation else ()
+        teachers = member_runs(run.recipe.distillation.teachers) if run.recipe.distillation else ()
         if not to_come & set(teachers):
             return run
     return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fer_deploy.contract import ModelContract, read_model_file
-from fer_deploy.ensemble import split_member
+from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import ExportError, FerDeployError, ModelFileError
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import fits, read_golden_input
@@ -157,7 +157,7 @@ def _check_parity(
     progress: Callable[[str, int, int], None] | None,
 ) -> Check:
     name = "parity with the runs"
-    runs = list(dict.fromkeys(split_member(member)[0] for member in contract.members))
+    runs = member_runs(contract.members)
     training = workspace / "training"
     missing = [run for run in runs if not (training / run / "run.json").is_file()]
     if not runs:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fer_deploy.ensemble import MIRROR, split_member
+from fer_deploy.ensemble import MIRROR, member_runs, split_member
 from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
 from fer_deploy.models.fold import fold
@@ -102,7 +102,7 @@ class Teachers:
             RunError: a teacher's run is missing or unfinished; names the commands that mend it.
         """
         self.distillation = distillation
-        self._runs = {name: Run.open(workspace / "training" / name) for name in teaching_runs(distillation)}
+        self._runs = {name: Run.open(workspace / "training" / name) for name in member_runs(distillation.teachers)}
         # folded, they answer one and a half times as fast (Lite0 at 96 pixels, bfloat16: 325 to 495 faces/s a thread)
         self._networks = {
             name: fold(run.network()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
@@ -214,18 +214,13 @@ class Teachers:
         return lesson, answers.half().float()
 
 
-def teaching_runs(distillation: Distillation) -> tuple[str, ...]:
-    """The runs that teach, each once: `B` for `B` and `B~mirror`."""
-    return tuple(dict.fromkeys(split_member(teacher)[0] for teacher in distillation.teachers))
-
-
 def require_teachers(distillation: Distillation, workspace: Path) -> None:
     """Check, before any weight is loaded, that the teachers' runs are complete.
 
     Raises:
         RunError: one is not.
     """
-    for name in teaching_runs(distillation):
+    for name in member_runs(distillation.teachers):
         if not (workspace / "training" / name / "run.json").exists():
             known = name in list_recipes()
             how = f"`ferdeploy train {name}` first" if known else f"train it first, into training/{name}"

@@ -11,7 +11,7 @@ import io
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -625,16 +625,13 @@ class _Training:
     @torch.no_grad()
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         self.network.eval()
-        parts = []
-        for start in range(0, len(images), VALIDATION_BATCH):
-            faces = render(
-                images[start : start + VALIDATION_BATCH],
-                None,
-                self.recipe.augmentation,
-                size=self.recipe.network.input_size,
-            )
-            parts.append(self.network(faces.contiguous(memory_format=torch.channels_last)).float())
-        return torch.cat(parts)
+        return torch.cat([self.network(faces).float() for faces in self._as_they_are(images)])
+
+    def _as_they_are(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Faces as the network reads them when nothing is changed, batch by batch."""
+        for part in torch.split(images, VALIDATION_BATCH):
+            faces = render(part, None, self.recipe.augmentation, size=self.recipe.network.input_size)
+            yield faces.contiguous(memory_format=torch.channels_last)
 
     def _finish(self) -> None:
         """Round the best weights, validate what they have become, fit the temperature, and close the record."""
@@ -665,8 +662,8 @@ class _Training:
                 module.reset_running_stats()
                 module.momentum = None  # the mean over all batches
         chosen = self.images[:: -(-len(self.images) // PRECISE_BN_FACES)]
-        for part in torch.split(chosen, VALIDATION_BATCH):
-            network(render(part, None, self.recipe.augmentation, size=specification.input_size))
+        for faces in self._as_they_are(chosen):
+            network(faces)
         measured = network.state_dict()
         return {
             name: tensor.lerp(measured[name], share) if name.endswith(("running_mean", "running_var")) else tensor

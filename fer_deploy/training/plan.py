@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes import STUDY_ORDER, Recipe, apply_settings, load_recipe
-from fer_deploy.training.distill import require_teachers, teaching_runs
+from fer_deploy.training.distill import require_teachers
 from fer_deploy.training.stages import share_budget
 
 DEFAULT_VARIANTS = ("B", "E")
@@ -98,7 +99,7 @@ def plan_runs(
         if run.name in seen:
             raise RecipeError(f"run {run.name!r} is named twice")
         if run.recipe.distillation is not None:
-            missing = [teacher for teacher in teaching_runs(run.recipe.distillation) if teacher not in seen]
+            missing = [teacher for teacher in member_runs(run.recipe.distillation.teachers) if teacher not in seen]
             if missing:
                 require_teachers(dataclasses.replace(run.recipe.distillation, teachers=tuple(missing)), workspace)
         seen.add(run.name)

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.recipes import (
@@ -38,7 +39,7 @@ from fer_deploy.training import distill, fit
 from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device
-from fer_deploy.training.distill import Lesson, Teachers, teaching_runs
+from fer_deploy.training.distill import Lesson, Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.losses import loss_on_targets
 from fer_deploy.training.run import Run, list_runs
@@ -581,7 +582,7 @@ def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Pa
 
 def test_a_teacher_can_be_asked_about_the_mirrored_face(finished: Path) -> None:
     taught = Distillation(teachers=("small", "small~mirror"))
-    assert teaching_runs(taught) == ("small",)
+    assert member_runs(taught.teachers) == ("small",)
     teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
     network = Run.open(finished / "training/small").network().eval()
     faces = torch.rand(9, 1, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
