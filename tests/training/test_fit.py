@@ -197,7 +197,7 @@ while True:
     history = folder / "history.csv"
     now = history.read_bytes() if history.exists() else b""
     grew = grew and now.startswith(before)
-    longest = usual if len(now) > len(before) else longest * 1.2  # what a start takes is not known: more, until it moves
+    longest = usual if len(now) > len(before) else longest * 1.2  # more, until a start gets somewhere
     before = now
     record = folder / "run.json"
     if record.exists() and json.loads(record.read_text())["status"] == "complete":
