@@ -34,8 +34,9 @@ loss = { name = "focal" }
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> None:
+    """Runs are the same bits for the same number of threads; the runs that fixtures share are made before any test."""
     torch.set_num_threads(1)
 
 

@@ -39,6 +39,12 @@ DEPTHWISE_SHAPES = [  # batch, channels, map, kernel, stride; the first five are
 ]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread_again() -> Iterator[None]:
+    yield
+    torch.set_num_threads(1)
+
+
 def maps_of(*shape: int, seed: int = 0, mean: float = 0.0) -> Tensor:
     values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + mean
     return values.to(memory_format=torch.channels_last)
