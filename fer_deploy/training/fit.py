@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import platform
 import time
@@ -110,7 +111,7 @@ class Watcher(Protocol):
         """A batch is done."""
 
     def epoch(self, row: EpochRow, *, best: bool) -> None:
-        """An epoch is done; `best` when none before had a better validation accuracy."""
+        """An epoch is done; `best` when none before was better on the validation faces, by what the recipe says."""
 
     def message(self, text: str) -> None:
         """Something worth a line."""
@@ -181,7 +182,9 @@ class _Progress:
     best_accuracy: float = -1.0
     best_epoch: int = 0
     best_stage: int = 0
+    best_loss: float = math.inf
     stage_best_accuracy: float = -1.0
+    stage_best_loss: float = math.inf
     epochs_without_better: int = 0
     seconds: float = 0.0
     started: str = ""
@@ -389,7 +392,8 @@ class _Training:
             if index > 0:
                 self.network.load_state_dict(self.stage_best)
             progress.stage, progress.epoch_in_stage, progress.batch = index, 0, 0
-            progress.stage_best_accuracy, progress.epochs_without_better = -1.0, 0
+            progress.stage_best_accuracy, progress.stage_best_loss = -1.0, math.inf
+            progress.epochs_without_better = 0
         optimiser = make_optimiser(self.network, stage.optimiser, device=self.device)
         scheduler = Scheduler(optimiser, stage, total_steps=stage.epochs * batches)
         average = MovingAverage(self.network, stage.ema) if stage.ema else None
@@ -567,18 +571,17 @@ class _Training:
         loss_sum, correct, faces = summed.tolist()
         progress.epochs_run += 1
         progress.epoch_in_stage += 1
-        better = accuracy > progress.best_accuracy
-        if accuracy > progress.stage_best_accuracy:
-            progress.stage_best_accuracy, progress.epochs_without_better = accuracy, 0
+        by_loss = self.recipe.best_by == "loss"
+        better = loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy
+        if loss < progress.stage_best_loss if by_loss else accuracy > progress.stage_best_accuracy:
+            progress.stage_best_accuracy, progress.stage_best_loss = accuracy, loss
+            progress.epochs_without_better = 0
             self.stage_best = _copied(state)
         else:
             progress.epochs_without_better += 1
         if better:
-            progress.best_accuracy, progress.best_epoch, progress.best_stage = (
-                accuracy,
-                progress.epochs_run,
-                parts.index + 1,
-            )
+            progress.best_accuracy, progress.best_loss = accuracy, loss
+            progress.best_epoch, progress.best_stage = progress.epochs_run, parts.index + 1
             self.best = self.stage_best
         spent = time.monotonic() - since
         progress.seconds += spent

@@ -752,3 +752,21 @@ def test_curves_are_drawn(finished: Path) -> None:
     assert draw_curves(finished / "training/small").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="no history"):
         draw_curves(finished)
+
+
+def test_the_best_epoch_is_chosen_by_what_the_recipe_says(
+    tmp_path: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    """On the same course, the epoch of the highest accuracy or of the least loss: here they are not the same."""
+    chosen = {}
+    for best_by in ("accuracy", "loss"):
+        recipe = apply_settings(small_recipe, [f"best_by={best_by}"])
+        run = train(recipe, few_faces, workspace=tmp_path, settings=CPU, name=best_by).run()
+        with (run.folder / "history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        accuracies = [float(row["validation_accuracy"]) for row in rows]
+        losses = [-float(row["validation_loss"]) for row in rows]
+        by = accuracies if best_by == "accuracy" else losses
+        chosen[best_by] = run.record["best"]["epoch"]
+        assert chosen[best_by] == 1 + by.index(max(by))
+    assert chosen["accuracy"] != chosen["loss"]
