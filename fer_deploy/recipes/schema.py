@@ -286,7 +286,7 @@ class Recipe:
     distillation: Distillation | None = None
     """Teachers, if any."""
     best_by: Literal["accuracy", "loss"] = "accuracy"
-    """What the best epoch is chosen by, on PublicTest: accuracy, as in the study, or cross-entropy, which wavers less."""
+    """What chooses the best epoch, on PublicTest: accuracy, as in the study, or cross-entropy, which wavers less."""
     precise_bn: float = 0.0
     """Share of batch norm's running mean and variance that is measured anew at the end, on training faces as they are
     (Wu and Johnson, 2021): networks learn from turned, cut and mixed ones, and read others."""
