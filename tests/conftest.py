@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from fer_deploy.faces.load import load_dataset
 from fer_deploy.faces.synthetic import synthetic_dataset
 
 PACK = Path(__file__).resolve().parents[2] / "shared" / "fer2013"
+
+
+def pytest_configure() -> None:
+    """A shell's `make test &` lets its children ignore Ctrl-C, and theirs: programs that tests stop so must hear it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
