@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SMALL
+from small_recipe import SMALL
 
 from fer_deploy.cli import cli
 from fer_deploy.cli.train import read_duration

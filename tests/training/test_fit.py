@@ -157,7 +157,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
-from conftest import SMALL
+from small_recipe import SMALL
 from fer_deploy.faces.synthetic import synthetic_dataset
 from fer_deploy.recipes import parse_recipe, apply_settings
 from fer_deploy.training.fit import train, Settings
@@ -209,7 +209,7 @@ print(json.dumps({"kills": kills, "grew": grew}))
 def test_kill_9_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     """A process is killed at random at least 20 times; history.csv only grows, and the weights are the same bits."""
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", KILLED, str(tmp_path), str(REPOSITORY / "tests")],
         capture_output=True, text=True, timeout=300, cwd=REPOSITORY, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
