@@ -179,12 +179,7 @@ class _Progress:
     correct: int = 0
     faces: int = 0
     epoch_seconds: float = 0.0
-    best_accuracy: float = -1.0
     best_epoch: int = 0
-    best_stage: int = 0
-    best_loss: float = math.inf
-    stage_best_accuracy: float = -1.0
-    stage_best_loss: float = math.inf
     epochs_without_better: int = 0
     seconds: float = 0.0
     started: str = ""
@@ -392,7 +387,6 @@ class _Training:
             if index > 0:
                 self.network.load_state_dict(self.stage_best)
             progress.stage, progress.epoch_in_stage, progress.batch = index, 0, 0
-            progress.stage_best_accuracy, progress.stage_best_loss = -1.0, math.inf
             progress.epochs_without_better = 0
         optimiser = make_optimiser(self.network, stage.optimiser, device=self.device)
         scheduler = Scheduler(optimiser, stage, total_steps=stage.epochs * batches)
@@ -557,6 +551,16 @@ class _Training:
             )
         progress.loss_sum += float(values[finite].sum())
 
+    def _score(self, loss: float, accuracy: float) -> float:
+        """What chooses the best epoch, higher is better; a loss that is not a number is never the best."""
+        if self.recipe.best_by == "accuracy":
+            return accuracy
+        return -math.inf if math.isnan(loss) else -loss
+
+    def _best_score(self, rows: list[dict[str, Any]]) -> float:
+        scores = (self._score(row["validation_loss"], row["validation_accuracy"]) for row in rows)
+        return max(scores, default=-math.inf)
+
     def _close_epoch(self, shown: int) -> None:
         parts, progress = self.parts, self.progress
         trained_seconds = progress.epoch_seconds
@@ -571,17 +575,15 @@ class _Training:
         loss_sum, correct, faces = summed.tolist()
         progress.epochs_run += 1
         progress.epoch_in_stage += 1
-        by_loss = self.recipe.best_by == "loss"
-        better = loss < progress.best_loss if by_loss else accuracy > progress.best_accuracy
-        if loss < progress.stage_best_loss if by_loss else accuracy > progress.stage_best_accuracy:
-            progress.stage_best_accuracy, progress.stage_best_loss = accuracy, loss
+        score = self._score(loss, accuracy)
+        better = score > self._best_score(progress.rows)
+        if score > self._best_score([row for row in progress.rows if row["stage"] == parts.index + 1]):
             progress.epochs_without_better = 0
             self.stage_best = _copied(state)
         else:
             progress.epochs_without_better += 1
         if better:
-            progress.best_accuracy, progress.best_loss = accuracy, loss
-            progress.best_epoch, progress.best_stage = progress.epochs_run, parts.index + 1
+            progress.best_epoch = progress.epochs_run
             self.best = self.stage_best
         spent = time.monotonic() - since
         progress.seconds += spent
@@ -753,14 +755,17 @@ class _Training:
         if not self.processes.writes:
             return
         progress, faces = self.progress, self.dataset
-        accuracy = rounded_accuracy if rounded_accuracy is not None else progress.best_accuracy
-        best = {"stage": progress.best_stage, "epoch": progress.best_epoch, "validation_accuracy": accuracy}
+        best = None
+        if progress.best_epoch:
+            row = progress.rows[progress.best_epoch - 1]
+            accuracy = rounded_accuracy if rounded_accuracy is not None else row["validation_accuracy"]
+            best = {"stage": row["stage"], "epoch": row["epoch"], "validation_accuracy": accuracy}
         record = {
             "format": RUN_FORMAT,
             "name": self.folder.name,
             "status": status,
             "title": self.recipe.title,
-            "best": best if progress.best_epoch else None,
+            "best": best,
             "temperature": temperature,
             "weights_sha256": self.weights_sha256,
             "parameters": self.parameters,
