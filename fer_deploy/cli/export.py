@@ -165,7 +165,11 @@ def command(
 
         chosen = list(names)
         if not names and not ensembles:
-            chosen = [run.name for run in list_runs(workspace)]
+            for run in list_runs(workspace):
+                if run.weights_path.exists():
+                    chosen.append(run.name)
+                else:
+                    warn(f"{run.folder}: left out, its weights are not here: train it again")
             if not chosen:
                 raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
         refused: list[ParityError] = []

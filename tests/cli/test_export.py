@@ -73,6 +73,14 @@ def test_the_table_is_whole_in_80_columns(workspace: Path) -> None:
     assert max(map(len, done.output.splitlines())) <= 80
 
 
+def test_a_run_whose_weights_are_not_here_is_left_out_and_named(workspace: Path) -> None:
+    (workspace / "training" / "E" / "weights.safetensors").unlink()
+    done = _run(*DATA, workspace=workspace)
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in (workspace / "exports").glob("*.onnx")] == ["B.onnx"]
+    assert "E: left out, its weights are not here: train it again" in " ".join(done.output.split())
+
+
 def test_no_name_exports_every_run_and_strict_wants_data(workspace: Path) -> None:
     refused = _run("--strict", workspace=workspace)
     assert refused.exit_code == 1
