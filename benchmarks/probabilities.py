@@ -8,7 +8,6 @@ with the ONNX file's SHA-256. What a report says of such a network can then be c
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from fer_deploy.faces import load_dataset
-from fer_deploy.files import write_bytes
+from fer_deploy.files import sha256_of, write_bytes
 from fer_deploy.recognizer import Recognizer
 
 
@@ -33,7 +32,7 @@ def main(model: Path, data: str, output: Path) -> None:
         answers[name] = recognizer.probabilities(np.repeat(faces.images[..., np.newaxis], 3, 3)).astype(np.float16)
         right = answers[name].argmax(1) == faces.labels
         click.echo(f"{name}: {right.mean():.2%} of {len(faces):,} faces")
-    content = save(answers, metadata={"model": hashlib.sha256(model.read_bytes()).hexdigest()})
+    content = save(answers, metadata={"model": sha256_of(model)})
     write_bytes(output / "probabilities.safetensors", content)
 
 
