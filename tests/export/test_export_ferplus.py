@@ -12,6 +12,8 @@ import pytest
 import torch
 from trained_runs import train_network, write_run
 
+from fer_deploy import Recognizer
+from fer_deploy.contract import check_model_file
 from fer_deploy.export.export import export_plan, plan_ensemble, plan_run
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_dataset
@@ -84,3 +86,15 @@ def test_without_votes_there_is_no_accuracy(workspace: Path, drawn: Dataset, tmp
     (file,) = export_plan(plan_run("plus", workspace=workspace), folder=tmp_path, data=drawn)
     assert file.accuracy is None
     assert "accuracy" not in properties(file.path)
+
+
+def test_the_file_is_as_sure_as_it_is_right_on_ferplus_labels(workspace: Path, drawn: Dataset, tmp_path: Path) -> None:
+    plan = plan_run("plus", workspace=workspace)
+    data = dataclasses.replace(drawn, official=True, validation=voted(drawn.validation))
+    (file,) = export_plan(plan, folder=tmp_path, data=data)
+    faces = np.repeat(data.validation.images[3:, :, :, None], 3, axis=3)  # three have none of the seven
+    answers = Recognizer(file.path).probabilities(faces)
+    right = answers.argmax(axis=1) == (data.validation.labels[3:] + 2) % 7
+    assert abs(float(answers.max(axis=1).mean() - right.mean())) < 2e-3
+    (without,) = export_plan(plan, folder=tmp_path / "without", data=dataclasses.replace(drawn, official=True))
+    assert check_model_file(without.path).calibration is None
