@@ -4,14 +4,17 @@
     python -m fer_deploy.bench.readme --check    exit 1, naming the files, where they do not agree with the report
 
 A block of the README lies between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between is replaced. The
-blocks are `results` (models and other packages), `engines` (what computes them) and `study` (beside the study's rows,
-from benchmarks/study/report.json where the study's variants were scored apart).
+blocks are `results` (models and other packages), `engines` (what computes them), `study` (beside the study's rows,
+from benchmarks/study/report.json where the study's variants were scored apart) and `seeds` (what chance does to the
+released models, from benchmarks/seeds/report.json).
 """
 
 from __future__ import annotations
 
 import re
+import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +107,35 @@ def study_block(report: Report, epochs: Mapping[str, str]) -> str:
     return table(heading, lines, numeric=[False] + [True] * 7) + f"\n\n{note} {measured}"
 
 
+def seeds_block(report: Report | None, released: Report) -> str:
+    """What was trained more than once, each seed's accuracy (in bold the released one's), their mean and spread.
+
+    MeasurementError without a report.
+    """
+    if report is None:
+        raise MeasurementError("the README has a block 'seeds', and there is no benchmarks/seeds/report.json")
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in report.rows:
+        if row.status == OK and row.engine == FILE_ENGINE and row.quality:
+            groups[re.sub(r"\.seed\d+", "", row.name)].append(row)
+    names = {row.name for row in released.rows}
+    lines = []
+    for name, rows in groups.items():
+        found = [100 * row.quality.accuracy.value for row in rows if row.quality]
+        if len(found) < 2:
+            continue
+        cells = [
+            f"**{value:.2f}**" if row.name in names else f"{value:.2f}" for row, value in zip(rows, found, strict=True)
+        ]
+        errors = ", ".join(f"{row.quality.calibration_error:.3f}" for row in rows if row.quality)
+        spread = f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}"
+        lines.append([name, ", ".join(cells), spread, errors, f"{rows[0].gflops:.4f}" if rows[0].gflops else NONE])
+    lines.sort(key=lambda line: -float(line[2].split()[0]))
+    heading = ["model", "accuracy %, seed by seed", "mean ± standard deviation", "ECE", "GFLOPs"]
+    note = "In bold the released one. FER2013, PrivateTest, ONNX Runtime"
+    return table(heading, lines, numeric=[False] + [True] * 4) + f"\n\n{note}, measured {report.created[:10]}."
+
+
 def _own_cells(row: Row | None) -> tuple[str, str, str]:
     """Accuracy, GFLOPs and efficiency of a row of ours, as far as there are any."""
     if row is None:
@@ -129,18 +161,26 @@ class Sources:
         report: benchmarks/report.json.
         study: benchmarks/study/report.json, where the study's variants were scored apart; else the same.
         epochs: how long they were trained, by name.
+        seeds: benchmarks/seeds/report.json; None where no seeds were compared.
     """
 
     report: Report
     study: Report
     epochs: Mapping[str, str]
+    seeds: Report | None = None
 
     @classmethod
     def of(cls, folder: Path) -> Sources:
         """Those of a workspace. MeasurementError for a report that can't be read."""
         report = load_report(folder / "benchmarks" / "report.json")
         apart = folder / "benchmarks" / "study" / "report.json"
-        return cls(report, load_report(apart) if apart.is_file() else report, epochs_trained(folder))
+        seeds = folder / "benchmarks" / "seeds" / "report.json"
+        return cls(
+            report,
+            load_report(apart) if apart.is_file() else report,
+            epochs_trained(folder),
+            load_report(seeds) if seeds.is_file() else None,
+        )
 
 
 BLOCKS: Mapping[str, Callable[[Sources], str]] = MappingProxyType(
@@ -148,6 +188,7 @@ BLOCKS: Mapping[str, Callable[[Sources], str]] = MappingProxyType(
         "results": lambda sources: results_block(sources.report),
         "engines": lambda sources: engines_block(sources.report),
         "study": lambda sources: study_block(sources.study, sources.epochs),
+        "seeds": lambda sources: seeds_block(sources.seeds, sources.report),
     }
 )
 """The blocks by name."""

@@ -285,6 +285,34 @@ def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
     assert filled_readme(text, sources) == text
 
 
+def test_the_readme_says_what_seeds_did() -> None:
+    row = next(row for row in report().rows if row.name == "B" and row.engine == "ort-cpu")
+    assert row.quality is not None
+
+    def as_seed(name: str, accuracy: float, **change: object) -> Row:
+        quality = replace(row.quality, accuracy=replace(row.quality.accuracy, value=accuracy))
+        return replace(row, name=name, quality=quality, **change)
+
+    seeds = (
+        as_seed("B", 0.70),
+        as_seed("B.seed1", 0.72),
+        as_seed("B.seed2", 0.74),
+        as_seed("B.seed3", 0.1, engine="torch-cpu"),
+        as_seed("B.seed4", 0.1, status="absent"),
+        as_seed("B.seed1+E~mirror", 0.75),
+        as_seed("B.seed2+E.seed2~mirror", 0.76),
+        as_seed("E", 0.8),  # one alone has no spread
+    )
+    sources = Sources(report(), report(), {}, replace(report(), rows=seeds))
+    text = filled_readme("<!-- bench:seeds -->\n<!-- /bench:seeds -->\n", sources)
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert rows[0].startswith("| B+E~mirror | 75.00, 76.00 | 75.50 ± 0.71 |")
+    assert rows[1].startswith("| B | **70.00**, 72.00, 74.00 | 72.00 ± 2.00 |")
+    assert len(rows) == 2
+    with pytest.raises(MeasurementError, match=r"no benchmarks/seeds/report\.json"):
+        filled_readme("<!-- bench:seeds -->\n<!-- /bench:seeds -->\n", Sources(report(), report(), {}))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("<!-- bench:nothing -->", "block 'nothing'"), ("<!-- bench:study -->", "study' has no end")],
