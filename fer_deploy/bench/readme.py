@@ -250,16 +250,15 @@ def main(arguments: Sequence[str], *, folder: Path = Path()) -> int:
 
 def _measured(report: Report) -> str:
     data, machine, settings = report.data, report.machine, report.settings
-    scored = f"{data.name}, {data.split}, {data.rows:,} faces, single view" if data else "Nothing was scored"
+    scored = f"{data.name}, {data.split}, {data.rows:,} faces, each given once" if data else "Nothing was scored"
     threads = settings["threads"]
     versions = machine["versions"]
-    busy = any(row.latency and row.latency.busy for row in report.rows)
     instructions = ", ".join(machine["instructions"])
     processor = machine["processor"] + (f" ({instructions})" if instructions else "")
-    noise = " Something else was running on that machine: its times disagree among themselves." if busy else ""
+    warned = "".join(f" To know before quoting a figure: {warning}." for warning in report.warnings)
     return (
         f"{scored}. {processor}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
-        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}.{noise} "
+        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}.{warned} "
         "The whole report: [benchmarks/report.md](benchmarks/report.md), with every sample in "
         "[report.json](benchmarks/report.json)."
     )
