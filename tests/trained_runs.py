@@ -16,7 +16,8 @@ from fer_deploy.faces import Dataset
 from fer_deploy.models import build_network
 from fer_deploy.models.cost import measure_cost
 from fer_deploy.recipes import parse_recipe, recipe_to_dict
-from fer_deploy.training.run import RUN_FORMAT, Run, half_precision, save_weights
+from fer_deploy.training.record import RUN_FORMAT
+from fer_deploy.training.run import Run, half_precision, save_weights
 
 RECIPE = """
 name = "{name}"

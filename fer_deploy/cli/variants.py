@@ -60,13 +60,12 @@ def _costs(networks: list[Network]) -> dict[str, Cost]:
 
 
 def _table(recipes: list[object], workspace: Path) -> None:
-    import json
-
     from rich.console import Console
     from rich.table import Table
 
     from fer_deploy.recipes import Recipe
     from fer_deploy.recipes.costs import network_key
+    from fer_deploy.training.record import read_record
 
     known = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     costs = _costs([recipe.network for recipe in known])
@@ -82,7 +81,7 @@ def _table(recipes: list[object], workspace: Path) -> None:
         record = workspace / "training" / recipe.name / "run.json"
         here = ""
         if record.exists():
-            content = json.loads(record.read_text(encoding="utf-8"))
+            content = read_record(record)
             best = content.get("best")
             here = f"{best['validation_accuracy']:.2%}" if best else "begun"
             here += "" if content["status"] == "complete" else "…"

@@ -82,11 +82,19 @@ def load_dataset(source: str | Path | None, *, workspace: Path = Path(), votes: 
         return synthetic_dataset(_synthetic_count(str(source)))
     if not str(source).strip():
         raise DataError(f"the name of the data set is empty; {HELP}")
-    path = Path(source).expanduser()
+    path = _at_home(source)
     with reading(shown(path)):
         found = _find(path)
-        content = _read_cached(found, None if votes is None else Path(votes).expanduser())
+        content = _read_cached(found, None if votes is None else _at_home(votes))
     return _judged(found, content)
+
+
+def _at_home(source: str | Path) -> Path:
+    """The path with `~` filled in."""
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"no data set at {shown(source)}: there is no such user; {HELP}") from error
 
 
 def _is_synthetic(source: str | Path) -> bool:

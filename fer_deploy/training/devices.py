@@ -40,6 +40,14 @@ class Processes:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=device)) > 0)
 
+    def as_first(self, values: tuple[float, ...], device: torch.device) -> tuple[float, ...]:
+        """What the first process has, for all: each one's own differ, as its batch norms saw other faces."""
+        if self.count == 1:
+            return values
+        shared = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.broadcast(shared, 0)
+        return tuple(shared.tolist())
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:

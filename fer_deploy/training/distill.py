@@ -153,7 +153,7 @@ class Teachers:
         augmentation: Augmentation,
         *,
         epoch: int,
-        data_sha256: str,
+        faces_sha256: str,
         told: Callable[[str], None],
         between: Callable[[], None] = lambda: None,
     ) -> tuple[Lesson | None, torch.Tensor | None]:
@@ -163,7 +163,7 @@ class Teachers:
             images: uint8 (n, 48, 48), all training faces, on the device.
             augmentation: the stage's.
             epoch: counted over all stages.
-            data_sha256: the data set's hash, part of the kept answers' key.
+            faces_sha256: of the images in their order, part of the kept answers' key.
             told: is given one line when the teachers have to be asked.
             between: is called between their batches; what it raises ends the asking.
 
@@ -183,7 +183,7 @@ class Teachers:
             lesson = lesson.to(self._device)
         key = {
             "teachers": self.fingerprint,
-            "data": data_sha256,
+            "faces": faces_sha256,
             "view": f"{turn}, drawn by teachers" if kind == "cached" else "plain",
             "augmentation": dataclasses.asdict(augmentation) if kind == "cached" else None,
             "mixup_alpha": alpha,

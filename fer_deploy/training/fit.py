@@ -7,13 +7,14 @@ to be saved: a run that was killed and resumed on the same machine's CPU ends wi
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +22,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 
 from fer_deploy import __version__
 from fer_deploy.ensemble import fit_temperature
-from fer_deploy.errors import RecipeError, RunError, TrainingError
+from fer_deploy.errors import DataError, RecipeError, RunError, TrainingError
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.files import write_json
 from fer_deploy.models import build_network, initialise, measure_cost
@@ -49,7 +51,8 @@ from fer_deploy.training.distill import Lesson, Teachers, draw_lesson
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.losses import Mix, apply_mix, distillation_loss, draw_mix, loss_on_targets
 from fer_deploy.training.optim import MovingAverage, Scheduler, make_optimiser
-from fer_deploy.training.run import RUN_FORMAT, Run, load_half_precision, save_weights
+from fer_deploy.training.record import RUN_FORMAT
+from fer_deploy.training.run import Run, load_half_precision, save_weights
 from fer_deploy.training.stages import generator_at, seed_at, share_budget
 from fer_deploy.training.targets import soft_labels
 
@@ -272,24 +275,48 @@ class _Training:
             raise TrainingError(f"{self.folder.name}: {failure}: {UNHARMED}") from error
 
     def _run(self) -> Outcome:
-        checkpoint = self._existing()
-        if checkpoint == "complete":
-            epochs = Run.open(self.folder).record["epochs_run"]
-            return Outcome("already complete", self.folder, int(epochs))
+        if self._is_complete():
+            return self._already_complete()
+        with self._alone():
+            return self._already_complete() if self._is_complete() else self._train()
+
+    def _already_complete(self) -> Outcome:
+        return Outcome("already complete", self.folder, int(Run.open(self.folder).record["epochs_run"]))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the run's folder, so that no other command trains it at the same time."""
+        if int(os.environ.get("RANK", "0")):
+            yield
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder.parent / f".{self.folder.name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(f"{self.folder}: another command is training this run: let it go on, or end it") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _train(self) -> Outcome:
+        path = self.folder / CHECKPOINT_NAME
+        begin = self.settings.restart or not (self.folder / "run.json").exists() or not path.exists()
+        checkpoint = None if begin else read_checkpoint(path)
         self.device = choose_device(self.settings.device)
         self.processes: Processes = join_processes(self.device)
         try:
             self._load_data()
-            self._prepare_network(checkpoint if isinstance(checkpoint, Checkpoint) else None)
+            self._prepare_network(checkpoint)
             if self.processes.writes:
-                for left_by_a_kill in self.folder.glob(".*.partial"):
-                    left_by_a_kill.unlink(missing_ok=True)
+                self._clear_away()
             if checkpoint is None:
                 self._write_record("training")
             self.watcher.started(self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run)
             try:
                 for stage_index in range(self.progress.stage, len(self.recipe.stages)):
-                    self._run_stage(stage_index, checkpoint if isinstance(checkpoint, Checkpoint) else None)
+                    self._run_stage(stage_index, checkpoint)
                     checkpoint = None
             except _Stopped:
                 return Outcome("stopped", self.folder, self.progress.epochs_run)
@@ -298,15 +325,19 @@ class _Training:
         finally:
             self.processes.leave()
 
-    def _existing(self) -> Checkpoint | Literal["complete"] | None:
-        """What the folder holds: nothing, a complete run of this very recipe, or a checkpoint to go on from."""
-        path = self.folder / CHECKPOINT_NAME
+    def _clear_away(self) -> None:
+        """Remove what a kill left, and of a run that begins anew all that was there before."""
+        for left_by_a_kill in self.folder.glob(".*.partial"):
+            left_by_a_kill.unlink(missing_ok=True)
+        if self.settings.restart:
+            for old in (CHECKPOINT_NAME, "run.json", "history.csv", "weights.safetensors"):
+                (self.folder / old).unlink(missing_ok=True)
+
+    def _is_complete(self) -> bool:
+        """Whether the folder holds this very run, complete; RunError where it holds another one."""
         record_path = self.folder / "run.json"
         if self.settings.restart or not record_path.exists():
-            if self.settings.restart and int(os.environ.get("RANK", "0")) == 0:
-                for old in (path, record_path, self.folder / "history.csv", self.folder / "weights.safetensors"):
-                    old.unlink(missing_ok=True)
-            return None
+            return False
         import json
 
         try:
@@ -325,9 +356,7 @@ class _Training:
                 f"{self.folder}: holds a run with another {difference}: go on with the same one, give this run "
                 "another name with --name, or replace it with --restart"
             )
-        if record.get("status") == "complete":
-            return "complete"
-        return read_checkpoint(path) if path.exists() else None
+        return bool(record.get("status") == "complete")
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to be gone on with."""
@@ -339,6 +368,15 @@ class _Training:
         self.validation_targets, validation_kept = soft_labels(validation, self.recipe.labels)
         self.training_faces: Faces = training.take(kept)
         self.validation_faces: Faces = validation.take(validation_kept)
+        if not len(self.training_faces) or not len(self.validation_faces):
+            what, given = "learn from", self.dataset.training
+            if len(self.training_faces):
+                what, given = "choose the best epoch by", validation
+            raise DataError(
+                f"{self.dataset.name}: of {len(given):,} faces none is left to {what}: each equals one of a later "
+                "split, or has no label: check how the data was split"
+            )
+        self.faces_sha256 = hashlib.sha256(np.ascontiguousarray(self.training_faces.images).data).hexdigest()
         self.images = torch.from_numpy(np.ascontiguousarray(self.training_faces.images)).to(self.device)
         self.targets = self.targets.to(self.device)
         self.validation_images = torch.from_numpy(np.ascontiguousarray(self.validation_faces.images)).to(self.device)
@@ -375,14 +413,23 @@ class _Training:
         self.stage_best = checkpoint.part("stage_best") or self.best
         self.initialisation = state["initialisation"]
         self.weights_sha256 = state["weights_sha256"]
-        self._write_history()
+        if self.processes.writes:
+            self._write_history()
 
     def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
         stage, progress = self.recipe.stages[index], self.progress
         count = len(self.training_faces)
         size = min(stage.batch_size, count)
         size -= size % self.processes.count
-        batches = max(1, count // max(size, 1))
+        if not size:
+            raise RunError(f"{self.folder}: {self.processes.count} processes can't share a batch of {stage.batch_size}")
+        before = size if checkpoint is None else checkpoint.state.get("batch_size", size)
+        if before != size:
+            raise RunError(
+                f"{self.folder}: has taken steps of {before} faces, and {self.processes.count} processes would take "
+                f"{size}: go on with a number of processes that divides {before}, or --restart"
+            )
+        batches = max(1, count // size)
         if checkpoint is None:
             if index > 0:
                 self.network.load_state_dict(self.stage_best)
@@ -406,12 +453,12 @@ class _Training:
         if self.processes.count > 1:
             trained = nn.parallel.DistributedDataParallel(self.network)
         while progress.epoch_in_stage < stage.epochs:
-            self._run_epoch(trained)
             if stage.patience and progress.epochs_without_better >= stage.patience:
                 self.watcher.message(
                     f"stage {index + 1} ends: no better validation accuracy in {stage.patience} epochs"
                 )
                 break
+            self._run_epoch(trained)
         progress.stage, progress.epoch_in_stage = index + 1, 0
 
     def _run_epoch(self, trained: nn.Module) -> None:
@@ -426,7 +473,7 @@ class _Training:
                 self.images,
                 augmentation,
                 epoch=progress.epochs_run,
-                data_sha256=self.dataset.sha256,
+                faces_sha256=self.faces_sha256,
                 told=self.watcher.message,
                 between=self._stop_while_asking,
             )
@@ -566,7 +613,7 @@ class _Training:
         trained_seconds = progress.epoch_seconds
         since = time.monotonic()
         state = parts.average.tensors if parts.average is not None else self.network.state_dict()
-        loss, accuracy = self._validate(state)
+        loss, accuracy = self.processes.as_first(self._validate(state), self.device)
         self.validation_seconds = time.monotonic() - since
         parts.scheduler.after_epoch(accuracy)
         summed = torch.tensor([progress.loss_sum, progress.correct, progress.faces], dtype=torch.float64)
@@ -725,6 +772,7 @@ class _Training:
             "scheduler": parts.scheduler.state(),
             "average_steps": parts.average.steps if parts.average is not None else 0,
             "scaler": parts.scaler.state_dict(),
+            "batch_size": parts.size,
             "initialisation": self.initialisation,
             "weights_sha256": self.weights_sha256,
         }

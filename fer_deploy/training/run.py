@@ -7,7 +7,6 @@ exported and hashed, so that the committed folder reproduces its ONNX file exact
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,10 @@ from fer_deploy.errors import RunError
 from fer_deploy.files import write_bytes
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Recipe, recipe_from_dict
+from fer_deploy.training.record import read_record
 
 if TYPE_CHECKING:
     from torch import nn
-
-RUN_FORMAT = 1
-"""Version of run.json's layout."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +47,14 @@ class Run:
             RunError: the folder is missing, unfinished or damaged.
         """
         path = folder / "run.json"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(f"{folder}: there is no run here: train it with `ferdeploy train {folder.name}`") from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read ({error})") from error
-        if not isinstance(record, dict) or record.get("format") != RUN_FORMAT:
-            raise RunError(f"{path}: is not a run record of format {RUN_FORMAT}")
+        if not path.exists():
+            raise RunError(f"{folder}: there is no run here: train it with `ferdeploy train {folder.name}`")
+        record = read_record(path)
         if record.get("status") != "complete" and not partial:
             raise RunError(f"{folder}: this run has not finished: go on with `ferdeploy train {folder.name}`")
         if not record.get("weights_sha256"):
             raise RunError(f"{folder}: this run has no weights yet: go on with `ferdeploy train {folder.name}`")
-        return cls(record["name"], folder, recipe_from_dict(record["recipe"], source=str(path)), record)
+        return cls(folder.absolute().name, folder, recipe_from_dict(record["recipe"], source=str(path)), record)
 
     @property
     def weights_path(self) -> Path:
@@ -111,12 +103,8 @@ class Run:
 def list_runs(workspace: Path) -> list[Run]:
     """The complete runs of a workspace, by name; folders without a complete run are passed over."""
     folder = workspace / "training"
-    runs = []
-    for path in sorted(folder.glob("*/run.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("status") == "complete":
-            runs.append(Run.open(path.parent))
-    return runs
+    records = sorted(folder.glob("*/run.json"))
+    return [Run.open(path.parent) for path in records if read_record(path)["status"] == "complete"]
 
 
 def half_precision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

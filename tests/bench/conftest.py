@@ -32,7 +32,8 @@ def trained_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fer_deploy.models import build_network
     from fer_deploy.recipes.load import recipe_to_dict
     from fer_deploy.recipes.schema import Network, Recipe, Stage
-    from fer_deploy.training.run import RUN_FORMAT, Run, save_weights
+    from fer_deploy.training.record import RUN_FORMAT
+    from fer_deploy.training.run import Run, save_weights
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -204,6 +204,7 @@ def as_pictures_without_a_tree(folder: Path) -> Path:
         (lambda folder: "", "the name of the data set is empty"),
         (lambda folder: folder / ("x" * 300), "cannot be read: File name too long|no such file"),
         (lambda folder: folder / "gone.csv", "no data set at .*gone.csv: there is no such file or folder"),
+        (lambda folder: "~nosuchuser/fer2013.csv", "no data set at ~nosuchuser/fer2013.csv: there is no such user"),
         (lambda folder: folder, "holds no data set: neither fer2013.csv"),
         (as_empty, r"fer2013.csv is empty \(0 bytes\)"),
         (as_parquet_magic, "x.parquet is no parquet file that can be read"),

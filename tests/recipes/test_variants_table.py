@@ -17,3 +17,13 @@ def test_nothing_is_cut_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert table[0].split() == ["variant", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]
     assert [line.split()[0] for line in table[1:]] == list(list_recipes())
     assert not any("\N{HORIZONTAL ELLIPSIS}" in line or len(line) > 80 for line in table)
+
+
+def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
+    record = tmp_path / "training" / "B" / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("<<<<<<< HEAD")
+    done = CliRunner().invoke(cli, ["variants", "--workspace", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"{record}: cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr

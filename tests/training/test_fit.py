@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from fer_deploy.ensemble import member_runs
-from fer_deploy.errors import DataError, RunError, TrainingError, UnavailableError
+from fer_deploy.errors import DataError, FerDeployError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.recipes import (
     Augmentation,
@@ -38,7 +38,7 @@ from fer_deploy.recipes import (
 from fer_deploy.training import distill, fit
 from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.curves import draw_curves
-from fer_deploy.training.devices import choose_device
+from fer_deploy.training.devices import Processes, choose_device
 from fer_deploy.training.distill import Lesson, Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.losses import loss_on_targets
@@ -452,6 +452,70 @@ def test_patience_ends_a_stage(tmp_path: Path, few_faces: Dataset) -> None:
     rows = list(csv.DictReader((outcome.folder / "history.csv").open()))
     best = max(range(len(rows)), key=lambda i: float(rows[i]["validation_accuracy"]))
     assert len(rows) == best + 1 + 2 < 50
+    asked = iter(range(1, 1000))  # after each of four batches, and after the epoch: here after the last one
+    again = dataclasses.replace(recipe, name="again")
+    stopped = train(
+        again, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda: next(asked) == 5 * len(rows)
+    )
+    assert (stopped.status, stopped.epochs_run) == ("stopped", len(rows))
+    gone_on = train(again, few_faces, workspace=tmp_path, settings=CPU)
+    assert (gone_on.status, gone_on.epochs_run) == ("complete", len(rows))
+
+
+def test_one_command_at_a_time_trains_a_run(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    during: list[str] = []
+
+    def ask() -> bool:
+        if not during:
+            with pytest.raises(RunError, match=r"training/small: another command is training this run") as refused:
+                train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+            during.append(str(refused.value))
+        return False
+
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=ask).status == "complete"
+    assert during
+    assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
+
+
+def test_a_restart_that_can_not_begin_leaves_the_old_run(
+    tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
+) -> None:
+    shutil.copytree(finished / "training", tmp_path / "training")
+    before = {path.name: sha256(path) for path in (tmp_path / "training/small").iterdir()}
+    settings = dataclasses.replace(CPU, restart=True)
+    for wrong in ({"initialisation": "typo.safetensors"}, {"labels": "ferplus"}):
+        with pytest.raises(FerDeployError):
+            train(dataclasses.replace(small_recipe, **wrong), few_faces, workspace=tmp_path, settings=settings)
+        assert {path.name: sha256(path) for path in (tmp_path / "training/small").iterdir()} == before
+
+
+def test_steps_of_another_size_are_not_gone_on_with(
+    tmp_path: Path, small_recipe: Recipe, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter([False] * 10 + [True] * 1000)
+    train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda: next(asked))
+    monkeypatch.setattr(fit, "join_processes", lambda device: Processes(0, 3))
+    with pytest.raises(RunError, match="has taken steps of 32 faces, and 3 processes would take 30: go on with"):
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+    monkeypatch.setattr(fit, "join_processes", lambda device: Processes(0, 33))
+    with pytest.raises(RunError, match="33 processes can't share a batch of 32"):
+        train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
+
+
+def test_a_copied_run_has_its_folders_name(tmp_path: Path, finished: Path) -> None:
+    shutil.copytree(finished / "training/small", tmp_path / "training/older")
+    assert Run.open(tmp_path / "training/older").name == "older"
+    assert [run.name for run in list_runs(tmp_path)] == ["older"]
+    (tmp_path / "training/older/run.json").write_text("<<<<<<< HEAD")
+    with pytest.raises(RunError, match=r"older/run.json: cannot be read"):
+        list_runs(tmp_path)
+
+
+def test_where_no_face_is_left_the_data_is_to_blame(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
+    same = dataclasses.replace(few_faces, training=few_faces.validation)
+    with pytest.raises(DataError, match=r"of \d+ faces none is left to learn from"):
+        train(small_recipe, same, workspace=tmp_path, settings=CPU)
+    assert not (tmp_path / "training/small").exists()
 
 
 def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
@@ -554,7 +618,7 @@ def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Datas
 
     def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
         lesson, answers = teachers.for_epoch(
-            images, augmentation, epoch=epoch, data_sha256=few_faces.sha256, told=lambda line: None
+            images, augmentation, epoch=epoch, faces_sha256=few_faces.sha256, told=lambda line: None
         )
         assert lesson is not None
         assert answers is not None
@@ -570,13 +634,29 @@ def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Datas
     assert torch.equal(shown(0, onward)[0], shown(2, onward)[0])
 
 
+def test_the_same_faces_in_another_order_are_asked_about_anew(
+    tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe
+) -> None:
+    shutil.copytree(finished / "training", tmp_path / "training", ignore=shutil.ignore_patterns(".*"))
+    recipe = dataclasses.replace(
+        small_recipe, name="pupil", distillation=Distillation(teachers=("small",), view="plain"),
+        stages=small_recipe.stages[:1],
+    )  # fmt: skip
+    turned = few_faces.training.take(np.arange(len(few_faces.training))[::-1])
+    for name, faces in (("pupil", few_faces), ("other", dataclasses.replace(few_faces, training=turned))):
+        train(recipe, faces, workspace=tmp_path, name=name, settings=CPU)
+    first, second = (load_file(path)["probabilities"] for path in (tmp_path / "training/.soft_targets").iterdir())
+    assert torch.allclose(first, second.flip(0), atol=1e-2)
+    assert not torch.allclose(first, second, atol=1e-2)
+
+
 def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Path, few_faces: Dataset) -> None:
     images = torch.from_numpy(few_faces.training.images[:64])
 
     def views(*names: str) -> torch.Tensor:
         teachers = Teachers(Distillation(teachers=names, views=2), workspace=finished, device=torch.device("cpu"))
         lesson, _ = teachers.for_epoch(
-            images, Augmentation(shift=0.1), epoch=0, data_sha256=few_faces.sha256, told=lambda line: None
+            images, Augmentation(shift=0.1), epoch=0, faces_sha256=few_faces.sha256, told=lambda line: None
         )
         assert lesson is not None
         return lesson.views
@@ -685,7 +765,7 @@ def test_mixtures_and_faces_as_they_are_are_kept_apart(finished: Path, few_faces
         taught = Distillation(teachers=("small",), views=2, mixup_alpha=alpha)
         teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
         _, said = teachers.for_epoch(
-            images, Augmentation(shift=0.1), epoch=0, data_sha256=few_faces.sha256, told=lambda line: None
+            images, Augmentation(shift=0.1), epoch=0, faces_sha256=few_faces.sha256, told=lambda line: None
         )
         assert said is not None
         return said

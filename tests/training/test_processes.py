@@ -14,6 +14,8 @@ import torch
 from fer_deploy.training.devices import Processes
 from fer_deploy.training.fit import _shard
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+LAUNCHER = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
 RECIPE = """
 name = "pair"
 title = "no batch norm, whose statistics each process would take of its own faces"
@@ -31,13 +33,11 @@ mixing = { mixup_alpha = 0.4 }
 def test_two_processes_follow_one(tmp_path: Path) -> None:
     recipe = tmp_path / "pair.toml"
     recipe.write_text(RECIPE)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     arguments = ["train", str(recipe), "--data", "synthetic:70", "--device", "cpu", "--threads", "1", "--workspace"]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone"]
-    for name, start in (("one", []), ("two", launcher)):
+    for name, start in (("one", []), ("two", LAUNCHER)):
         done = subprocess.run(
             [sys.executable, *start, "-m", "fer_deploy", *arguments, str(tmp_path / name)],
-            env=environment, capture_output=True, text=True, timeout=240, check=False,
+            env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (list(csv.DictReader((tmp_path / name / "training/pair/history.csv").open())) for name in ("one", "two"))
@@ -48,6 +48,35 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
         assert alone["images_seen"] == together["images_seen"]
     assert "Traceback" not in done.stderr
     assert done.stdout.count("complete:") == 1  # one process alone speaks and writes
+
+
+UNLIKE = """
+import sys
+from pathlib import Path
+import torch
+from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.recipes import load_recipe
+from fer_deploy.training import fit
+
+torch.set_num_threads(1)
+# the second process finds no epoch better than the one before it
+fit._Training._validate = lambda self, state: (1.0, 0.1 * (self.progress.epochs_run + 1) * (self.processes.rank == 0))
+settings = fit.Settings(device="cpu")
+fit.train(load_recipe(sys.argv[1]), synthetic_dataset(70), workspace=Path(sys.argv[2]), settings=settings)
+"""
+
+
+def test_processes_judge_an_epoch_alike(tmp_path: Path) -> None:
+    """Batch norms saw other faces in each process: what the first one finds decides for all, or one would leave."""
+    recipe, script = tmp_path / "pair.toml", tmp_path / "unlike.py"
+    recipe.write_text(RECIPE.replace("epochs = 2", "epochs = 3\npatience = 1"))
+    script.write_text(UNLIKE)
+    done = subprocess.run(
+        [sys.executable, *LAUNCHER, str(script), str(recipe), str(tmp_path)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(csv.DictReader((tmp_path / "training/pair/history.csv").open()))) == 3
 
 
 @pytest.mark.parametrize(("size", "count"), [(32, 2), (30, 2), (64, 4), (60, 4)])
