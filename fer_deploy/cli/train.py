@@ -150,13 +150,18 @@ def command(
     began = time.monotonic()  # loading counts towards a limit of time too
     wait_passively()
     keep_freed_memory()
-    import torch
-
     from fer_deploy.cli.errors import error_line
-    from fer_deploy.cli.training_display import report_plan, train_with_display
-    from fer_deploy.training.plan import plan_runs
 
     with error_line(on_interrupt="Give the same command again to go on."):
+        from fer_deploy.errors import UnavailableError
+
+        try:
+            import torch
+
+            from fer_deploy.cli.training_display import report_plan, train_with_display
+            from fer_deploy.training.plan import plan_runs
+        except ModuleNotFoundError as error:
+            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[train]'") from error
         plan = plan_runs(
             names,
             workspace=workspace,

@@ -256,6 +256,14 @@ def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
         assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
 
 
+def test_without_torch_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = run("B", workspace=tmp_path)
+    assert done.exit_code == 1
+    assert done.stderr == "error: torch is not installed: pip install 'fer-deploy[train]'\n"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which PyTorch brings on Linux")
 @pytest.mark.parametrize(("given", "effect"), [(None, "PASSIVE"), ("active", "ACTIVE")])
 def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, effect: str) -> None:
