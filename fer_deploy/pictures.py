@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,9 @@ MAXIMUM_PIXELS = 80_000_000
 MAXIMUM_SCANS = 64
 """A JPEG of more scans is refused: encoders write about ten, and each can cost a pass over all pixels in 42 bytes, so
 that a file of one megabyte would keep its reader busy for half an hour."""
+
+_BAND = 2**18
+"""Pixels that are computed with at a time: wider numbers of a whole picture would take several times its own bytes."""
 
 _COUNTED_FRAMES = 256
 """Frames of a TIFF are counted only so far: each takes a step through the file."""
@@ -204,9 +208,34 @@ def array_to_rgb(array: NDArray[Any], *, name: str = "array") -> Pixels:
     if array.shape[2] == 1:
         array = np.broadcast_to(array, (*array.shape[:2], 3))
     elif array.shape[2] == 4:
-        alpha = array[:, :, 3:].astype(np.uint32)
-        array = ((array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        array = _in_bands(array, _lay_on_white, channels=3)
     return np.ascontiguousarray(array)
+
+
+def _in_bands(array: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]], *, channels: int) -> Pixels:
+    """What `convert` makes of a picture's pixels, (n, any) to (n, `channels`), _BAND of them at a time.
+
+    Bands are of pixels and not of rows: one row may be the whole picture.
+    """
+    height, width = array.shape[:2]
+    flat = array.reshape(height * width, -1)
+    converted = np.empty((len(flat), channels), np.uint8)
+    for start in range(0, len(flat), _BAND):
+        converted[start : start + _BAND] = convert(flat[start : start + _BAND])
+    return converted.reshape(height, width, channels)
+
+
+def _lay_on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """RGBA to RGB: alpha of the colour and the rest of white, 65152 at most before the division."""
+    alpha = pixels[:, 3:].astype(np.uint16)
+    mixed: NDArray[np.uint16] = (pixels[:, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return mixed
+
+
+def _to_8_bits(samples: NDArray[Any]) -> NDArray[np.int32]:
+    """0 to 65535 to 0 to 255, rounded."""
+    scaled: NDArray[np.int32] = (samples.astype(np.int32) + 128) // 257
+    return scaled
 
 
 def _open_pillow(content: bytes) -> Image.Image:
@@ -283,14 +312,14 @@ def _has_too_many_scans(content: bytes) -> bool:
 
 def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip instead of scale
-        wide = np.asarray(image).astype(np.int64)
+        wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65535:
             raise DataError(f"{name}: 32-bit samples: save it with 8 or 16 bits")
-        return array_to_rgb(((wide + 128) // 257).astype(np.uint8))
+        return array_to_rgb(_in_bands(wide, _to_8_bits, channels=1))
     if image.mode == "F":
         raise DataError(f"{name}: floating-point samples: save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return array_to_rgb(np.asarray(image.convert("RGBA")))
+        return array_to_rgb(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
     return array_to_rgb(np.asarray(image.convert("RGB")))
 
 

@@ -4,13 +4,16 @@ import io
 import os
 import socket
 import struct
+import tracemalloc
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fer_deploy import pictures
 from fer_deploy.errors import DataError
 from fer_deploy.pictures import array_to_rgb, read_file, read_picture, shown
 
@@ -261,6 +264,56 @@ def test_arrays_are_checked_and_made_rgb() -> None:
     assert rgb.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(rgb[:, :, 1], grey)
     np.testing.assert_array_equal(array_to_rgb(rgb[::-1, ::2]), rgb[::-1, ::2])
+
+
+class TestBands:
+    @pytest.fixture(params=[7, 2**18])
+    def band(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pictures, "_BAND", request.param)
+
+    @pytest.fixture
+    def traced(self) -> Iterator[None]:
+        tracemalloc.start()
+        yield
+        tracemalloc.stop()
+
+    @pytest.mark.usefixtures("band")
+    @pytest.mark.parametrize("size", [(1, 1), (1, 53), (53, 1), (13, 7), (31, 29)])
+    def test_alpha_is_computed_as_of_the_whole_picture(self, size: tuple[int, int]) -> None:
+        rgba = np.random.default_rng(0).integers(0, 256, (*size, 4), np.uint8)
+        for array in (rgba, rgba[::-1, ::2]):
+            alpha = array[:, :, 3:].astype(np.int64)
+            whole = (array[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
+            np.testing.assert_array_equal(array_to_rgb(array), whole)
+        np.testing.assert_array_equal(read_picture(encode(Image.fromarray(rgba))).pixels, array_to_rgb(rgba))
+
+    @pytest.mark.usefixtures("band")
+    def test_every_colour_under_every_alpha_and_every_16_bit_grey(self) -> None:
+        colour, alpha = (axis.astype(np.uint8) for axis in np.indices((256, 256)))
+        whole = (colour * alpha.astype(np.int64) + 255 * (255 - alpha.astype(np.int64)) + 127) // 255
+        rgb = array_to_rgb(np.stack([colour, 255 - colour, colour, alpha], axis=2))
+        np.testing.assert_array_equal(rgb[:, :, 0], whole)
+        np.testing.assert_array_equal(rgb[:, :, 1], whole[::-1])
+        wide = np.arange(65536, dtype=np.uint16).reshape(-1, 128)
+        grey = read_picture(encode(Image.fromarray(wide))).pixels[:, :, 0]
+        np.testing.assert_array_equal(grey, (wide.astype(np.int64) + 128) // 257)
+
+    @pytest.mark.usefixtures("traced")
+    @pytest.mark.parametrize("size", [(3000, 2000), (1, 6_000_000)])
+    def test_transparency_takes_about_the_memory_of_the_picture(self, size: tuple[int, int]) -> None:
+        rgba = np.zeros((*size, 4), np.uint8)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        array_to_rgb(rgba)
+        assert tracemalloc.get_traced_memory()[1] - before < 1.5 * rgba.nbytes
+
+    @pytest.mark.usefixtures("traced")
+    def test_16_bit_grey_takes_a_few_times_the_memory_of_the_picture(self) -> None:
+        image = Image.fromarray(np.zeros((3000, 2000), np.uint16))
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        pixels = read_picture(image).pixels
+        assert tracemalloc.get_traced_memory()[1] - before < 2.5 * pixels.nbytes
 
 
 def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
