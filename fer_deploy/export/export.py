@@ -346,7 +346,8 @@ def _in_precision(
         "fp32": model.SerializeToString(deterministic=True),
         "int8": found.model.SerializeToString(deterministic=True),
     }
-    taken = race(names, batch=shape[0] or 1)
+    batch = shape[0] or 1
+    taken = race(names, batch=batch)
     if taken["int8"] >= taken["fp32"]:
         raise ParityError(
             f"int8 takes {taken['int8']:.3f} ms and fp32 {taken['fp32']:.3f} ms on this machine: it would gain nothing"
@@ -357,7 +358,7 @@ def _in_precision(
             "float_layers": list(found.chosen.settings.float_layers),
             "weights": f"signed 8-bit, any two of an output together at most {PAIR_LIMIT}",
             "calibrated_on": f"{CALIBRATION_FACES} faces of {data.split_names['training']}",
-            "batch_1_ms": {name: round(value, 4) for name, value in taken.items()},
+            f"batch_{batch}_ms": {name: round(value, 4) for name, value in taken.items()},
             "processor": found.exact.processor,
             "exact": found.exact.as_dict(),
             "tried": [
@@ -373,15 +374,15 @@ def _in_precision(
     }
 
 
-def _int8_note(how: Mapping[str, Any]) -> str:
+def _int8_note(how: Mapping[str, Any], *, batch: int) -> str:
     """How an int8 file was made and what it gains, in a line."""
-    taken = how["batch_1_ms"]
+    taken = how[f"batch_{batch}_ms"]
     layers = len(how["float_layers"])
     return (
         f"scales per {'channel' if how['per_channel'] else 'tensor'}, "
         f"{f'{layers} sensitive layers in float, ' if layers else ''}"
         f"{taken['fp32'] / taken['int8']:.2f} x as fast as fp32 ({taken['int8']:.2f} ms, {taken['fp32']:.2f} ms; "
-        f"batch 1, 1 thread, {how['processor']})"
+        f"batch {batch}, 1 thread, {how['processor']})"
     )
 
 
@@ -448,7 +449,7 @@ def _write_file(
         parity=parity,
         accuracy=accuracy,
         accuracy_split=split,
-        note=_int8_note(how["int8"]) if "int8" in how else "",
+        note=_int8_note(how["int8"], batch=shape[0] or 1) if "int8" in how else "",
     )
     record_file(folder, name, {**_entry(exported, plan, golden), **how})
     return exported

@@ -42,6 +42,8 @@ INT8_TARGET = 0.003
 """Loss of validation accuracy, as a share of the faces, with which the search for float layers is content."""
 FLOAT_LAYERS: tuple[int, ...] = (1, 2, 4, 8)
 """How many of the most sensitive layers are tried in float, where all of them in integers lose more than that."""
+SAMPLES = 128
+"""Values of each activation that are kept of a face, at random, to choose the activation's range by."""
 FLOAT_PRODUCTS = 16
 """A convolution of fewer products an output, such as the first one's nine on one grey channel, stays in float: integer
 kernels spend more on rounding its many outputs than they save (measured: docs/onnx.md). Depthwise ones are exempt."""
@@ -144,7 +146,7 @@ def to_int8(
         quantize_static(
             _copy(model),
             path,
-            _Reader(calibration.take(np.arange(min(2, len(calibration))))),
+            _Reader(model, calibration.take(np.arange(min(2, len(calibration))))),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(settings.operators),
             per_channel=settings.per_channel,
@@ -277,16 +279,13 @@ def compare_exactly(model: onnx.ModelProto, faces: Faces) -> ExactAnswers:
     readable = _copy(model)
     readable.opset_import[0].version = 19  # the evaluator knows QuantizeLinear from 19 on; 18 means the same for 8 bits
     evaluator = ReferenceEvaluator(readable)
-    pictures = np.repeat(faces.images[..., None], 3, axis=3)
-    axis = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    step = axis or len(pictures)
     session = session_of(model.SerializeToString(deterministic=True))
     differences = []
-    for start in range(0, len(pictures) - step + 1, step):
-        shown = {INPUT_NAME: pictures[start : start + step]}
+    for pictures in _batches(model, faces, at_once=len(faces)):
+        shown = {INPUT_NAME: pictures}
         (expected,) = evaluator.run(None, shown)
         differences.append(np.abs(session.run(None, shown)[0] - np.asarray(expected)))
-    found = np.concatenate(differences)
+    found = np.concatenate(differences)[: len(faces)]
     return ExactAnswers(len(found), float(found.max()), float(found.mean()), processor())
 
 
@@ -298,7 +297,7 @@ def rank_layers(model: onnx.ModelProto, quantised: onnx.ModelProto, faces: Faces
     """
     from onnxruntime.quantization import qdq_loss_debug as debug
 
-    few = _Reader(faces.take(np.arange(min(32, len(faces)))))
+    few = _Reader(model, faces.take(np.arange(min(32, len(faces)))))
     with _silence(), tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("float.onnx", "int8.onnx", "float_all.onnx", "int8_all.onnx")]
         onnx.save(model, paths[0])
@@ -416,14 +415,14 @@ def activation_ranges(model: onnx.ModelProto, faces: Faces, *, settings: Int8Set
     generator = np.random.default_rng(0)
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tensors}
     extremes = dict.fromkeys(tensors, (0.0, 0.0))
-    for start in range(0, len(faces), 32):
-        pictures = np.repeat(faces.images[start : start + 32, :, :, None], 3, axis=3)
+    for pictures in _batches(model, faces, at_once=32):
         found = session.run(list(tensors), {INPUT_NAME: pictures})
+        kept = SAMPLES * (_fixed_batch(model) or 32)
         for name, values in zip(tensors, found, strict=True):
             low, high = extremes[name]
             extremes[name] = min(low, float(values.min())), max(high, float(values.max()))
             flat = values.ravel()
-            samples[name].append(flat[generator.integers(0, len(flat), 4096)] if len(flat) > 4096 else flat)
+            samples[name].append(flat[generator.integers(0, len(flat), kept)] if len(flat) > kept else flat)
     if not settings.clipping:
         return extremes
     return {name: _least_error(np.concatenate(samples[name]), *extremes[name]) for name in tensors}
@@ -453,18 +452,36 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
-class _Reader:
-    """Faces for onnxruntime's calibration, 16 at a time."""
+def _fixed_batch(model: onnx.ModelProto) -> int:
+    """How many faces `model` takes at a time; 0 for any number."""
+    return int(model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
 
-    def __init__(self, faces: Faces) -> None:
-        self._pictures = np.repeat(faces.images[..., None], 3, axis=3)
+
+def _batches(model: onnx.ModelProto, faces: Faces, *, at_once: int) -> list[NDArray[np.uint8]]:
+    """The faces as pictures, uint8 (n, 48, 48, 3), as many at a time as `model` takes, or `at_once` where it takes any.
+
+    A last batch that is too small for a `model` of fixed batch is filled up with the faces from the first on.
+    """
+    pictures = np.repeat(faces.images[..., None], 3, axis=3)
+    fixed = _fixed_batch(model)
+    if fixed:
+        at_once = fixed
+        pictures = pictures[np.arange(-(-len(faces) // fixed) * fixed) % len(faces)]
+    return [pictures[start : start + at_once] for start in range(0, len(pictures), at_once)]
+
+
+class _Reader:
+    """Faces for onnxruntime's calibration, 16 at a time or as many as the model takes."""
+
+    def __init__(self, model: onnx.ModelProto, faces: Faces) -> None:
+        self._batches = _batches(model, faces, at_once=16)
         self._next = 0
 
     def get_next(self) -> dict[str, Any] | None:
         """The next faces, or None."""
-        pictures = self._pictures[self._next : self._next + 16]
-        self._next += 16
-        return {INPUT_NAME: pictures} if len(pictures) else None
+        pictures = self._batches[self._next : self._next + 1]
+        self._next += 1
+        return {INPUT_NAME: pictures[0]} if pictures else None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while (found := self.get_next()) is not None:

@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fer_deploy.errors import ParityError
 from fer_deploy.export import precision
+from fer_deploy.export.build import build_model
 from fer_deploy.export.export import Plan, export_plan
+from fer_deploy.export.graph import FaceClassifier
 from fer_deploy.export.precision import (
     PAIR_LIMIT,
     Int8Settings,
@@ -261,10 +263,63 @@ def test_an_int8_file_says_how_it_was_made(
     assert_no_pair_saturates(onnx.load(file.path))
 
 
-def precision_entry(folder: Path) -> dict:
+def precision_entry(folder: Path, name: str = "B.int8.onnx") -> dict:
     import json
 
-    return json.loads((folder / "manifest.json").read_text())["files"]["B.int8.onnx"]["int8"]
+    return json.loads((folder / "manifest.json").read_text())["files"][name]["int8"]
+
+
+@pytest.mark.parametrize("batch", [1, 40])
+def test_a_fixed_batch_is_filled_with_faces(
+    batch: int, model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset
+) -> None:
+    """Ranges, ranks and exact answers of a model that takes one batch size are those of one that takes any."""
+    fixed = build_model(classifier, shape=(batch, 48, 48))
+    few = dataset.training.take(np.arange(33))
+    everything = Int8Settings(clipping=False)
+    free, own = (activation_ranges(graph, few, settings=everything) for graph in (model, fixed))
+    np.testing.assert_allclose(list(own.values()), list(free.values()), rtol=1e-4)
+    quantised = [to_int8(graph, few, settings=everything) for graph in (model, fixed)]
+    assert rank_layers(fixed, quantised[1], few) == rank_layers(model, quantised[0], few)
+    exact = compare_exactly(quantised[1], few)
+    assert exact.faces == 33
+    assert exact.mean_difference < 5e-4
+
+
+def test_few_samples_of_a_face_are_kept_whatever_the_batch(
+    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(precision, "_least_error", lambda values, *_: counts.append(len(values)))
+    faces = dataset.training.take(np.arange(64))
+    for graph in (model, build_model(classifier, shape=(1, 48, 48))):
+        activation_ranges(graph, faces, settings=Int8Settings())
+        assert max(counts) == 64 * precision.SAMPLES
+        counts.clear()
+
+
+def test_an_int8_file_of_one_face_at_a_time_is_written(
+    plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "INT8_TARGET", -1.0)  # layers are ranked and put back into float as well
+    monkeypatch.setattr(precision, "INT8_LOSS", 1.0)
+    monkeypatch.setattr("fer_deploy.export.parity.INT8_LOSS", 1.0)
+    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, **__: {"fp32": 0.2, "int8": 0.1})
+    (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset, shape=(1, 48, 48))
+    assert file.path.name == "B.1x48x48.int8.onnx"
+    assert file.parity.whole.faces == len(dataset.validation)
+    entry = precision_entry(tmp_path, file.path.name)
+    assert entry["exact"]["faces"] == precision.EXACT_FACES
+    assert len(entry["tried"]) > 2
+    assert_no_pair_saturates(onnx.load(file.path))
+
+
+@pytest.mark.usefixtures("forgiving")
+def test_a_race_says_its_batch(plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, batch: {"fp32": 0.2, "int8": 0.1 * batch / 40})
+    (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset, shape=(40, 48, 48))
+    assert "batch 40, 1 thread" in file.note
+    assert precision_entry(tmp_path, file.path.name)["batch_40_ms"] == {"fp32": 0.2, "int8": 0.1}
 
 
 def test_half_precision_rounds_weights_and_computes_in_float(model: onnx.ModelProto) -> None:
