@@ -26,7 +26,7 @@ Examples:
   ferdeploy predict party.jpg
   ferdeploy predict holiday/ --draw marked/
   ferdeploy predict faces/*.png --crops --csv > faces.csv
-  ferdeploy predict talk.mp4 --output talk.parquet --draw . --plot .
+  ferdeploy predict talk.mp4 --output talk.parquet --draw marked/ --plot marked/
   ferdeploy predict --camera 0
 """
 
@@ -48,8 +48,19 @@ _TABLE_ROWS = 500
     help="Write to this .csv, .jsonl or .parquet file. A run that was stopped goes on where it stood.",
 )
 @click.option("--restart", is_flag=True, help="Begin anew even where a stopped run could go on.")
-@click.option("--draw", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Annotated copies.")
-@click.option("--plot", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Plots of videos.")
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write annotated copies here, called as the files are, or by their paths where two have one name. Refused "
+    "where one would replace a file that is read; in a folder that is searched, DIR is left out.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write plots of videos here: clip.mp4.png for clip.mp4.",
+)
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Of videos, read each Nth frame.")
 @click.option(
     "--smooth", type=click.FloatRange(0), default=0.4, show_default=True, help="Videos: time constant, seconds."
@@ -92,7 +103,7 @@ def command(
     on_interrupt = "Run the same command again and it goes on from here." if output else ""
     with error_line(on_interrupt=on_interrupt):
         _quiet_pillow()
-        inputs = _find(photos, files_from)
+        inputs = _find(photos, files_from, leave_out=[folder for folder in (draw, plot) if folder is not None])
         recognizer = _recognizer(model, threads, provider)
         if camera is not None:
             _show_camera(camera, recognizer, detector, side, smooth)
@@ -117,7 +128,7 @@ def _output_kind(kind: str | None, output: Path | None) -> str | None:
     return named or kind
 
 
-def _find(photos: tuple[Path, ...], files_from: Path | None) -> Inputs:
+def _find(photos: tuple[Path, ...], files_from: Path | None, *, leave_out: list[Path]) -> Inputs:
     from fer_deploy.photos.inputs import find_inputs, read_names
     from fer_deploy.pictures import read_file
 
@@ -125,7 +136,7 @@ def _find(photos: tuple[Path, ...], files_from: Path | None) -> Inputs:
     if files_from is not None:
         from_stdin = str(files_from) == "-"
         words += read_names(sys.stdin.buffer.read() if from_stdin else read_file(files_from, what="list"))
-    return find_inputs(words)
+    return find_inputs(words, leave_out=leave_out)
 
 
 def _recognizer(model: Path | None, threads: int | None, provider: str | None) -> Recognizer:
@@ -139,6 +150,7 @@ def _recognizer(model: Path | None, threads: int | None, provider: str | None) -
 
 def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tuple[int, int]:
     """Read everything and write it; how many failed, of how many."""
+    from fer_deploy.photos.places import outputs_of
     from fer_deploy.photos.read import Done, Reading
 
     for problem in inputs.problems:
@@ -148,6 +160,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tu
     total = failed + len(sources)
     if not sources:
         return failed, total
+    outputs = outputs_of(sources, draw=options["draw"], plot=options["plot"])
     has_video = any(source.is_video for source in sources)
     finder = None
     if not options["crops"]:
@@ -167,8 +180,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tu
             finder,
             every=options["every"],
             smoothing_s=options["smooth"],
-            draw=options["draw"],
-            plot=options["plot"],
+            outputs=outputs,
             journal=journal,
             on_frame=bar.frame,
         )

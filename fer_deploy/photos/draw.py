@@ -58,14 +58,18 @@ def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[st
     return np.asarray(image).copy()
 
 
+def saved_as(path: Path) -> Path:
+    """The path itself where its ending is that of a format which `save` writes, else with .png behind it."""
+    return path if path.suffix.lower() in _SAVED_AS else path.with_name(f"{path.name}.png")
+
+
 def save(path: Path, pixels: Pixels) -> Path:
-    """Save a picture, in the format of the path's ending, or as PNG beside it where that format is not written.
+    """Save a picture as PNG, or in the format of the path's ending; see `saved_as`, whose path is returned.
 
     Raises:
         DataError: the picture cannot be written.
     """
-    if path.suffix.lower() not in _SAVED_AS:
-        path = path.with_name(f"{path.name}.png")
+    path = saved_as(path)
     try:
         with replacing(path) as temporary:
             Image.fromarray(pixels).save(temporary, _SAVED_AS[path.suffix.lower()], quality=92)

@@ -64,13 +64,15 @@ class Inputs:
     others: int = 0
 
 
-def find_inputs(words: Iterable[str | os.PathLike[str]]) -> Inputs:
+def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[Path] = ()) -> Inputs:
     """Find the pictures and videos that are meant.
 
     Args:
         words: files (read whatever their ending), folders (searched with their subfolders, symbolic links to folders
             left alone, so that a loop of them ends), patterns with `*`, `?`, `[...]` and `**` (for shells that do not
             expand them), or `-`.
+        leave_out: folders that are left alone where they lie in one that is searched, such as those that a run before
+            this one has written its pictures to.
 
     Returns:
         What was found. Nothing is opened: a file that cannot be read shows when its turn comes.
@@ -78,6 +80,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]]) -> Inputs:
     sources: dict[str, Source] = {}
     problems: list[str] = []
     others = 0
+    written = frozenset(folder.resolve() for folder in leave_out)
 
     def add(path: Path, place: Path) -> None:
         sources.setdefault(os.path.normpath(path), Source(path, place))
@@ -86,7 +89,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]]) -> Inputs:
         path = Path(word)
         if str(word) != STANDARD_INPUT and path.is_dir():
             before = len(sources)
-            for found in _walk(path, problems):
+            for found in _walk(path, problems, leave_out=written):
                 if found.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
                     add(found, found.relative_to(path))
                 else:
@@ -119,12 +122,12 @@ def read_names(content: bytes) -> Sequence[str]:
     return names
 
 
-def _walk(folder: Path, problems: list[str]) -> Iterator[Path]:
+def _walk(folder: Path, problems: list[str], *, leave_out: frozenset[Path]) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         problems.append(f"{shown(error.filename)}: cannot be searched: {error.strerror}")
 
     for place, folders, files in os.walk(folder, onerror=refuse):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not leave_out or Path(place, name).resolve() not in leave_out)
         for name in sorted(files):
             yield Path(place, name)
 

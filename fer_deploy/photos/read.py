@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fer_deploy.detection.box import Box
@@ -17,6 +16,7 @@ from fer_deploy.detection.detector import FaceDetector
 from fer_deploy.errors import DataError, FerDeployError
 from fer_deploy.photos.inputs import Source
 from fer_deploy.photos.journal import Journal
+from fer_deploy.photos.places import Outputs
 from fer_deploy.photos.rows import Row
 from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
 from fer_deploy.recognizer import Recognition, Recognizer
@@ -51,8 +51,7 @@ class Reading:
         detector: finds the faces; None when each picture is a face.
         every: of videos, every how many frames one is read.
         smoothing_s: the time constant of videos' smoothing, seconds.
-        draw: the folder for annotated pictures and videos; None for none.
-        plot: the folder for videos' plots; None for none.
+        outputs: where annotated copies and plots go, as `outputs_of` gives it; a source that it lacks has none.
         journal: remembers what is done; None for nothing to be remembered.
         on_frame: called with the number of frames of a video that were read, and how many there are, if known.
     """
@@ -61,8 +60,7 @@ class Reading:
     detector: FaceDetector | None = None
     every: int = 1
     smoothing_s: float = DEFAULT_CONSTANT_S
-    draw: Path | None = None
-    plot: Path | None = None
+    outputs: Mapping[Source, Outputs] = field(default_factory=dict)
     journal: Journal | None = None
     on_frame: Callable[[int, int | None], None] = field(default=lambda _done, _of: None)
 
@@ -121,10 +119,11 @@ class Reading:
         faces = self._faces(picture.pixels)
         if not faces:
             notes.append(f"{source.name}: no face found")
-        if self.draw is not None:
+        copy = self._outputs(source).copy
+        if copy is not None:
             from fer_deploy.photos.draw import annotate, save
 
-            save(self.draw / _place(source), annotate(picture.pixels, faces))
+            save(copy, annotate(picture.pixels, faces))
         if self.journal is not None:
             self.journal.add(key, {"faces": self._pack(faces), "done": True})
         yield from (Row(source.name, face) for face in faces)
@@ -133,7 +132,7 @@ class Reading:
         from fer_deploy.video.decode import Video
 
         following = _Following(self.smoothing_s)
-        kept: list[Row] | None = [] if self.draw or self.plot else None
+        kept: list[Row] | None = [] if self._outputs(source) != Outputs() else None
         start = 0
         with Video(source.path) as video:
             if self.journal is not None:
@@ -160,18 +159,20 @@ class Reading:
 
     def _show_video(self, source: Source, rows: Sequence[Row], notes: list[str]) -> None:
         labels = self.recognizer.labels
-        place = _place(source)
-        if self.plot is not None:
+        outputs = self._outputs(source)
+        if outputs.plot is not None:
             from fer_deploy.video.plot import plot_probabilities
 
-            path = self.plot / place.with_name(f"{place.name}.png")
-            left_out = plot_probabilities(path, rows, labels, title=source.name)
+            left_out = plot_probabilities(outputs.plot, rows, labels, title=source.name)
             if left_out:
                 notes.append(f"{source.name}: the plot shows the faces seen longest and leaves out {left_out}")
-        if self.draw is not None:
+        if outputs.copy is not None:
             from fer_deploy.video.render import render
 
-            render(source.path, self.draw / place.with_name(f"{place.stem}.mp4"), rows, every=self.every)
+            render(source.path, outputs.copy, rows, every=self.every)
+
+    def _outputs(self, source: Source) -> Outputs:
+        return self.outputs.get(source, Outputs())
 
     def _faces(self, pixels: Pixels) -> list[Recognition]:
         if self.detector is None:
@@ -222,11 +223,3 @@ def _key(source: Source) -> str:
 
 def _is_finished(entries: Iterable[dict[str, Any]]) -> bool:
     return any("done" in entry or "error" in entry for entry in entries)
-
-
-def _place(source: Source) -> Path:
-    """Where below an output folder a source's picture goes; never outside it."""
-    if source.is_standard_input:
-        return Path("stdin.png")
-    parts = [part for part in source.place.parts if part not in ("..", "/", os.sep) and not part.endswith(":\\")]
-    return Path(*parts) if parts else Path("picture")

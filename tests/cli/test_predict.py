@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -114,6 +115,35 @@ class TestCrops:
         write_face(Path("../outside/a.png"), "sad")
         predict("../outside/a.png", "--crops", "--draw", "out", "--json")
         assert [path.as_posix() for path in Path("out").rglob("*.png")] == ["out/a.png"]
+
+    @pytest.mark.parametrize(
+        ("words", "folder"),
+        [(["in/a.png"], "in"), (["in"], "in"), (["in/b.png", "in/a.png"], "./in"), (["in/a.png"], "link")],
+    )
+    def test_no_source_is_written_over(self, predict: Predict, words: list[str], folder: str) -> None:
+        originals = {path: path.read_bytes() for path in (write_face(Path(f"in/{name}.png"), "sad") for name in "ab")}
+        Path("link").symlink_to("in")
+        result = predict(*words, "--crops", "--draw", folder, "--output", "out.csv")
+        assert result.exit_code == 1
+        assert result.stderr.count("\n") == 1
+        assert re.match(r"error: in/(.)\.png: .*over in/\1\.png.*: give a folder", result.stderr)
+        assert {path: path.read_bytes() for path in Path("in").iterdir()} == originals
+        assert sorted(path.name for path in Path().iterdir()) == ["in", "link"]
+
+    def test_copies_of_one_name_are_kept_apart_by_their_paths(self, predict: Predict) -> None:
+        for name, level in (("a/1.png", "sad"), ("b/1.png", "happy"), ("b/2.png", "fear")):
+            write_face(Path(name), level, height=60, width=80)
+        assert predict("a/1.png", "b", "--crops", "--draw", "out", "--json").exit_code == 0
+        drawn = sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.png"))
+        assert drawn == ["a/1.png", "b/1.png", "b/2.png"]
+        assert Path("out/a/1.png").read_bytes() != Path("out/b/1.png").read_bytes()
+
+    def test_a_run_does_not_read_what_the_one_before_has_drawn(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        write_face(Path("deep/marked/b.png"), "sad")
+        for _ in range(2):
+            lines = json_lines(predict(".", "--crops", "--draw", "marked", "--json"))
+            assert [line["file"] for line in lines] == ["a.png", "deep/marked/b.png"]
 
 
 class TestPhotos:
@@ -404,6 +434,15 @@ class TestVideos:
         assert all(frame.pixels.std() > 5 for frame in frames)  # the plain ones have one level each
         plot = np.asarray(Image.open("out/clip.mp4.png").convert("RGB"))
         assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 50
+
+    def test_a_copy_of_another_kind_says_what_it_is_of(self, predict: Predict, clip: Path) -> None:
+        Path("clip.mov").write_bytes(clip.read_bytes())
+        original = clip.read_bytes()
+        assert predict("clip.mov", "--crops", "--json", "--draw", ".").exit_code == 0
+        assert sorted(path.name for path in Path().iterdir()) == ["clip.mov", "clip.mov.mp4", "clip.mp4"]
+        refused = predict(clip, "--crops", "--json", "--draw", ".")
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert clip.read_bytes() == original
 
     def test_a_stopped_video_goes_on_after_its_last_frame(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,16 @@ def test_what_names_nothing_is_a_problem_of_one_line(folder: Path) -> None:
     assert [source.name for source in found.sources] == ["b.jpg"]
 
 
+def test_a_folder_to_leave_out_is_left_out_of_a_folder_that_is_searched(folder: Path) -> None:
+    def found(*words: str, leave_out: str) -> list[str]:
+        return [source.name for source in find_inputs(words, leave_out=[Path(leave_out)]).sources]
+
+    assert found(".", leave_out="deep/er") == ["a.PNG", "b.jpg", "deep/clip.MP4"]
+    assert found(".", leave_out=str(folder / "deep")) == ["a.PNG", "b.jpg"]
+    assert found(".", leave_out="er") == names(".")
+    assert found("deep/er", leave_out="deep/er") == ["deep/er/c.webp"], "named, it is read"
+
+
 def test_loops_of_links_end(folder: Path) -> None:
     (folder / "deep" / "loop").symlink_to(folder)
     (folder / "x.jpg").symlink_to("x.jpg")
