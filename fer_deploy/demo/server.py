@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fer_deploy import __version__
@@ -64,6 +66,11 @@ class PageServer(ThreadingHTTPServer):
         """Whether only this machine can reach the page."""
         return ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away or fell silent; anything else is a fault of ours."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
     def serve(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Answer until Ctrl-C."""
         with self, suppress(KeyboardInterrupt):
@@ -87,8 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_content=False)
 
     def _answer(self, *, with_content: bool) -> None:
-        name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
-        content = self.server.site.files.get(name) if self._asked_by_name_of_ours() else None
+        try:
+            name = unquote(urlsplit(self.path).path).removeprefix("/") or "index.html"
+            content = self.server.site.files.get(name) if self._asked_by_name_of_ours() else None
+        except ValueError:  # no address at all, such as http://[
+            name, content = "", None
         if content is None:
             status, kind, content = HTTPStatus.NOT_FOUND, MEDIA_TYPES[".txt"], b"not a file of this page\n"
         else:

@@ -120,7 +120,7 @@ class _Writer:
     """Writes tables to a Parquet file, gathered to row groups of a useful size."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._stream = path.open("wb")  # Arrow takes paths of UTF-8 alone
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
 
@@ -128,8 +128,9 @@ class _Writer:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        with self._stream:
+            if self._writer is not None:
+                self._writer.close()
 
     def add(self, table: pa.Table) -> None:
         self._waiting.append(table)
@@ -148,7 +149,7 @@ class _Writer:
             return
         table, self._waiting = pa.concat_tables(self._waiting), []
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(self._stream, table.schema, compression="zstd")
         self._writer.write_table(table)
 
 

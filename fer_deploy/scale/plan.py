@@ -7,6 +7,7 @@ whole. `_plan/parts.parquet` lists the parts.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -103,7 +104,7 @@ def find_kind(place: Place, *, asked: str | None = None) -> str:
         raise DataError(f"{place}: neither a file nor a folder")
     if asked is not None:
         return asked
-    names = [place.address.encode()] if is_what == "file" else (entry.name for entry in place.walk(WalkNotes()))
+    names = [os.fsencode(place.address)] if is_what == "file" else (entry.name for entry in place.walk(WalkNotes()))
     for name in names:
         lower = name.lower()
         if lower.endswith(PARQUET_SUFFIXES):
@@ -212,7 +213,7 @@ def _source(kind: str, place: Place, output: Place, options: Options) -> Source:
 
 
 def _write_parts(parts: Iterator[Part], path: Path) -> Iterator[Part]:
-    with pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+    with path.open("wb") as stream, pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
         waiting: list[dict[str, Any]] = []
         for part in parts:
             yield part

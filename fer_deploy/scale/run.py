@@ -150,8 +150,7 @@ def run(job: Job, *, watcher: Watcher | None = None) -> Summary:
     contract = Recognizer(content, threads=1, providers=providers).contract
     plan = _plan(job, model=os.path.basename(model_path), model_sha256=contract.sha256)  # noqa: PTH119
     output = Place(plan.output)
-    there = set(output.names("part-"))
-    pending = [number for number in range(plan.parts) if part_name(number) not in there]
+    pending = [number for number, result in _results(output, plan) if result is None]
     watcher.planned(plan, done=plan.parts - len(pending))
     started, failed, rows_now = time.monotonic(), {}, 0
     if pending:
@@ -327,20 +326,28 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _results(output: Place, plan: Plan) -> Iterator[tuple[int, PartResult | None]]:
+    """Every part's number and what its file tells; None where there is none, or one that is damaged."""
+    there = set(output.names("part-"))
+    with ThreadPoolExecutor(8) as readers:
+        yield from enumerate(
+            readers.map(lambda n: read_result(output, plan, n) if part_name(n) in there else None, range(plan.parts))
+        )
+
+
 def _summarise(plan: Plan, output: Place, failed: dict[int, str], *, rows_now: int, seconds: float) -> Summary:
     """Count what is in the output, from the files themselves."""
     labels: Counter[str] = Counter()
     done = rows = bad_rows = 0
     first_error = ""
     missing: list[int] = []
-    with ThreadPoolExecutor(8) as readers:
-        for number, found in enumerate(readers.map(lambda n: read_result(output, plan, n), range(plan.parts))):
-            if found is None:
-                missing.append(number)
-                continue
-            done, rows, bad_rows = done + 1, rows + found.rows, bad_rows + found.bad_rows
-            labels.update(found.labels or {})
-            first_error = first_error or found.first_error
+    for number, found in _results(output, plan):
+        if found is None:
+            missing.append(number)
+            continue
+        done, rows, bad_rows = done + 1, rows + found.rows, bad_rows + found.bad_rows
+        labels.update(found.labels or {})
+        first_error = first_error or found.first_error
     problems = list(plan.problems)
     problems += [failed.get(number, f"part {number}: Ray gave it to no worker that ended it") for number in missing]
     if not missing and plan.rows not in (-1, rows):
@@ -362,7 +369,8 @@ def _write_summary(output: Place, plan: Plan, summary: Summary) -> None:
         "labels": summary.labels,
         "problems": list(summary.problems),
     }
-    output.write(SUMMARY, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    output.write(SUMMARY, text.encode(errors="backslashreplace"))  # what of a path is no UTF-8, as JSON escapes it
 
 
 def _cause(error: BaseException) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
@@ -90,3 +91,16 @@ def test_every_address_is_not_the_loopback(tiny_file: Path) -> None:
     server = PageServer(Site(MappingProxyType(FILES), check_model_file(tiny_file)), host="0.0.0.0")
     assert not server.loopback
     server.server_close()
+
+
+def test_what_browsers_do_prints_nothing(server: PageServer, capfd: pytest.CaptureFixture[str]) -> None:
+    import struct
+
+    assert ask(server, "/", headers={"Host": "["})[0].status == 404
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(15).startswith(b"HTTP/1.1 200")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+    assert ask(server, "/")[0].status == 200  # and whoever came before was seen off
+    time.sleep(0.2)
+    assert capfd.readouterr().err == ""

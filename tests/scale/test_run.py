@@ -104,18 +104,20 @@ def test_a_run_that_is_whole_is_left_alone(tmp_path: Path, model: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("part-*")} == times
 
 
-def test_only_what_is_missing_is_done(tmp_path: Path, model: Path) -> None:
+def test_only_what_is_missing_or_damaged_is_done(tmp_path: Path, model: Path) -> None:
     labels = some_labels(300)
     write_parquet(tmp_path / "in" / "a.parquet", labels)
     run(job(tmp_path, model))
     for number in (1, 4):
         (tmp_path / "out" / part_name(number)).unlink()
+    damaged = tmp_path / "out" / part_name(2)
+    damaged.write_bytes(damaged.read_bytes()[:-20])
     (tmp_path / "out" / ".part-00000001.parquet.x.partial").write_bytes(b"what a dead worker left")
     watcher = Recording()
     summary = run(job(tmp_path, model), watcher=watcher)
-    assert watcher.done == summary.parts - 2
-    assert sorted(part.number for part in watcher.parts) == [1, 4]
-    assert summary.rows_now == 100
+    assert watcher.done == summary.parts - 3
+    assert sorted(part.number for part in watcher.parts) == [1, 2, 4]
+    assert summary.rows_now == 150
     assert read_output(tmp_path / "out").column("number").to_pylist() == list(range(300))
     assert not list((tmp_path / "out").glob(".part-*"))
 
@@ -185,6 +187,18 @@ def test_a_part_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path, mod
     assert not summary.is_whole
     assert summary.rows == 100
     assert any("b.parquet" in problem and "changed" in problem for problem in summary.problems)
+
+
+def test_a_folder_may_be_called_what_is_no_utf_8(tmp_path: Path, model: Path) -> None:
+    write_parquet(tmp_path / "cafe" / "in" / "a.parquet", some_labels(50))
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        (tmp_path / "cafe").rename(folder)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert run(Job(str(folder / "in" / "a.parquet"), str(tmp_path / "one"), str(model))).rows == 50
+    assert run(job(folder, model)).rows == 50
+    assert json.loads((folder / "out" / "_summary.json").read_text())["input"].endswith("caf\udce9/in")
 
 
 def test_another_model_or_input_is_not_mixed_in(tmp_path: Path, model: Path) -> None:

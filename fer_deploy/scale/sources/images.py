@@ -60,7 +60,7 @@ class Images:
     def _write_list(self, names: Iterator[bytes], path: Path) -> Iterator[Part]:
         schema = pa.schema([("name", pa.binary())])
         first = 0
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        with path.open("wb") as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
             group: list[bytes] = []
             for name in names:
                 group.append(name)
