@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fer_deploy.errors import RecipeError
 from fer_deploy.models.plain import PlainNetwork
 
 
@@ -62,12 +63,22 @@ def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
     The network is traced in evaluation mode, on its own device and in its own precision; its weights, its statistics
     and the modes of its modules are as before when this returns. The branches that a `plain` network has while training
     are left out, in every figure: the export merges them into the convolution beside them.
+
+    Raises:
+        RecipeError: the network does not take faces of that size.
     """
     if isinstance(network, PlainNetwork):
         network = network.without_branches()
     first = next(network.parameters())
     face = torch.zeros(1, 1, size, size, device=first.device, dtype=first.dtype)
     with _evaluating(network), torch.no_grad(), _quiet():
+        try:
+            network(face)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RecipeError(
+                f"input_size {size}: the network does not take faces of {size}x{size} pixels ({reason})"
+            ) from error
         from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
         from torch.utils.flop_counter import FlopCounterMode
 

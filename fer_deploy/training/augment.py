@@ -132,9 +132,9 @@ def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augme
     if moved and augmentation.interpolation == "bilinear":
         grey = _sample_bilinear(images, views, size, augmentation.fill)
     elif moved:
-        grey = _resize(_sample_nearest(images, views), size)
+        grey = _resize(_sample_nearest(images, views, augmentation.fill), size)
     elif augmentation.flip or augmentation.crop:
-        grey = _resize(_move_whole_pixels(images, views), size)
+        grey = _resize(_move_whole_pixels(images, views, augmentation.fill), size)
     else:
         grey = _resize(images.float().unsqueeze(1), size)
     grey = _photometric(grey, views, augmentation)
@@ -183,8 +183,8 @@ def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill:
     return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def _sample_nearest(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
-    """Pillow's nearest rotation of a crop of the mirrored face: black wherever either step left the picture."""
+def _sample_nearest(images: torch.Tensor, views: torch.Tensor, fill: str) -> torch.Tensor:
+    """Pillow's nearest rotation of a crop of the mirrored face: `fill` wherever either step left the picture."""
     centre = SIDE / 2
     axis = torch.arange(SIDE, device=images.device) + 0.5 - centre
     x, y = axis[None, None, :], axis[None, :, None]
@@ -193,24 +193,30 @@ def _sample_nearest(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
     shift_y = SIDE * _column(views, "shift_y")[:, None, None]
     column = (xx * x + xy * y + shift_x + centre).floor().int()
     row = (yx * x + yy * y + shift_y + centre).floor().int()
-    return _pick(images, views, column, row)
+    return _pick(images, views, column, row, fill)
 
 
-def _move_whole_pixels(images: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+def _move_whole_pixels(images: torch.Tensor, views: torch.Tensor, fill: str) -> torch.Tensor:
     axis = torch.arange(SIDE, device=images.device, dtype=torch.int32)
     shape = (len(images), SIDE, SIDE)
-    return _pick(images, views, axis[None, None, :].expand(shape), axis[None, :, None].expand(shape))
+    return _pick(images, views, axis[None, None, :].expand(shape), axis[None, :, None].expand(shape), fill)
 
 
-def _pick(images: torch.Tensor, views: torch.Tensor, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+def _pick(
+    images: torch.Tensor, views: torch.Tensor, column: torch.Tensor, row: torch.Tensor, fill: str
+) -> torch.Tensor:
     inside = (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    if fill == "edge":
+        column, row = column.clamp(0, SIDE - 1), row.clamp(0, SIDE - 1)
     column = column + _column(views, "crop_x").int()[:, None, None]
     row = row + _column(views, "crop_y").int()[:, None, None]
     inside &= (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    if fill == "edge":
+        column, row = column.clamp(0, SIDE - 1), row.clamp(0, SIDE - 1)
     column = torch.where(_column(views, "flip")[:, None, None] > 0.5, SIDE - 1 - column, column)
     place = (row * SIDE + column).clamp_(0, SIDE * SIDE - 1).long().flatten(1)
     picked = images.flatten(1).gather(1, place).view(len(images), 1, SIDE, SIDE)
-    return picked.float() * inside.unsqueeze(1)
+    return picked.float() if fill == "edge" else picked.float() * inside.unsqueeze(1)
 
 
 def _photometric(grey: torch.Tensor, views: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from fer_deploy.errors import RunError
-from fer_deploy.models import build_network
+from fer_deploy.errors import RunError, TrainingError
+from fer_deploy.models import build_network, measure_cost
 from fer_deploy.recipes import Recipe
+from fer_deploy.training.devices import describe_failure
 from fer_deploy.training.fit import half_type
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.run import Run
@@ -27,7 +28,23 @@ def measure_rate(recipe: Recipe, *, device: torch.device) -> float:
     """Training faces a second of a recipe's network on `device`, forward, backward and step; draws no random number.
 
     Augmentation, validation and teachers come on top of it.
+
+    Raises:
+        RecipeError: the network does not take faces of the recipe's size.
+        TrainingError: the device is out of memory, or was lost.
     """
+    try:
+        return _measure_rate(recipe, device)
+    except RuntimeError as error:
+        failure = describe_failure(error)
+        if failure is not None:
+            raise TrainingError(f"{recipe.name}: {failure}") from error
+        options: dict[str, Any] = dict(recipe.network.options)
+        measure_cost(build_network(recipe.network.name, **options), size=recipe.network.input_size)
+        raise
+
+
+def _measure_rate(recipe: Recipe, device: torch.device) -> float:
     stage = recipe.stages[0]
     options: dict[str, Any] = dict(recipe.network.options)
     batch = min(stage.batch_size, LARGEST_CPU_BATCH) if device.type == "cpu" else stage.batch_size

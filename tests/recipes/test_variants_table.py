@@ -27,3 +27,15 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert f"{record}: cannot be read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_size_that_a_network_does_not_take_is_one_line(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'name = "mine"\ntitle = "t"\nnetwork = { name = "baseline", input_size = 64 }\n[[stage]]\nepochs = 1\n'
+    )
+    for words in (["variants", str(recipe)], ["train", str(recipe), "--data", "synthetic:70"]):
+        done = CliRunner().invoke(cli, [*words, "--workspace", str(tmp_path)])
+        assert done.exit_code == 1, done.output
+        assert "input_size 64: the network does not take faces of 64x64 pixels (mat1 and mat2" in done.stderr
+        assert not isinstance(done.exception, RuntimeError)

@@ -176,3 +176,15 @@ def test_every_recipes_views_have_the_networks_size(faces: torch.Tensor, name: s
     assert rendered.shape == (64, 1, size, size)
     assert rendered.dtype == torch.float32
     assert rendered.abs().max() <= 1.0001
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [{"crop": 6}, {"rotation": 40.0, "interpolation": "nearest"}, {"rotation": 40.0}, {"crop": 6, "shift": 0.2}],
+)
+def test_an_edge_that_is_repeated_leaves_nothing_black(moved: dict[str, object]) -> None:
+    bright = torch.full((8, 48, 48), 200, dtype=torch.uint8)
+    for fill, least in (("edge", 200.0), ("zero", 0.0)):
+        augmentation = Augmentation(**moved, fill=fill)  # type: ignore[arg-type]
+        shown = grey(render(bright, draw(augmentation, 8), augmentation, size=48))
+        assert shown.min() == pytest.approx(least, abs=1e-3)
