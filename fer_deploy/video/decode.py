@@ -1,11 +1,12 @@
 """Frames of a video file or camera, through PyAV (FFmpeg's libraries, which its wheels hold).
 
-A file is handed to FFmpeg as an open file, and only containers that hold their frames themselves are taken: a playlist
-named .mp4 cannot make it open other files or addresses.
+A file is handed to FFmpeg as an open file, and FFmpeg is told to take only containers that hold their frames
+themselves: a playlist named .mp4 cannot make it open other files or addresses.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -81,10 +82,8 @@ class Video:
         check_regular(path, what="video")
         self._file = path.open("rb")
         try:
-            self._container = av.open(self._file, mode="r", metadata_errors="replace")
-            kinds = set(self._container.format.name.split(","))
-            if not kinds & CONTAINERS:
-                raise DataError(f"{self._name}: not a video file that is read here, but {'/'.join(sorted(kinds))}")
+            only = {"format_whitelist": ",".join(sorted(CONTAINERS))}  # before a demuxer opens what the file names
+            self._container = av.open(self._file, mode="r", metadata_errors="replace", options=only)
             if not self._container.streams.video:
                 raise DataError(f"{self._name}: no video in this file")
             self._stream = self._container.streams.video[0]
@@ -96,7 +95,10 @@ class Video:
             raise
         except Exception as error:  # PyAV raises a class for each of FFmpeg's errors, and ValueError and more
             self.close()
-            raise DataError(f"{self._name}: not a video, or damaged: {_reason(error)}") from error
+            why = f"not a video, or damaged: {_reason(error)}"
+            if getattr(error, "errno", None) == errno.EINVAL:  # how FFmpeg refuses what is not on the list
+                why = "not a video file that is read here, or damaged: save it as MP4"
+            raise DataError(f"{self._name}: {why}") from error
 
     def __enter__(self) -> Video:
         return self

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -98,8 +100,36 @@ class TestBadVideos:
         (tmp_path / "other.mp4").write_bytes(clip.read_bytes())
         path = tmp_path / "list.mp4"
         path.write_text("ffconcat version 1.0\nfile other.mp4\n")
-        with pytest.raises(DataError, match="not a video"):
+        with pytest.raises(DataError, match=r"list\.mp4: not a video file that is read here"):
             Video(path)
+
+    def test_a_stream_s_description_does_not_listen_on_a_port(self, tmp_path: Path) -> None:
+        """FFmpeg would wait for frames for ever, and for Ctrl-C as well: in a process that can be killed."""
+        path = tmp_path / "sdp.mp4"
+        lines = ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=x", "c=IN IP4 127.0.0.1", "t=0 0"]
+        path.write_text("\n".join([*lines, "m=video 45678 RTP/AVP 96", "a=rtpmap:96 H264/90000", ""]))
+        program = f"from pathlib import Path; from fer_deploy.video.decode import Video; Video(Path({str(path)!r}))"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
+        )
+        assert "DataError: " in done.stderr
+        assert "sdp.mp4: not a video file that is read here" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("kind", "codec"),
+        [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("avi", "mpeg4"), ("mpegts", "mpeg2video"), ("flv", "flv")],
+    )
+    def test_containers_of_frames_are_read(self, tmp_path: Path, kind: str, codec: str) -> None:
+        path = tmp_path / "video"
+        with av.open(str(path), "w", format=kind) as container:
+            stream = container.add_stream(codec, rate=25, width=64, height=64, pix_fmt="yuv420p")
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8))
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        with Video(path) as video:
+            assert len(list(video.frames())) == 10
 
     def test_sound_without_pictures(self, tmp_path: Path) -> None:
         path = tmp_path / "sound.mp4"
