@@ -20,7 +20,7 @@ MAXIMUM_MOVE = 0.8
 """So may boxes whose centre moved by less than this many of the face's sizes, if the size is like."""
 
 MAXIMUM_GAP_S = 0.7
-"""A track that was not seen for longer is over."""
+"""A track that was not seen for longer is over, if frames came in between."""
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Tracker:
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
         self._last = 0
+        self._before_s = 0.0
 
     def update(self, boxes: Sequence[Box], time_s: float) -> list[int]:
         """The track of each box of one frame.
@@ -47,7 +48,10 @@ class Tracker:
         Returns:
             A number for each box, no two alike.
         """
-        self._tracks = [track for track in self._tracks if time_s - track.seen_s <= MAXIMUM_GAP_S]
+        self._tracks = [
+            track for track in self._tracks if track.seen_s >= self._before_s or time_s - track.seen_s <= MAXIMUM_GAP_S
+        ]
+        self._before_s = time_s
         pairs = [
             (likeness, position, track)
             for position, box in enumerate(boxes)

@@ -40,7 +40,14 @@ class TestTracker:
         assert tracker.update([box(10)], 0.0) == [1]
         assert tracker.update([], 0.3) == []
         assert tracker.update([box(14)], 0.6) == [1]
+        assert tracker.update([], 0.9) == []
         assert tracker.update([box(14)], 0.6 + MAXIMUM_GAP_S + 0.01) == [2]
+
+    def test_a_face_in_each_of_few_frames_keeps_its_number(self) -> None:
+        tracker, apart_s = Tracker(), 30 / 25  # each 30th frame
+        assert [tracker.update([box(10 + frame)], apart_s * frame) for frame in range(5)] == [[1]] * 5
+        assert tracker.update([], apart_s * 5) == []
+        assert tracker.update([box(14)], apart_s * 6) == [2]
 
     def test_a_fast_face_is_followed_by_its_centre(self) -> None:
         tracker = Tracker()
