@@ -73,8 +73,8 @@ class Reading:
             faces = 0
             notes: list[str] = []
             key = _key(source)
-            recorded = self.journal is not None and key in self.journal
-            finished = recorded and _is_finished(self.journal.entries(key))  # type: ignore[union-attr]
+            journal = self._journal_of(source)
+            finished = journal is not None and _is_finished(journal.entries(key))
             steps = self._again(source, key) if finished else self._anew(source, key, notes)
             try:
                 for row in steps:
@@ -82,8 +82,8 @@ class Reading:
                     yield row
             except FerDeployError as error:
                 text = " ".join(str(error).split())
-                if self.journal is not None and not finished:
-                    self.journal.add(key, {"error": text})
+                if journal is not None and not finished:
+                    journal.add(key, {"error": text})
                 yield Done(source, faces, text, tuple(notes), was_done=finished)
             else:
                 if not faces and not notes:
@@ -124,8 +124,9 @@ class Reading:
             from fer_deploy.photos.draw import annotate, save
 
             save(copy, annotate(picture.pixels, faces))
-        if self.journal is not None:
-            self.journal.add(key, {"faces": self._pack(faces), "done": True})
+        journal = self._journal_of(source)
+        if journal is not None:
+            journal.add(key, {"faces": self._pack(faces), "done": True})
         yield from (Row(source.name, face) for face in faces)
 
     def _video(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
@@ -170,6 +171,10 @@ class Reading:
             from fer_deploy.video.render import render
 
             render(source.path, outputs.copy, rows, every=self.every)
+
+    def _journal_of(self, source: Source) -> Journal | None:
+        """The journal; None for standard input, which may hold another picture in the run that goes on."""
+        return None if source.is_standard_input else self.journal
 
     def _outputs(self, source: Source) -> Outputs:
         return self.outputs.get(source, Outputs())

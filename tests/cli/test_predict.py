@@ -350,6 +350,21 @@ class TestOutput:
         lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
         assert [line["label"] for line in lines] == ["happy", "sad"]
 
+    def test_a_picture_on_standard_input_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = (write_face(Path(f"{label}.png"), label) for label in ("sad", "happy"))
+        from fer_deploy.photos.table_files import JsonWriter
+
+        def stop(self: JsonWriter, row: object) -> None:
+            raise KeyboardInterrupt
+
+        words = ("-", "--crops", "--output", "out.jsonl")
+        with monkeypatch.context() as patch:
+            patch.setattr(JsonWriter, "write", stop)
+            assert predict(*words, stdin=first.read_bytes()).exit_code == 130
+        again = predict(*words, stdin=second.read_bytes())
+        assert (again.exit_code, again.stderr) == (0, "written: out.jsonl\n")
+        assert json.loads(Path("out.jsonl").read_text())["label"] == "happy"
+
     def test_other_options_begin_anew_and_say_so(self, predict: Predict, model: Path) -> None:
         write_face(Path("a.png"), "sad")
         Path("out.csv.partial").write_text("{}\n")
