@@ -13,7 +13,7 @@ from typing import Any
 
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.detector import FaceDetector
-from fer_deploy.errors import DataError, FerDeployError
+from fer_deploy.errors import FerDeployError
 from fer_deploy.photos.inputs import Source
 from fer_deploy.photos.journal import Journal
 from fer_deploy.photos.places import Outputs
@@ -67,7 +67,8 @@ class Reading:
     def read(self, sources: Iterable[Source]) -> Iterator[Row | Done]:
         """Read each source: its rows, then its `Done`.
 
-        What an earlier run has done comes from the journal; a video that it stood in goes on after its last frame.
+        What an earlier run has done comes from the journal; a video that it stood in goes on after its last frame. What
+        it could not read is tried again: a full disk or an absent package may have been the reason.
         """
         for source in sources:
             faces = 0
@@ -82,9 +83,7 @@ class Reading:
                     yield row
             except FerDeployError as error:
                 text = " ".join(str(error).split())
-                if journal is not None and not finished:
-                    journal.add(key, {"error": text})
-                yield Done(source, faces, text, tuple(notes), was_done=finished)
+                yield Done(source, faces, text, tuple(notes))
             else:
                 if not faces and not notes:
                     notes.append(f"{source.name}: no face found")
@@ -100,8 +99,6 @@ class Reading:
         assert self.journal is not None
         smoothing = _Following(self.smoothing_s)
         for entry in self.journal.entries(key):
-            if "error" in entry:
-                raise DataError(entry["error"])
             faces = self._unpack(entry.get("faces", ()))
             if "frame" in entry:
                 yield from smoothing.rows(source.name, entry["frame"], entry["time_s"], faces)
@@ -138,6 +135,8 @@ class Reading:
         with Video(source.path) as video:
             if self.journal is not None:
                 for entry in self.journal.entries(key):
+                    if "frame" not in entry:  # an error, as journals once noted them
+                        continue
                     start = entry["frame"] + 1
                     rows = following.rows(source.name, entry["frame"], entry["time_s"], self._unpack(entry["faces"]))
                     if kept is not None:
@@ -227,4 +226,4 @@ def _key(source: Source) -> str:
 
 
 def _is_finished(entries: Iterable[dict[str, Any]]) -> bool:
-    return any("done" in entry or "error" in entry for entry in entries)
+    return any("done" in entry for entry in entries)

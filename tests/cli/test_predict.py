@@ -480,6 +480,39 @@ class TestVideos:
         assert len(read) == 8 + 13  # twenty frames, seven of them done before
         assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
+    def test_what_could_not_be_read_is_tried_again(
+        self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("a.png", "z.png"):
+            write_face(Path(name), "sad")
+        words = ("a.png", clip, "z.png", "--crops", "--output")
+        assert predict(*words, "whole.csv").exit_code == 0
+        from fer_deploy.errors import UnavailableError
+        from fer_deploy.recognizer import Recognizer
+
+        read: list[int] = []
+        real = Recognizer.predict
+
+        def fail_twice_and_stop(self: Recognizer, faces: object) -> object:
+            read.append(1)
+            if len(read) in (1, 9):  # a.png, and the clip after seven frames
+                raise UnavailableError("no space left on device")
+            if len(read) == 10:
+                raise KeyboardInterrupt
+            return real(self, faces)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Recognizer, "predict", fail_twice_and_stop)
+        stopped = predict(*words, "out.csv")
+        assert (stopped.exit_code, stopped.stderr.count("no space left")) == (130, 2)
+        entries = map(json.loads, Path("out.csv.partial").read_text().splitlines())
+        (key,) = {entry["key"] for entry in entries if "frame" in entry}
+        with Path("out.csv.partial").open("a") as journal:
+            journal.write(json.dumps({"key": key, "error": "as journals once noted them"}) + "\n")
+        again = predict(*words, "out.csv")
+        assert (again.exit_code, again.stderr) == (0, "written: out.csv\n")
+        assert len(read) == 10 + 1 + 13 + 1
+        assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
     def test_a_bad_video_is_one_line(self, predict: Predict, clip: Path) -> None:
         Path("bad.mp4").write_text("no video")
         result = predict("bad.mp4", clip, "--crops", "--json")
