@@ -218,8 +218,9 @@ def _journal(options: dict[str, Any], recognizer: Recognizer, finder: str) -> Jo
         "plot": str(options["plot"]),
     }
     journal = Journal(output.with_name(f"{output.name}.partial"), settings, restart=options["restart"])
-    # This run holds the journal's lock, so what a killed run left of its output is nobody's.
-    for left in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+    # This run holds the journal's lock, so what a killed run left of its output is nobody's. Nothing longer is taken:
+    # .out.csv.abcd1234.partial is of out.csv, which another run may be writing, and not of out.
+    for left in output.parent.glob(f".{glob.escape(output.name)}.{'[a-z0-9_]' * 8}.partial"):
         left.unlink(missing_ok=True)
     if journal.discarded:
         click.echo(f"begun anew: what {journal.path} held is dropped, {journal.discarded}", err=True)

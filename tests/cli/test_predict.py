@@ -350,6 +350,16 @@ class TestOutput:
         lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
         assert [line["label"] for line in lines] == ["happy", "sad"]
 
+    def test_what_a_killed_run_left_goes_and_what_another_run_writes_stays(self, predict: Predict) -> None:
+        from fer_deploy.files import replacing
+
+        write_face(Path("a.png"), "sad")
+        with replacing(Path("out")) as left, replacing(Path("out.csv")) as others:
+            Path(".out.csv.partial").touch()  # the journal of --output .out.csv
+            assert predict("a.png", "--crops", "--csv", "--output", "out").exit_code == 0
+            assert (left.exists(), others.exists(), Path(".out.csv.partial").exists()) == (False, True, True)
+            left.touch()
+
     def test_a_picture_on_standard_input_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = (write_face(Path(f"{label}.png"), label) for label in ("sad", "happy"))
         from fer_deploy.photos.table_files import JsonWriter
