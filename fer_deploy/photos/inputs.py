@@ -87,7 +87,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[
 
     for word in words:
         path = Path(word)
-        if str(word) != STANDARD_INPUT and path.is_dir():
+        if str(word) != STANDARD_INPUT and _is_folder(path):
             before = len(sources)
             for found in _walk(path, problems, leave_out=written):
                 if found.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
@@ -98,7 +98,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[
                 problems.append(f"{shown(path)}: no picture or video in this folder")
         elif glob.has_magic(str(word)) and not _is_there(path):
             matches = sorted(glob.glob(str(word), recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-            files = [Path(match) for match in matches if not Path(match).is_dir()]
+            files = [Path(match) for match in matches if not _is_folder(Path(match))]
             if not files:
                 problems.append(f"{shown(path)}: no file matches this pattern")
             for found in files:
@@ -130,6 +130,11 @@ def _walk(folder: Path, problems: list[str], *, leave_out: frozenset[Path]) -> I
         folders[:] = sorted(name for name in folders if not leave_out or Path(place, name).resolve() not in leave_out)
         for name in sorted(files):
             yield Path(place, name)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; False, where `Path.is_dir` raises, of a name too long or in a folder that is locked."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _is_there(path: Path) -> bool:

@@ -103,6 +103,13 @@ class TestCrops:
             "b c.png"
         ]
 
+    def test_a_name_too_long_in_a_list_has_one_line_and_the_rest_goes_on(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        long = "x" * 300
+        result = predict("--files-from", "-", "--crops", "--json", "--draw", "out", stdin=f"{long}\na.png\n".encode())
+        assert (result.exit_code, [line["label"] for line in json_lines(result)]) == (1, ["sad"])
+        assert result.stderr.startswith(f"error: {long}: cannot be read: File name too long\n")
+
     def test_annotated_copies_keep_their_place(self, predict: Predict) -> None:
         write_face(Path("in/x/a.png"), "sad", height=60, width=80)
         write_face(Path("in/b.jpg"), "sad", height=60, width=80)

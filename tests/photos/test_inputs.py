@@ -93,6 +93,21 @@ def test_an_unreadable_folder_is_a_problem(folder: Path, monkeypatch: pytest.Mon
     assert found.problems == ("./deep: cannot be searched: Permission denied",)
 
 
+def test_names_too_long_or_in_a_locked_folder_are_left_to_their_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def refuse(path: str, **options: object) -> os.stat_result:
+        if "locked" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    words = ["x" * 300, "locked/a.jpg", "b.jpg"]
+    assert names(*words) == words
+
+
 def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
     with open(raw, "wb") as file:  # noqa: PTH123  (a name of bytes)
