@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fer_deploy.bench.subjects import Subject
@@ -38,14 +38,13 @@ def count_cost(subject: Subject) -> ModelCost:
     Raises:
         FerDeployError: a run cannot be opened, or the file was made from other weights.
     """
-    size = _bytes(subject)
-    recorded = _recorded(subject)
+    recorded = recorded_cost(subject)
     if not subject.runs:
-        return ModelCost(bytes=size, recorded_gflops=recorded)
+        return recorded
     try:
         import torch  # noqa: F401  the count needs it
     except ImportError:
-        return ModelCost(bytes=size, recorded_gflops=recorded)
+        return recorded
     from fer_deploy.bench.engines.pytorch import build_classifier
     from fer_deploy.models.cost import measure_cost, total_cost
 
@@ -53,15 +52,19 @@ def count_cost(subject: Subject) -> ModelCost:
     networks = {id(member.network): member for member in classifier.members}
     counts = {key: measure_cost(member.network, size=member.input_size) for key, member in networks.items()}
     total = total_cost(counts[id(member.network)] for member in classifier.members)
-    return ModelCost(
+    return replace(
+        recorded,
         gflops=total.gflops,
         torch_gflops=total.torch_gflops,
         params=sum(count.parameters for count in counts.values()),
         activations=total.activations,
         uncounted=total.uncounted,
-        bytes=size,
-        recorded_gflops=recorded,
     )
+
+
+def recorded_cost(subject: Subject) -> ModelCost:
+    """A subject's size, and what its file says of itself: all that is known without its runs."""
+    return ModelCost(bytes=_bytes(subject), recorded_gflops=_recorded(subject))
 
 
 def _bytes(subject: Subject) -> int | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fer_deploy import __version__
 from fer_deploy.bench.adapters import Adapter
-from fer_deploy.bench.cost import ModelCost, count_cost
+from fer_deploy.bench.cost import ModelCost, count_cost, recorded_cost
 from fer_deploy.bench.engines import (
     DEFAULT_ENGINES,
     EngineSession,
@@ -121,6 +121,7 @@ class _Entry:
     throughput: Throughput | None = None
     load: Load | None = None
     cost: ModelCost = field(default_factory=ModelCost)
+    uncounted: str | None = None
     agreement: float | None = None
     agreement_with: str | None = None
 
@@ -335,7 +336,8 @@ def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
 
 
 def _count(entries: Sequence[_Entry], step: Progress) -> None:
-    counted: dict[str, ModelCost] = {}
+    """Count every subject once; a file whose runs cannot be counted keeps its figures and what it says of itself."""
+    counted: dict[str, ModelCost | Exception] = {}
     for index, entry in enumerate(entries):
         step(f"counting {entry.label}", index, len(entries))
         if isinstance(entry.session, PeerProcess):
@@ -347,10 +349,15 @@ def _count(entries: Sequence[_Entry], step: Progress) -> None:
             try:
                 counted[key] = count_cost(entry.subject)
             except Exception as error:
-                if entry.status == OK:
-                    entry.fail(error)
-                counted[key] = ModelCost()
-        entry.cost = counted[key]
+                counted[key] = error
+        cost = counted[key]
+        if isinstance(cost, ModelCost):
+            entry.cost = cost
+        elif entry.subject.path is not None:
+            entry.cost = recorded_cost(entry.subject)
+            entry.uncounted = explain(cost)
+        elif entry.status == OK:
+            entry.fail(cost)
 
 
 def _row(entry: _Entry) -> Row:
@@ -366,6 +373,8 @@ def _row(entry: _Entry) -> Row:
         note = "learned FER+ labels: not scored on FER2013's"
     if entry.peer is not None:
         note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
+    if entry.uncounted and entry.status == OK:
+        note = "; ".join(filter(None, [note, f"GFLOPs not counted: {entry.uncounted}"]))
     answers = None if entry.probabilities is None else entry.probabilities.argmax(axis=1)
     return Row(
         name=subject.name,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -52,6 +54,26 @@ def test_every_row_has_its_figures(trained_workspace: Path) -> None:
         assert len(row.predictions) == report.data.rows == len(result.probabilities[row.label])
     assert report.data.split == "test"
     assert any("say nothing about FER2013" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"status": "running"}, "has not finished"), ({"weights_sha256": "0" * 64}, "weights")],
+)
+def test_a_run_that_cannot_be_counted_leaves_its_file_its_figures(
+    trained_workspace: Path, tmp_path: Path, change: dict[str, str], reason: str
+) -> None:
+    shutil.copytree(trained_workspace, tmp_path, dirs_exist_ok=True)
+    record = tmp_path / "training" / "small" / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    report = run_bench(plan(tmp_path, engines=("ort-cpu", "ort-qnn"))).report
+    row, absent = report.rows
+    assert (row.status, row.quality is None, row.latency is None) == (OK, False, False)
+    assert (row.cost.gflops, row.cost.recorded_gflops) == (None, 0.0004)
+    assert row.cost.bytes == (tmp_path / "exports" / "small.onnx").stat().st_size
+    assert re.search(f"GFLOPs not counted: .*{reason}", row.note)
+    assert absent.status.startswith("absent: onnxruntime")
+    assert absent.cost == row.cost
 
 
 def test_accuracy_is_of_the_files_own_answers(workspace: Path) -> None:
