@@ -34,7 +34,7 @@ def save_predictions(result: BenchResult, folder: Path) -> list[Path]:
     """Write one CSV a scored row: the face's row in the data, its label, the answer, seven probabilities."""
     written = []
     for label, probabilities in result.probabilities.items():
-        path = folder / f"{label.replace(' on ', '.')}.csv"
+        path = folder / f"{label.replace(' on ', '.').replace('/', '~')}.csv"
         lines = ["row,label,predicted," + ",".join(EMOTIONS)]
         names = np.asarray(EMOTIONS)
         answers = names[probabilities.argmax(axis=1)]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +24,8 @@ class Subject:
     """One thing to measure.
 
     Attributes:
-        name: the file's stem without its precision (`B+E`), a run's name, or another's file name.
+        name: the file's stem without its precision (`B+E`), a run's name, or another's adapter's; files of one name
+            have their folders before it (`old/B+E`).
         kind: see `Kind`.
         precision: fp32, fp16 or int8 for our files; fp32 for runs; "as given" for others.
         path: the ONNX file; None for a run.
@@ -73,14 +76,15 @@ def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: S
         adapters: the user's own adapters for foreign files, tried before the shipped ones.
 
     Raises:
-        MeasurementError: there is nothing to measure, or no export, run or file of a name.
+        MeasurementError: there is nothing to measure, no export, run or file of a name, or two files of one folder that
+            no name tells apart.
     """
     found: dict[tuple[str, str], Subject] = {}
     if names:
         for name in names:
             for subject in _named(name, workspace, adapters):
-                found.setdefault((str(subject.path), subject.key), subject)
-        return list(found.values())
+                found.setdefault((str(subject.path and subject.path.resolve()), subject.key), subject)
+        return _told_apart(list(found.values()))
     files = sorted((workspace / "exports").glob("*.onnx"), key=_file_order)
     subjects = [_from_file(path, workspace, adapters) for path in files] or _all_runs(workspace)
     if not subjects:
@@ -88,7 +92,7 @@ def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: S
             f"nothing to measure: {workspace / 'exports'} has no ONNX file and {workspace / 'training'} no run: "
             "run `ferdeploy train`, then `ferdeploy export`"
         )
-    return subjects
+    return _told_apart(subjects)
 
 
 def split_stem(path: Path) -> tuple[str, str]:
@@ -99,6 +103,30 @@ def split_stem(path: Path) -> tuple[str, str]:
     """
     stem, dot, last = path.stem.rpartition(".")
     return (stem, last) if dot and last in PRECISIONS else (path.stem, "fp32")
+
+
+def _told_apart(subjects: list[Subject]) -> list[Subject]:
+    """The subjects, files of one name called after as many of their folders as tell them apart: `old/m`, `new/m`."""
+    keys = Counter(subject.key for subject in subjects)
+    repeated = {subject.name for subject in subjects if keys[subject.key] > 1}
+    deepest = max((len(subject.path.parent.resolve().parts) for subject in subjects if subject.path), default=0)
+    named, depth = subjects, 0
+    while clash := next((pair for pair in combinations(named, 2) if pair[0].key == pair[1].key), None):
+        depth += 1
+        if depth > deepest:
+            one, other = clash
+            raise MeasurementError(f"{one.path} and {other.path} would both be called {one.key}: rename one of them")
+        named = [_under_folders(subject, depth) if subject.name in repeated else subject for subject in subjects]
+    return named
+
+
+def _under_folders(subject: Subject, depth: int) -> Subject:
+    """A file called by the last `depth` parts of its path; a run as it is."""
+    if subject.path is None:
+        return subject
+    name = subject.path.stem if subject.adapter else split_stem(subject.path)[0]
+    folders = subject.path.parent.resolve().parts[1:]
+    return replace(subject, name="/".join([*folders[max(0, len(folders) - depth + 1) :], name]))
 
 
 def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subject]:

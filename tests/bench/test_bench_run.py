@@ -188,6 +188,18 @@ def test_the_report_holds_to_its_schema_and_comes_back(workspace: Path, tmp_path
     assert len(lines) == 1 + result.report.data.rows
 
 
+def test_two_files_of_one_name_are_two_models(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "other").mkdir()
+    (workspace / "other" / "one.onnx").write_bytes(tiny_model(seed=2, name="one"))
+    names = tuple(str(workspace / folder / "one.onnx") for folder in ("exports", "other"))
+    result = run_bench(plan(workspace, names=names, latency=None))
+    assert [row.label for row in result.report.rows] == ["exports/one on ort-cpu", "other/one on ort-cpu"]
+    assert [row.agreement for row in result.report.rows] == [None, None]
+    assert len(result.report.pairs) == 1
+    written = save_all(result, tmp_path / "out", predictions=True)
+    assert [path.name for path in written[3:]] == ["exports~one.ort-cpu.csv", "other~one.ort-cpu.csv"]
+
+
 def test_the_schema_refuses_a_figure_of_the_wrong_kind(workspace: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((resources.files("fer_deploy.bench") / "report.schema.json").read_text("utf-8"))

@@ -41,6 +41,31 @@ def test_a_name_takes_every_precision_and_a_path_one(workspace: Path) -> None:
     assert len(find_subjects(["one", str(path)], workspace=workspace)) == 2
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(workspace: Path) -> None:
+    for folder, name in (("old", "m"), ("new", "m"), ("new/deep", "m"), ("old", "m.int8"), ("old", "alone")):
+        path = workspace / folder / f"{name}.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tiny_model(name="m", precision="int8" if name.endswith("int8") else "fp32"))
+
+    def keys(*names: str) -> list[str]:
+        return [subject.key for subject in find_subjects([str(workspace / name) for name in names])]
+
+    both = ["old/m.onnx", "new/m.onnx"]
+    assert keys(*both, "old/m.int8.onnx", "old/alone.onnx") == ["old/m", "new/m", "old/m.int8", "alone"]
+    assert keys(*both, "new/deep/m.onnx", "new/../old/m.onnx") == ["old/m", "new/m", "deep/m"]
+    (workspace / "old" / "m.onnx").write_bytes(tiny_model(name="m", precision="int8"))
+    with pytest.raises(MeasurementError, match=r"m\.onnx and .*m\.int8\.onnx would both be called .*: rename one"):
+        keys("old/m.onnx", "old/m.int8.onnx")
+
+
+def test_two_files_of_one_adapter_are_told_apart(workspace: Path) -> None:
+    for name in ("emotion-ferplus-7", "emotion-ferplus-8"):
+        (workspace / f"{name}.onnx").write_bytes(b"")
+    paths = [str(path) for path in sorted(workspace.glob("*.onnx"))]
+    assert [subject.key for subject in find_subjects(paths)] == ["emotion-ferplus-7", "emotion-ferplus-8"]
+    assert [subject.key for subject in find_subjects(paths[:1])] == ["emotion-ferplus"]
+
+
 def test_a_run_without_a_file_is_found(workspace: Path) -> None:
     run = workspace / "training" / "bare"
     run.mkdir(parents=True)
