@@ -72,6 +72,8 @@ def train_side_by_side(
     each = threads or max(1, (os.cpu_count() or 1) // at_once)
     waiting, running = list(plan), list[_Child]()
     failed: list[str] = []
+    folders = {run.name: workspace / "training" / run.name for run in plan}
+    before = {} if resume else {name: _written(folder) for name, folder in folders.items()}
     asked = False
     with tempfile.TemporaryDirectory(prefix="ferdeploy-") as folder, stop_signals() as stop:
         while waiting or running:
@@ -97,8 +99,15 @@ def train_side_by_side(
                 words += [] if left is None else ["--time-limit", f"{left:.1f}s"]
                 running.append(_start(run, words, folder=Path(folder)))
             time.sleep(LOOK_SECONDS)
-    finished = [run for run in plan if _is_complete(workspace / "training" / run.name)]
-    report_seeds([(run, workspace / "training" / run.name) for run in finished])
+    # of a restart, only what has been written since: a run that did not begin is still the complete one of before
+    finished = [
+        run
+        for run in plan
+        if run.name not in failed
+        and (resume or _written(folders[run.name]) != before[run.name])
+        and _is_complete(folders[run.name])
+    ]
+    report_seeds([(run, folders[run.name]) for run in finished])
     unfinished = [run.name for run in plan if run not in finished and run.name not in failed]
     if unfinished:
         console.print(f"Not finished: {', '.join(unfinished)}. All is saved: give the same command again to go on.")
@@ -145,6 +154,14 @@ def _start(run: PlannedRun, words: Sequence[str], *, folder: Path) -> _Child:
     for reader in readers:
         reader.start()
     return _Child(run, process, readers)
+
+
+def _written(folder: Path) -> int | None:
+    """When a run's record was written last, in ns; None where there is none."""
+    try:
+        return (folder / "run.json").stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _is_complete(folder: Path) -> bool:

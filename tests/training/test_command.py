@@ -236,6 +236,40 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
         assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
 
 
+def test_a_restart_side_by_side_counts_no_run_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Three complete runs, begun anew: one is trained, one fails, and the third had no time to begin."""
+    from fer_deploy.cli import side_by_side
+    from fer_deploy.recipes.load import load_recipe
+    from fer_deploy.training.plan import PlannedRun
+
+    recipe = load_recipe(write_recipe(tmp_path, "one"))
+    plan = [PlannedRun(f"one.seed{seed}", recipe, seed) for seed in range(3)]
+    for run in plan:
+        record = tmp_path / "training" / run.name / "run.json"
+        record.parent.mkdir(parents=True)
+        record.touch()
+        os.utime(record, (1e9, 1e9))
+    reported: list[str] = []
+    monkeypatch.setattr(side_by_side, "_is_complete", lambda folder: True)
+    monkeypatch.setattr(side_by_side, "report_seeds", lambda runs: reported.extend(run.name for run, _ in runs))
+
+    def start_run(run: PlannedRun, words: Sequence[str], *, folder: Path) -> side_by_side._Child:
+        code = ("open(sys.argv[1], 'w')", "open(sys.argv[1], 'w'); sys.exit(1)", "pass")[run.seed]
+        record = tmp_path / "training" / run.name / "run.json"
+        return side_by_side._Child(run, subprocess.Popen([sys.executable, "-c", f"import sys; {code}", record]), ())
+
+    monkeypatch.setattr(side_by_side, "_start", start_run)
+    failed = side_by_side.train_side_by_side(
+        plan, at_once=2, data=None, workspace=tmp_path, device="cpu", threads=1, resume=False, share=1, deadline=None
+    )
+    assert (failed, reported) == (1, ["one.seed0"])
+    printed = capfd.readouterr()
+    assert "Not finished: one.seed2. All is saved" in printed.out
+    assert "1 of 3 runs failed: one.seed1" in printed.err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for Ctrl-C that one process can send another")
 def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, "long", epochs=4000)
