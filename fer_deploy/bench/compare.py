@@ -159,7 +159,7 @@ def _accuracy(before: Row, after: Row, new: Report, limits: Limits) -> list[Chan
 
 
 def _latency(before: Row, after: Row, limits: Limits) -> list[Change]:
-    if before.latency is None or after.latency is None:
+    if before.latency is None or after.latency is None or before.latency.batch != after.latency.batch:
         return []
     ratio, low, high = ratio_interval(before.latency, after.latency)
     verdict: Verdict = "no change"

@@ -99,9 +99,9 @@ def cost_plot(report: Report, *, standalone: bool = False) -> str:
 def latency_plot(report: Report, *, device: str = "cpu", standalone: bool = False) -> str:
     """Accuracy against median single-face time on one kind of device. Empty where there is no such row."""
     points = [
-        _point(row, row.model, row.latency.p50, f"median {milliseconds(row.latency.p50)} ms on {row.engine}")
+        _point(row, row.model, row.face_ms, f"median {milliseconds(row.face_ms)} ms on {row.engine}")
         for row in report.rows
-        if row.device == device and row.quality is not None and row.latency is not None
+        if row.device == device and row.quality is not None and row.face_ms is not None
     ]
     if not points:
         return ""

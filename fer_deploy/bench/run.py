@@ -373,6 +373,10 @@ def _row(entry: _Entry) -> Row:
         note = "learned FER+ labels: not scored on FER2013's"
     if entry.peer is not None:
         note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
+    if entry.latency is not None and entry.latency.batch > 1:
+        note = "; ".join(
+            filter(None, [note, f"timed in calls of {entry.latency.batch} faces: the file takes no fewer"])
+        )
     if entry.uncounted and entry.status == OK:
         note = "; ".join(filter(None, [note, f"GFLOPs not counted: {entry.uncounted}"]))
     answers = None if entry.probabilities is None else entry.probabilities.argmax(axis=1)

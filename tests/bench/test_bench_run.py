@@ -188,6 +188,14 @@ def test_the_report_holds_to_its_schema_and_comes_back(workspace: Path, tmp_path
     assert len(lines) == 1 + result.report.data.rows
 
 
+def test_a_file_of_fixed_batch_says_how_many_faces_a_call_takes(workspace: Path) -> None:
+    (workspace / "exports" / "eight.onnx").write_bytes(tiny_model(seed=3, name="eight", batch=8))
+    report = run_bench(plan(workspace, names=("one", "eight"))).report
+    one, eight = report.rows
+    assert (one.face_ms, eight.face_ms) == (one.latency.p50, None)
+    assert (one.note, eight.note) == (None, "timed in calls of 8 faces: the file takes no fewer")
+
+
 def test_two_files_of_one_name_are_two_models(workspace: Path, tmp_path: Path) -> None:
     (workspace / "other").mkdir()
     (workspace / "other" / "one.onnx").write_bytes(tiny_model(seed=2, name="one"))

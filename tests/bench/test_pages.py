@@ -197,6 +197,19 @@ def test_fronts() -> None:
     assert latency_front(report()) == {"plain on ort-cpu", "B+E on ort-cpu", "B on torch-cuda"}
 
 
+def test_the_time_of_several_faces_is_not_shown_as_that_of_one() -> None:
+    made = report()
+    plain = made.row("plain on ort-cpu")
+    eight = replace(plain, name="eight", latency=replace(plain.latency, batch=8))
+    both = replace(made, rows=(*made.rows, eight))
+    assert latency_front(both) == latency_front(made)
+    assert "eight on ort-cpu" not in latency_plot(both)
+    assert sort_rows([eight, *made.rows[:3]], by="latency")[-1] == eight
+    titles = {column.title: column for column in COLUMNS}
+    assert titles["p50 ms"].cell(eight) == f"{titles['p50 ms'].cell(plain)} for 8"
+    assert titles["p90"].cell(eight).endswith(" for 8")
+
+
 @pytest.mark.parametrize(
     ("by", "first"),
     [
