@@ -49,7 +49,9 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for every engine alike.")
 @click.option("--samples", type=click.IntRange(8), help="Single calls timed a row at most. Default: 1000.")
 @click.option("--seconds", type=click.FloatRange(0.1), help="Time a row's single calls may take. Default: 6.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in which rows take turns.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order in which rows take turns."
+)
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: 500 faces, 40 samples, no p99.")
 @click.option("--no-timing", is_flag=True, help="Score and count only.")
 @click.option(

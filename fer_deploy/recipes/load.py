@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -62,7 +63,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
     """
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own, or that of int() for thousands of digits
         raise RecipeError(f"{source}: is not TOML: {error}") from error
     return recipe_from_dict(content, source=source)
 
@@ -98,7 +99,7 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise RecipeError(f"--set {setting}: write it as key=value, such as stage.0.optimiser.lr=1e-3")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:
             value = text.strip()
         _put(content, key.strip().split("."), value, f"--set {setting}")
     return recipe_from_dict(content, source="--set " + " ".join(settings) if settings else recipe.name)
@@ -132,7 +133,7 @@ def _put(content: Any, keys: list[str], value: Any, source: str) -> None:
     if isinstance(content, list):
         if key == "*":
             targets: list[Any] = list(range(len(content)))
-        elif key.isdigit() and int(key) < len(content):
+        elif key.isdecimal() and int(key) < len(content):
             targets = [int(key)]
         else:
             raise RecipeError(f"{source}: there is no stage {key!r}: stages are 0 to {len(content) - 1}, or *")
@@ -219,8 +220,11 @@ def _convert(hint: Any, value: Any, source: str, where: str) -> Any:
     elif dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, source, where + ".")
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-        if number != number or number in (float("inf"), float("-inf")):
+        try:
+            number = float(value)
+        except OverflowError as error:
+            raise RecipeError(f"{source}: {where} must be a finite number, got one too large for a float") from error
+        if not math.isfinite(number):
             raise RecipeError(f"{source}: {where} must be a finite number, got {value}")
         return number
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

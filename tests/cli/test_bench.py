@@ -93,7 +93,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_1(workspace: Path, arguments: 
     assert not (workspace / "benchmarks").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--sort", "beauty"], ["--samples", "1"]])
+@pytest.mark.parametrize("arguments", [["--threads", "0"], ["--sort", "beauty"], ["--samples", "1"], ["--seed", "-1"]])
 def test_wrong_usage_is_exit_2(workspace: Path, arguments: list[str]) -> None:
     assert bench(workspace, *arguments).exit_code == 2
 

@@ -140,6 +140,8 @@ def test_every_recipe_survives_the_round_trip(name: str) -> None:
         (MINIMAL + "optimiser = { lrr = 1 }", "mine.toml: unknown key 'stage.0.optimiser.lrr': did you mean 'lr'?"),
         (MINIMAL + "optimiser = { lr = 'fast' }", "mine.toml: stage.0.optimiser.lr must be a number, got 'fast'"),
         (MINIMAL + "optimiser = { lr = nan }", "mine.toml: stage.0.optimiser.lr must be a finite number, got nan"),
+        (MINIMAL + f"optimiser = {{ lr = 1{'0' * 400} }}", "stage.0.optimiser.lr must be a finite number, got one too"),
+        (MINIMAL + f"patience = 1{'0' * 5000}", "mine.toml: is not TOML: Exceeds the limit"),
         (MINIMAL + "optimiser = { lr = -1 }", "mine.toml: stage.0.optimiser.lr: must lie in (0, 10], got -1.0"),
         (MINIMAL + "optimiser = { betas = [0.9] }", "mine.toml: stage.0.optimiser.betas needs 2 values, got 1"),
         (MINIMAL + "optimiser = { name = 'lion' }", "must be one of 'adam', 'adamw', 'sgd', got 'lion'"),
@@ -196,6 +198,9 @@ def test_settings_change_single_values() -> None:
     for setting, message in (
         ("clip", "write it as key=value"),
         ("stage.7.clip=1", "there is no stage '7'"),
+        ("stage.²=1", "there is no stage '²'"),
+        (f"stage.0.clip=1{'0' * 400}", "clip must be a finite number, got one too large"),
+        (f"stage.0.clip=1{'0' * 5000}", "clip must be a number"),
         ("stage.0.clip.x=1", "lies below a single value"),
         ("stage.0.clp=1", "did you mean 'clip'"),
     ):
