@@ -122,6 +122,18 @@ def test_scaling_may_differ_by_channel() -> None:
         (('"fear"', '"bored"'), "'bored' is none of"),
         (("[64, 64]", "[64]"), "size must be"),
         (("[input]", "[input"), "not TOML"),
+        (('["theirs*.onnx"]', '"theirs*.onnx"'), "files must be a list of strings, got 'theirs"),
+        (("[64, 64]", "48"), r"input.size must be \[height, width\], got 48"),
+        (("[64, 64]", "[64, true]"), "input.size must be"),
+        (("[64, 64]", '[64, 64]\nmean = "a"'), "input.mean must be a finite number, got 'a'"),
+        (("[64, 64]", "[64, 64]\ndeviation = [1, true]"), "input.deviation must be a finite number"),
+        (("[64, 64]", "[64, 64]\nscale = nan"), "input.scale must be a finite number, got nan"),
+        (("[64, 64]", f"[64, 64]\nscale = 1{'0' * 400}"), "input.scale must be a finite number"),
+        (("[64, 64]", f"[64, 64]\nscale = 1{'0' * 5000}"), "not TOML: Exceeds the limit"),
+        (("[64, 64]", '[64, 64]\nfixed_batch = "no"'), "input.fixed_batch must be true or false, got 'no'"),
+        (('name = "theirs"', "name = 1"), "name must be a string, got 1"),
+        (('name = "data"', "name = []"), r"input.name must be a string, got \[\]"),
+        (('"-"]', "7]"), "labels must be a list of strings"),
     ],
 )
 def test_a_wrong_adapter_names_the_key(tmp_path: Path, change: tuple[str, str], message: str) -> None:
@@ -130,6 +142,16 @@ def test_a_wrong_adapter_names_the_key(tmp_path: Path, change: tuple[str, str], 
     with pytest.raises(DataError, match=message) as error:
         load_adapter(path)
     assert "theirs.toml" in str(error.value)
+
+
+def test_a_list_of_labels_or_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    labels = next(line for line in TEXT.splitlines() if line.startswith("labels"))
+    with pytest.raises(DataError, match="x: labels must be a list of strings, got 7"):
+        parse_adapter(TEXT.replace(labels, "labels = 7"), source="x")
+    path = tmp_path / "theirs.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"theirs\.toml: is not UTF-8"):
+        load_adapter(path)
 
 
 def test_a_foreign_file_is_scored_through_its_adapter(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ A label "-" is an answer that FER2013 does not have: its share is dropped, and t
 from __future__ import annotations
 
 import fnmatch
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -126,9 +127,12 @@ def shipped_adapters() -> tuple[Adapter, ...]:
 def load_adapter(path: Path) -> Adapter:
     """Read an adapter file; DataError naming file and key when it is wrong."""
     try:
-        return parse_adapter(path.read_text("utf-8"), source=str(path))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}: give the path of an adapter file") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8: give the path of an adapter file") from error
+    return parse_adapter(text, source=str(path))
 
 
 def find_adapter(path: Path, own: Sequence[Adapter] = ()) -> Adapter | None:
@@ -143,35 +147,36 @@ def parse_adapter(text: str, *, source: str) -> Adapter:
     """Read an adapter from TOML text; `source` names it in errors (DataError)."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # tomllib's own, or that of int() for thousands of digits
         raise DataError(f"{source}: not TOML: {error}") from error
     _check_keys(table, Adapter, source=source)
     inner, outer = _table(table, "input", source), _table(table, "output", source)
     _check_keys(inner, AdapterInput, source=f"{source}: input")
     _check_keys(outer, AdapterOutput, source=f"{source}: output")
-    labels = tuple(str(label) for label in table["labels"])
+    labels = _texts(table["labels"], f"{source}: labels")
     for label in labels:
         if label != DROPPED and emotion_index(label) is None:
             raise DataError(f"{source}: labels: {label!r} is none of {', '.join(EMOTIONS)}, nor {DROPPED!r}")
-    size = tuple(inner["size"])
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise DataError(f"{source}: input.size must be [height, width], got {inner['size']!r}")
+    size = inner["size"]
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise DataError(f"{source}: input.size must be [height, width], got {size!r}")
     return Adapter(
-        name=str(table["name"]),
-        source=str(table["source"]),
-        files=tuple(str(pattern) for pattern in table["files"]),
+        name=_text(table["name"], f"{source}: name"),
+        source=_text(table["source"], f"{source}: source"),
+        files=_texts(table["files"], f"{source}: files"),
         input=AdapterInput(
-            name=str(inner["name"]),
+            name=_text(inner["name"], f"{source}: input.name"),
             layout=_choice(inner["layout"], Layout, f"{source}: input.layout"),
             channels=_choice(inner["channels"], Channels, f"{source}: input.channels"),
             size=(size[0], size[1]),
-            scale=float(inner.get("scale", 1.0)),
-            mean=_numbers(inner.get("mean", 0.0)),
-            deviation=_numbers(inner.get("deviation", 1.0)),
-            fixed_batch=bool(inner.get("fixed_batch", False)),
+            scale=_number(inner.get("scale", 1.0), f"{source}: input.scale"),
+            mean=_numbers(inner.get("mean", 0.0), f"{source}: input.mean"),
+            deviation=_numbers(inner.get("deviation", 1.0), f"{source}: input.deviation"),
+            fixed_batch=_switch(inner.get("fixed_batch", False), f"{source}: input.fixed_batch"),
         ),
         output=AdapterOutput(
-            name=str(outer["name"]), kind=_choice(outer["kind"], OutputKind, f"{source}: output.kind")
+            name=_text(outer["name"], f"{source}: output.name"),
+            kind=_choice(outer["kind"], OutputKind, f"{source}: output.kind"),
         ),
         labels=labels,
     )
@@ -209,5 +214,29 @@ def _choice(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
-def _numbers(value: Any) -> tuple[float, ...]:
-    return tuple(float(item) for item in value) if isinstance(value, list) else (float(value),)
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where} must be a string, got {value!r}")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise DataError(f"{where} must be a list of strings, got {value!r}")
+    return tuple(value)
+
+
+def _switch(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"{where} must be true or false, got {value!r}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise DataError(f"{where} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _numbers(value: Any, where: str) -> tuple[float, ...]:
+    return tuple(_number(item, where) for item in (value if isinstance(value, list) else [value]))
