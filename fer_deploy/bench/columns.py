@@ -189,7 +189,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("bytes", "size of the file", lambda row: size(row.cost.bytes), weight=3, figure=_of_cost("bytes")),
     Column(
         "p50 ms",
-        "median time of one face, or of as many as is said: the file takes no fewer",
+        "median time of one face",
         _latency_cell("p50"),
         figure=_of_latency("p50"),
     ),
