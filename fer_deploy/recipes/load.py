@@ -133,7 +133,7 @@ def _put(content: Any, keys: list[str], value: Any, source: str) -> None:
     if isinstance(content, list):
         if key == "*":
             targets: list[Any] = list(range(len(content)))
-        elif key.isdecimal() and int(key) < len(content):
+        elif key in map(str, range(len(content))):
             targets = [int(key)]
         else:
             raise RecipeError(f"{source}: there is no stage {key!r}: stages are 0 to {len(content) - 1}, or *")

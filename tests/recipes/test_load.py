@@ -199,6 +199,7 @@ def test_settings_change_single_values() -> None:
         ("clip", "write it as key=value"),
         ("stage.7.clip=1", "there is no stage '7'"),
         ("stage.²=1", "there is no stage '²'"),
+        (f"stage.{'1' * 5000}.clip=1", "there is no stage '111"),
         (f"stage.0.clip=1{'0' * 400}", "clip must be a finite number, got one too large"),
         (f"stage.0.clip=1{'0' * 5000}", "clip must be a number"),
         ("stage.0.clip.x=1", "lies below a single value"),
