@@ -23,6 +23,7 @@ from types import MappingProxyType
 from fer_deploy.bench.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
 from fer_deploy.bench.markdown import table, table_of, with_block
 from fer_deploy.bench.plots import cost_plot, latency_plot
+from fer_deploy.bench.quality import Quality
 from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
 from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.errors import FerDeployError, MeasurementError
@@ -114,26 +115,31 @@ def seeds_block(report: Report | None, released: Report) -> str:
     """
     if report is None:
         raise MeasurementError("the README has a block 'seeds', and there is no benchmarks/seeds/report.json")
-    groups: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[str, list[tuple[Row, Quality]]] = defaultdict(list)
     for row in report.rows:
         if row.status == OK and row.engine == FILE_ENGINE and row.quality:
-            groups[re.sub(r"\.seed\d+", "", row.name)].append(row)
+            groups[re.sub(r"\.seed\d+", "", row.name)].append((row, row.quality))
     names = {row.name for row in released.rows}
-    lines = []
-    for name, rows in groups.items():
-        found = [100 * row.quality.accuracy.value for row in rows if row.quality]
-        if len(found) < 2:
+    lines: list[tuple[float, list[str]]] = []
+    for name, seeds in groups.items():
+        if len(seeds) < 2:
             continue
+        found = [100 * quality.accuracy.value for _, quality in seeds]
         cells = [
-            f"**{value:.2f}**" if row.name in names else f"{value:.2f}" for row, value in zip(rows, found, strict=True)
+            f"**{value:.2f}**" if row.name in names else f"{value:.2f}"
+            for (row, _), value in zip(seeds, found, strict=True)
         ]
-        errors = ", ".join(f"{row.quality.calibration_error:.3f}" for row in rows if row.quality)
-        spread = f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f}"
-        lines.append([name, ", ".join(cells), spread, errors, f"{rows[0].gflops:.4f}" if rows[0].gflops else NONE])
-    lines.sort(key=lambda line: -float(line[2].split()[0]))
+        errors = ", ".join(f"{quality.calibration_error:.3f}" for _, quality in seeds)
+        mean, gflops = statistics.mean(found), seeds[0][0].gflops
+        spread = f"{mean:.2f} ± {statistics.stdev(found):.2f}"
+        lines.append((mean, [name, ", ".join(cells), spread, errors, f"{gflops:.4f}" if gflops else NONE]))
+    lines.sort(key=lambda line: -line[0])
     heading = ["model", "accuracy %, seed by seed", "mean ± standard deviation", "ECE", "GFLOPs"]
     note = "In bold the released one. FER2013, PrivateTest, ONNX Runtime"
-    return table(heading, lines, numeric=[False] + [True] * 4) + f"\n\n{note}, measured {report.created[:10]}."
+    return (
+        table(heading, [line for _, line in lines], numeric=[False] + [True] * 4)
+        + f"\n\n{note}, measured {report.created[:10]}."
+    )
 
 
 def _own_cells(row: Row | None) -> tuple[str, str, str]:

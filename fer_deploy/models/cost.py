@@ -72,16 +72,18 @@ def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
     first = next(network.parameters())
     face = torch.zeros(1, 1, size, size, device=first.device, dtype=first.dtype)
     with _evaluating(network), torch.no_grad(), _quiet():
+        from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+        from torch.utils.flop_counter import FlopCounterMode
+
+        counter = FlopCounterMode(display=False)
         try:
-            network(face)
+            with counter:
+                network(face)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise RecipeError(
                 f"input_size {size}: the network does not take faces of {size}x{size} pixels ({reason})"
             ) from error
-        from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-        from torch.utils.flop_counter import FlopCounterMode
-
         flops = FlopCountAnalysis(network, face)
         flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         flops.set_op_handle("aten::mean", _elements_read)
@@ -90,9 +92,6 @@ def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
         activations = ActivationCountAnalysis(network, face)
         activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         written = activations.total()
-        counter = FlopCounterMode(display=False)
-        with counter:
-            network(face)
     return Cost(
         gflops=multiply_adds / 1e9,
         parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -376,7 +376,6 @@ class _Training:
                 f"{self.dataset.name}: of {len(given):,} faces none is left to {what}: each equals one of a later "
                 "split, or has no label: check how the data was split"
             )
-        self.faces_sha256 = hashlib.sha256(np.ascontiguousarray(self.training_faces.images).data).hexdigest()
         self.images = torch.from_numpy(np.ascontiguousarray(self.training_faces.images)).to(self.device)
         self.targets = self.targets.to(self.device)
         self.validation_images = torch.from_numpy(np.ascontiguousarray(self.validation_faces.images)).to(self.device)
@@ -400,6 +399,7 @@ class _Training:
         self.network: nn.Module = accelerate_network(network, self.device)
         self.teachers: Teachers | None = None
         if self.recipe.distillation is not None:
+            self.faces_sha256 = hashlib.sha256(np.ascontiguousarray(self.training_faces.images).data).hexdigest()
             precision = half_type(self.recipe.stages[0], self.device) or torch.float32
             self.teachers = Teachers(
                 self.recipe.distillation, workspace=self.workspace, device=self.device, precision=precision
