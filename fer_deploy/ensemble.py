@@ -215,8 +215,8 @@ def search_weights(
     return Weights(tuple(share / parts for share in found), source, best[0] / len(truth))
 
 
-def fit_temperature(logits: Sequence[ArrayLike], labels: ArrayLike, *, weights: Sequence[float] = (1.0,)) -> float:
-    """The temperature at which a network, or a weighted average of several, is on average as sure as it is right.
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The temperature at which a network, or a fusion of several, is on average as sure as it is right.
 
     The mean of the largest probability then equals the accuracy. The temperature of least cross-entropy (Guo et al.,
     2017) leaves networks that learned from soft targets surer than right: on held-out halves of PublicTest this one had
@@ -224,21 +224,20 @@ def fit_temperature(logits: Sequence[ArrayLike], labels: ArrayLike, *, weights: 
     where its members are each as sure as they are right, their average is less sure than that and more often right.
 
     Args:
-        logits: one array (n, classes) a member: logits, or logarithms of probabilities.
+        logits: (n, classes), or logarithms of probabilities.
         labels: int (n,), of validation rows.
-        weights: one a member, in any proportion.
 
     Returns:
-        A number in 0.05 to 20 to divide every member's logits by, to four decimals; an end where no number in it makes
+        A number in 0.05 to 20 to divide the logits by, to four decimals; an end where no number in it makes
         the two equal.
     """
-    stacked, shares = _checked(logits, weights)
+    (stacked,), _ = _checked([logits], [1.0])
     truth = np.asarray(labels)
 
     def excess(sharpness: float) -> float:
         """How much surer than right the answers are, logits multiplied by e to the `sharpness`."""
-        fused = np.einsum("m,mnc->nc", shares, _softmax(stacked * math.exp(sharpness)))
-        return float(fused.max(axis=-1).mean() - (fused.argmax(axis=-1) == truth).mean())
+        answers = _softmax(stacked * math.exp(sharpness))
+        return float(answers.max(axis=-1).mean() - (answers.argmax(axis=-1) == truth).mean())
 
     return round(math.exp(-_root(excess, math.log(0.05), math.log(20.0), within=1e-6)), 4)
 

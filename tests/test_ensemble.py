@@ -135,14 +135,14 @@ def test_the_temperature_is_the_one_that_was_hidden() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(scale=2, size=(20000, 7))
     truth = (_softmax(logits).cumsum(axis=1) > generator.random((20000, 1))).argmax(axis=1)
-    assert fit_temperature([logits * 1.7], truth) == pytest.approx(1.7, rel=0.03)
+    assert fit_temperature(logits * 1.7, truth) == pytest.approx(1.7, rel=0.03)
 
 
 def test_a_network_is_as_sure_as_it_is_right() -> None:
     generator = np.random.default_rng(1)
     logits = generator.normal(scale=6, size=(5000, 7))
     truth = _guessed_in_part(generator, logits.argmax(axis=1))
-    temperature = fit_temperature([logits], truth)
+    temperature = fit_temperature(logits, truth)
     sure = _softmax(logits / temperature).max(axis=1).mean()
     assert sure == pytest.approx((logits.argmax(axis=1) == truth).mean(), abs=1e-4)
     assert temperature > 1.1  # not the 1 that the logits came with
@@ -153,15 +153,13 @@ def test_a_fusion_is_as_sure_as_it_is_right_though_its_members_are_surer() -> No
     common = generator.normal(scale=3, size=(5000, 7))
     truth = _guessed_in_part(generator, common.argmax(axis=1))
     members = [common + generator.normal(scale=3, size=common.shape) for _ in range(2)]
-    members = [own / fit_temperature([own], truth) for own in members]
-    weights = [0.7, 0.3]
-    logarithms = [np.log(_softmax(own)) for own in members]  # serve as well as logits do
-    temperature = fit_temperature(logarithms, truth, weights=weights)
-    assert temperature == pytest.approx(fit_temperature(members, truth, weights=weights), abs=1e-4)
+    members = [own / fit_temperature(own, truth) for own in members]
+    fused = weighted_average([_softmax(own) for own in members], [0.7, 0.3])
+    temperature = fit_temperature(np.log(fused), truth)
 
     def gap(factor: float) -> float:
-        fused = weighted_average([_softmax(own / factor) for own in members], weights)
-        return abs(float(fused.max(axis=1).mean() - (fused.argmax(axis=1) == truth).mean()))
+        answers = _softmax(np.log(fused) / factor)
+        return abs(float(answers.max(axis=1).mean() - (answers.argmax(axis=1) == truth).mean()))
 
     assert gap(temperature) < 5e-4
     assert gap(1.0) > 0.02
@@ -171,7 +169,7 @@ def test_a_fusion_is_as_sure_as_it_is_right_though_its_members_are_surer() -> No
 @pytest.mark.parametrize(("shift", "end"), [(0, 0.05), (1, 20.0)])
 def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, end: float) -> None:
     logits = np.tile(np.eye(7), (10, 1)) * 1e-3
-    assert fit_temperature([logits], (logits.argmax(axis=1) + shift) % 7) == pytest.approx(end, rel=1e-3)
+    assert fit_temperature(logits, (logits.argmax(axis=1) + shift) % 7) == pytest.approx(end, rel=1e-3)
 
 
 def test_adaptive_temperature_by_hand() -> None:
@@ -205,7 +203,7 @@ def test_adaptive_temperature_is_as_sure_as_right_among_the_sure_and_the_unsure(
         right = given[which].argmax(axis=1) == truth[which]
         return abs(float(probabilities[which].max(axis=1).mean() - right.mean()))
 
-    plain = _softmax(np.log(given) / fit_temperature([np.log(given)], truth))
+    plain = _softmax(np.log(given) / fit_temperature(np.log(given), truth))
     confidence = given.max(axis=1)
     assert gap(answer, confidence > 0) < 1e-3
     for part in (confidence > 0.7, confidence < 0.4):

@@ -55,8 +55,5 @@ class NetworkEntry:
     pooled_convolutions: tuple[str, ...] = ()
     """Modules that are linear layers in all but name: 1x1 convolutions on a map pooled to 1x1."""
 
-    sizes: tuple[int, ...] = ()
-    """The sides in pixels that the network takes; empty when it takes any from 32 on."""
-
     pretrained: Pretrained | None = None
     """Where its ImageNet weights are, if there are any."""

@@ -160,7 +160,6 @@ STUDY_NETWORKS = (
         description="the study's starting point: seven convolutions, six linear layers, no batch norm; 48x48 alone",
         source="the study's notebook",
         gflops=0.327505,
-        sizes=(48,),
     ),
     NetworkEntry(
         name="resemotenet",

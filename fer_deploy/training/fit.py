@@ -51,7 +51,7 @@ from fer_deploy.training.distill import Lesson, Teachers, draw_lesson
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.losses import Mix, apply_mix, distillation_loss, draw_mix, loss_on_targets
 from fer_deploy.training.optim import MovingAverage, Scheduler, make_optimiser
-from fer_deploy.training.record import RUN_FORMAT
+from fer_deploy.training.record import RUN_FORMAT, read_record
 from fer_deploy.training.run import Run, load_half_precision, save_weights
 from fer_deploy.training.stages import generator_at, seed_at, share_budget
 from fer_deploy.training.targets import soft_labels
@@ -338,12 +338,10 @@ class _Training:
         record_path = self.folder / "run.json"
         if self.settings.restart or not record_path.exists():
             return False
-        import json
-
         try:
-            record = json.loads(record_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"{record_path}: is damaged ({error}): train again with --restart") from error
+            record = read_record(record_path)
+        except RunError as error:
+            raise RunError(f"{error}; --restart replaces it") from error
         before, now = record.get("fingerprint"), self._fingerprint()
         for content in (before, now):
             if isinstance(content, dict) and isinstance(content.get("recipe"), dict):
@@ -696,7 +694,7 @@ class _Training:
         logits = self._logits(self.validation_images).cpu().double()
         truth = self.validation_targets.argmax(1).cpu()
         accuracy = int((logits.argmax(1) == truth).sum()) / len(truth)
-        temperature = fit_temperature([logits.numpy()], truth.numpy())
+        temperature = fit_temperature(logits.numpy(), truth.numpy())
         self._write_record("complete", rounded_accuracy=accuracy, temperature=temperature)
         (self.folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 

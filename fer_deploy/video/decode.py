@@ -87,6 +87,8 @@ class Video:
             if not self._container.streams.video:
                 raise DataError(f"{self._name}: no video in this file")
             self._stream = self._container.streams.video[0]
+            if self._stream.codec_context is None:
+                raise DataError(f"{self._name}: its video is of a kind that cannot be decoded here: save it as MP4")
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
             self.facts = self._read_facts()

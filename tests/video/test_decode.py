@@ -54,6 +54,16 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_codec_that_nobody_knows_is_said(clip: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "strange.mp4"
+    content = clip.read_bytes()
+    assert content.count(b"avc1") >= 1
+    strange.write_bytes(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    with pytest.raises(DataError, match=r"strange.mp4: its video is of a kind that cannot be decoded here") as error:
+        Video(strange)
+    assert "NoneType" not in str(error.value)
+
+
 def test_phones_store_turned_videos(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Turned:
         width, height, time, rotation = 360, 240, 0.0, -90

@@ -160,6 +160,8 @@ def parse_adapter(text: str, *, source: str) -> Adapter:
     size = inner["size"]
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         raise DataError(f"{source}: input.size must be [height, width], got {size!r}")
+    channels = _choice(inner["channels"], Channels, f"{source}: input.channels")
+    count = 1 if channels == "grey" else 3
     return Adapter(
         name=_text(table["name"], f"{source}: name"),
         source=_text(table["source"], f"{source}: source"),
@@ -167,11 +169,11 @@ def parse_adapter(text: str, *, source: str) -> Adapter:
         input=AdapterInput(
             name=_text(inner["name"], f"{source}: input.name"),
             layout=_choice(inner["layout"], Layout, f"{source}: input.layout"),
-            channels=_choice(inner["channels"], Channels, f"{source}: input.channels"),
+            channels=channels,
             size=(size[0], size[1]),
             scale=_number(inner.get("scale", 1.0), f"{source}: input.scale"),
-            mean=_numbers(inner.get("mean", 0.0), f"{source}: input.mean"),
-            deviation=_numbers(inner.get("deviation", 1.0), f"{source}: input.deviation"),
+            mean=_numbers(inner.get("mean", 0.0), count, f"{source}: input.mean"),
+            deviation=_deviations(inner.get("deviation", 1.0), count, f"{source}: input.deviation"),
             fixed_batch=_switch(inner.get("fixed_batch", False), f"{source}: input.fixed_batch"),
         ),
         output=AdapterOutput(
@@ -238,5 +240,16 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _numbers(value: Any, where: str) -> tuple[float, ...]:
-    return tuple(_number(item, where) for item in (value if isinstance(value, list) else [value]))
+def _numbers(value: Any, channels: int, where: str) -> tuple[float, ...]:
+    numbers = tuple(_number(item, where) for item in (value if isinstance(value, list) else [value]))
+    if len(numbers) not in (1, channels):
+        wanted = "one number" if channels == 1 else f"one number, or {channels}, one a channel"
+        raise DataError(f"{where} must be {wanted}, got {value!r}")
+    return numbers
+
+
+def _deviations(value: Any, channels: int, where: str) -> tuple[float, ...]:
+    numbers = _numbers(value, channels, where)
+    if not all(numbers):
+        raise DataError(f"{where} must not be 0, got {value!r}")
+    return numbers
