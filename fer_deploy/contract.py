@@ -3,7 +3,7 @@
 A model file is a program: it can name files beside it, call into libraries, loop for ever, or be somebody else's
 classifier with other labels. `check_model_file` therefore reads the file's structure with a small protobuf reader of
 its own (the runtime needs neither `onnx` nor `protobuf`) and refuses whatever the contract does not allow. It runs
-nothing and allocates nothing beyond the file's own bytes.
+nothing, and allocates at most 200 bytes for each of the file's parts, whose number is bounded.
 
 The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3, the encoding that of
 https://protobuf.dev/programming-guides/encoding/.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,8 +46,11 @@ MAXIMUM_BYTES = 1 << 30
 """A file larger than this is refused: the largest network of the registry has 80 million weights, 321 MB."""
 MAXIMUM_NODES = 20_000
 """A graph with more nodes is refused: five EfficientNets fused have under 2,000."""
-MAXIMUM_FIELDS = 4_000_000
-"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes."""
+MAXIMUM_FIELDS = 1_000_000
+"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes or gigabytes: five EfficientNets
+fused have under 100,000."""
+MAXIMUM_AXIS = 65_536
+"""A fixed batch, height or width beyond is refused: the engine would be asked for its memory."""
 CONTROL_FLOW: frozenset[str] = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Operators that hold graphs of their own. A classifier needs none, and a loop may never end."""
 
@@ -121,9 +125,9 @@ class ModelContract:
         try:
             base, slope = json.loads(kept)
             return AdaptiveTemperature(float(base), float(slope))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
             raise ModelFileError(
-                f"{self.source}: metadata adaptive_temperature must be [base, slope], got {kept!r}: {error}"
+                f"{self.source}: metadata adaptive_temperature must be [base, slope], got {kept[:80]!r}: {error}"
             ) from None
 
     @property
@@ -152,7 +156,10 @@ def read_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) -> 
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder: name an .onnx file in it")
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelFileError(f"{path} is no file but a pipe or a device: name an .onnx file")
+        size = status.st_size
         if size > maximum_bytes:
             raise ModelFileError(f"{path} has {size:,} bytes, more than the {maximum_bytes:,} that are allowed")
         with path.open("rb") as file:
@@ -248,13 +255,14 @@ def _check_graph(reader: _Reader, graph: _Message) -> Counter[str]:
         operator = node.text(4)
         for domain in node.texts(7):
             if domain not in ("", "ai.onnx"):
-                raise _RefusedError(f"it uses the custom operator {domain}::{operator}; only standard ones are allowed")
+                custom = f"{domain[:60]}::{operator[:60]}"
+                raise _RefusedError(f"it uses the custom operator {custom!r}; only standard ones are allowed")
         if operator in CONTROL_FLOW:
             raise _RefusedError(f"it uses the operator {operator}: control flow is not allowed")
         for attribute_content in node.messages(5):
             attribute = reader.message(attribute_content)
             if attribute.has(6) or attribute.has(11):
-                raise _RefusedError(f"its operator {operator} holds a graph: control flow is not allowed")
+                raise _RefusedError(f"its operator {operator[:60]!r} holds a graph: control flow is not allowed")
             if attribute.has(22) or attribute.has(23):
                 raise _RefusedError("it holds sparse weights")
             for tensor in attribute.messages(5) + attribute.messages(10):
@@ -287,8 +295,8 @@ def _check_ends(reader: _Reader, graph: _Message) -> tuple[int | None, int | Non
     if kind != _FLOAT32 or answer is None or len(answer) != 2 or answer[1] != len(EMOTIONS):
         raise _RefusedError(f"it must have {wanted}; its output has type {kind} and shape {_shape(answer)}")
     batch, height, width = shape[:3]
-    if 0 in (batch, height, width):
-        raise _RefusedError(f"its input has an axis of size 0: {_shape(shape)}")
+    if any(axis is not None and not 1 <= axis <= MAXIMUM_AXIS for axis in (batch, height, width)):
+        raise _RefusedError(f"its input has an axis of another size than 1 to {MAXIMUM_AXIS:,}: {_shape(shape)}")
     return batch, height, width
 
 
@@ -319,13 +327,18 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise _RefusedError("its metadata has no `labels`: it is not one of ferdeploy's files")
     labels = _strings(metadata["labels"])
     if labels != EMOTIONS:
-        raise _RefusedError(f"its labels are {metadata['labels'][:120]}, and must be {json.dumps(EMOTIONS)}")
+        raise _RefusedError(f"its labels are {metadata['labels'][:120]!r}, and must be {json.dumps(EMOTIONS)}")
     precision = metadata.get("precision", "fp32")
     if precision not in PRECISIONS:
         raise _RefusedError(f"its precision is {precision[:40]!r}, and must be one of {', '.join(PRECISIONS)}")
     members, weights = _json_list(metadata.get("members")), _json_list(metadata.get("weights"))
-    if not all(isinstance(weight, int | float) for weight in weights) or len(members) != len(weights):
-        raise _RefusedError("its metadata must name as many `weights`, numbers, as `members`")
+    if not all(isinstance(weight, int | float) and abs(weight) <= 1 for weight in weights) or len(members) != len(
+        weights
+    ):
+        raise _RefusedError("its metadata must name as many `weights`, numbers of at most 1, as `members`")
+    for key in ("name", "members"):
+        if not metadata.get(key, "").isprintable():  # people see it in their terminals
+            raise _RefusedError(f"its metadata `{key}` holds control characters: {metadata[key][:60]!r}")
 
 
 def _json_list(text: str | None) -> list[object]:

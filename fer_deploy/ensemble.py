@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -54,7 +54,10 @@ class Weights:
     @classmethod
     def of(cls, values: Sequence[float], *, source: str) -> Self:
         """Weights in the proportion of `values`, scaled to sum to 1. ValueError where that can't be done."""
-        total = math.fsum(values)
+        try:
+            total = math.fsum(values)
+        except OverflowError:
+            total = math.inf
         if not math.isfinite(total) or total <= 0 or min(values) < 0:
             raise ValueError(f"weights must be finite, not negative and not all zero, got {list(values)}")
         return cls(tuple(round(value / total, 12) for value in values), source)
@@ -195,9 +198,9 @@ def search_weights(
         source: goes into the result's `source`.
     """
     stacked, _ = _checked(probabilities, [1.0] * len(probabilities))
-    truth = np.asarray(labels)
-    if truth.shape != (stacked.shape[1],) or not len(truth):
-        raise ValueError(f"labels must be ({stacked.shape[1]},) and not empty, got {truth.shape}")
+    truth = _truth(labels, stacked.shape[1])
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
     parts = round(1 / step) if 0 < step <= 1 else 0
     if not parts or abs(parts * step - 1) > 1e-9:
         raise ValueError(f"step must be 1 divided by a whole number, got {step}")
@@ -232,7 +235,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         the two equal.
     """
     (stacked,), _ = _checked([logits], [1.0])
-    truth = np.asarray(labels)
+    truth = _truth(labels, len(stacked))
 
     def excess(sharpness: float) -> float:
         """How much surer than right the answers are, logits multiplied by e to the `sharpness`."""
@@ -283,9 +286,7 @@ def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> Ada
         `base` in 0.05 to 20 and `slope` in 0 to 1, to four decimals; an end where nothing in between will do.
     """
     (stacked,), _ = _checked([probabilities], [1.0])
-    truth = np.asarray(labels)
-    if truth.shape != (len(stacked),) or not len(truth):
-        raise ValueError(f"labels must be ({len(stacked)},) and not empty, got {truth.shape}")
+    truth = _truth(labels, len(stacked))
     logarithms, spread = _logarithms(stacked)
     right = logarithms.argmax(axis=-1) == truth
     confidence = stacked.max(axis=-1)
@@ -331,6 +332,13 @@ def _simplex(count: int, parts: int) -> Iterator[tuple[int, ...]]:
     for bars in itertools.combinations(range(parts + count - 1), count - 1):
         edges = (-1, *bars, parts + count - 1)
         yield tuple(right - left - 1 for left, right in itertools.pairwise(edges))
+
+
+def _truth(labels: ArrayLike, count: int) -> NDArray[Any]:
+    truth = np.asarray(labels)
+    if truth.shape != (count,) or not count:
+        raise ValueError(f"labels must be ({count},) and not empty, got {truth.shape}")
+    return truth
 
 
 def _checked(

@@ -51,6 +51,9 @@ _BAND = 2**18
 _COUNTED_FRAMES = 256
 """Frames of a TIFF are counted only so far: each takes a step through the file."""
 
+_ORIENTATION = 0x0112
+"""EXIF's tag of how a picture lies."""
+
 Pixels = NDArray[np.uint8]
 """A picture: uint8 (height, width, 3), RGB, C-contiguous, values 0 to 255."""
 
@@ -263,7 +266,8 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
         image.seek(0)
         image.load()
         with suppress(Exception):  # damaged EXIF: the picture itself is good
-            image = ImageOps.exif_transpose(image) or image
+            if image.getexif().get(_ORIENTATION, 1) != 1:  # it would copy the picture for nothing
+                image = ImageOps.exif_transpose(image) or image
         pixels = _pillow_to_rgb(image, name)
     except DataError:
         raise
@@ -320,7 +324,7 @@ def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:
         raise DataError(f"{name}: floating-point samples: save it with 8 or 16 bits")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return array_to_rgb(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
-    return array_to_rgb(np.asarray(image.convert("RGB")))
+    return array_to_rgb(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def _why_not_opened(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:

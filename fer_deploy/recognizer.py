@@ -14,6 +14,7 @@ normalisation, networks, fusion and softmax happen inside the graph. An app in a
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ class Recognizer:
         threads: int | None = None,
         providers: Sequence[str] | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
         if isinstance(model, bytes):
             self._name, content = "the model's bytes", model
@@ -335,10 +336,15 @@ class Recognizer:
         return results
 
 
+_FIXED = re.compile(r"\.\d+x\d+x\d+(\.|$)")
+"""What the name of a file of fixed shape has in it."""
+
+
 def default_model(workspace: Path = Path()) -> Path:
     """The model taken when none is named: the one inside this package, else one of the workspace's `exports/`.
 
-    Of `exports/`, fp32 files come first, and of them the study's pair `B+E`, then `B`, then the first by name.
+    Of `exports/`, files that take faces of any size come first, then fp32 ones, and of them the study's pair `B+E`,
+    then `B`, then the first by name.
 
     Raises:
         ModelFileError: there is neither.
@@ -355,6 +361,7 @@ def default_model(workspace: Path = Path()) -> Path:
     return min(
         found,
         key=lambda path: (
+            bool(_FIXED.search(path.stem)),
             path.stem.endswith((".fp16", ".int8")),
             preferred.index(path.stem) if path.stem in preferred else len(preferred),
             path.name,

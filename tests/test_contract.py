@@ -119,6 +119,27 @@ def _empty_axis(model: onnx.ModelProto) -> None:
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("faces", TensorProto.UINT8, ["n", 0, 48, 3]))
 
 
+def _huge_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("faces", TensorProto.UINT8, [2**45, 48, 48, 3]))
+
+
+def _negative_axis(model: onnx.ModelProto) -> None:
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("faces", TensorProto.UINT8, [-1, 48, 48, 3]))
+
+
+def _huge_weight(model: onnx.ModelProto) -> None:
+    kept = {"labels": json.dumps(EMOTIONS), "members": '["B"]', "weights": f"[1{'0' * 400}]"}
+    helper.set_model_props(model, kept)
+
+
+def _name_for_a_terminal(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "name": "B\x1b[2J"})
+
+
+def _domain_for_a_terminal(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Evil", ["faces"], ["x"], domain="\x1b[2J"))
+
+
 def _other_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].name = "image"
 
@@ -168,8 +189,8 @@ def _training(model: onnx.ModelProto) -> None:
     [
         (_external, "external data"),
         (_external_in_attribute, "external data"),
-        (_custom_operator, "custom operator com.example::Evil"),
-        (_contributed_operator, "custom operator com.microsoft::QuickGelu"),
+        (_custom_operator, "custom operator 'com.example::Evil'"),
+        (_contributed_operator, "custom operator 'com.microsoft::QuickGelu'"),
         (_custom_domain, "domain 'com.microsoft'"),
         (_two_versions, "several"),
         (_function, "functions of its own"),
@@ -180,7 +201,12 @@ def _training(model: onnx.ModelProto) -> None:
         (_second_input, "one input 'faces'"),
         (_float_input, "uint8"),
         (_channels_first, "[any, 3, any, any]"),
-        (_empty_axis, "axis of size 0"),
+        (_empty_axis, "axis of another size than 1"),
+        (_huge_axis, "axis of another size than 1"),
+        (_negative_axis, "axis of another size than 1"),
+        (_huge_weight, "numbers of at most 1"),
+        (_name_for_a_terminal, r"`name` holds control characters: 'B\x1b[2J'"),
+        (_domain_for_a_terminal, r"'\x1b[2J::Evil'"),
         (_other_input, "'image'"),
         (_other_output, "'logits'"),
         (_eight_classes, "[any, 8]"),

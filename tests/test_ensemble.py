@@ -172,6 +172,27 @@ def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, e
     assert fit_temperature(logits, (logits.argmax(axis=1) + shift) % 7) == pytest.approx(end, rel=1e-3)
 
 
+@pytest.mark.parametrize("labels", [[[0], [1]], 0, [0, 1, 2]])
+def test_labels_of_another_shape_fit_no_temperature(labels: object) -> None:
+    with pytest.raises(ValueError, match=r"labels must be \(2,\)"):
+        fit_temperature(np.eye(7)[:2], labels)  # type: ignore[arg-type]
+
+
+def test_no_face_fits_no_temperature() -> None:
+    with pytest.raises(ValueError, match="not empty"):
+        fit_temperature(np.empty((0, 7)), [])
+
+
+def test_a_search_knows_its_fusions() -> None:
+    with pytest.raises(ValueError, match="fusion must be one of wap, rrf, got 'mean'"):
+        search_weights([np.eye(7)], range(7), fusion="mean")  # type: ignore[arg-type]
+
+
+def test_weights_too_large_to_add_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        Weights.of([1e308, 1e308], source="given")
+
+
 def test_adaptive_temperature_by_hand() -> None:
     """Log-odds 2 to 1: the spread is 1/2 of ln 2, and the factor 1 + 2 * that."""
     factor = 1 + 2 * math.log(2) / 2

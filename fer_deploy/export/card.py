@@ -96,8 +96,9 @@ def write_card(name: str, *, folder: Path) -> Path:
     missing = [file for file in entries if not (folder / file).is_file()]
     if not entries or missing:
         raise ExportError(f"{folder} has no file {missing[0] if missing else f'of {name}'}: export it first")
-    first = next((file for file, entry in entries.items() if entry["precision"] == "fp32"), next(iter(entries)))
-    contract = read_model_file(folder / first)[1]
+    contracts = {file: read_model_file(folder / file)[1] for file in entries}
+    first = min(entries, key=lambda file: (contracts[file].is_static, entries[file]["precision"] != "fp32"))
+    contract = contracts[first]
     results = [
         EvalResult(
             task_type="image-classification",
@@ -124,6 +125,9 @@ def write_card(name: str, *, folder: Path) -> Path:
     text = _text(name, first, entries, shape=contract.shape, metadata=dict(contract.metadata))
     target = folder / HUB / name
     write_text(target / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")))
+    for old in target.glob("*.onnx"):
+        if old.name not in entries:
+            old.unlink()
     for file in entries:
         with replacing(target / file) as temporary:
             shutil.copyfile(folder / file, temporary)

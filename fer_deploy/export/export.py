@@ -32,7 +32,7 @@ from fer_deploy.export.build import DYNAMIC, Shape, build_model
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs, fits
 from fer_deploy.export.graph import FaceClassifier, Member
-from fer_deploy.export.manifest import record_file
+from fer_deploy.export.manifest import read_manifest, record_file
 from fer_deploy.export.parity import PARITY_CASES, Parity, ParityCase, Progress, Reference, check_parity, pictures_of
 from fer_deploy.export.precision import CALIBRATION_FACES, PAIR_LIMIT, race, search_int8, to_fp16
 from fer_deploy.export.tune import tune_for_int8
@@ -250,6 +250,7 @@ def export_plan(
     Raises:
         ParityError: a file does not say what PyTorch says. No file is written, and an older one stays as it was.
         ExportError: a file can't be written as asked.
+        ModelFileError: the folder's manifest is damaged.
     """
     warn = warn or (lambda _: None)
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
@@ -257,6 +258,7 @@ def export_plan(
         raise ExportError(f"there is no precision {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
     if "int8" in precisions:
         _check_int8(data, shape)
+    read_manifest(folder)  # a damaged one is found before minutes of work
     if data is None:
         faces, faces_from = synthetic_faces(DRAWN_FACES, seed=2), "drawn faces"
         warn(f"{plan.name}: without --data, parity is checked on drawn faces, and accuracy is not measured")

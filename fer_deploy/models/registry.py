@@ -94,7 +94,9 @@ def _checked(network: str, key: str, value: Any, wanted: Any) -> Any:
         return float(value)
     if type(value) is not wanted:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise RecipeError(f"network '{network}': option '{key}' must be {words[wanted]}, got {value!r}")
+        raise RecipeError(
+            f"network '{network}': option '{key}' must be {words.get(wanted, str(wanted))}, got {value!r}"
+        )
     return value
 
 

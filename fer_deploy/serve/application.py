@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,13 @@ class _RefusedError(Exception):
     def __init__(self, status: int, title: str, detail: str, *, reason: str | None = None) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail, self.reason = status, title, detail, reason
+
+
+@dataclass
+class _Room:
+    """What one request's body takes of the bytes that may be held."""
+
+    size: int = 0
 
 
 class Service:
@@ -141,16 +149,17 @@ class Service:
         rounded = {label: round(value, 6) for label, value in found.probabilities.items()}
         return {"label": found.label, "probability": rounded[found.label], "probabilities": rounded}
 
-    async def body(self, request: Request, *, deadline: float) -> bytes:
-        """The request's body, within the limits; call it inside `held`."""
+    async def body(self, request: Request, room: _Room, *, deadline: float) -> bytes:
+        """The request's body, within the limits; `room` is what `held` gives."""
         parts: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 async for part in request.stream():
-                    size += len(part)
-                    if size > self.settings.maximum_bytes:
+                    if room.size + len(part) > self.settings.maximum_bytes:
                         raise self._too_large()
+                    self._check_room(len(part))
+                    room.size += len(part)
+                    self._held_bytes += len(part)
                     parts.append(part)
         except TimeoutError:
             limit = f"{self.settings.maximum_seconds:g} s"
@@ -160,21 +169,27 @@ class Service:
         return b"".join(parts)
 
     @contextmanager
-    def held(self, request: Request) -> Iterator[None]:
-        """Keep room in memory for the request's body, before a byte of it is read."""
+    def held(self, request: Request) -> Iterator[_Room]:
+        """Count the bytes of a request's body for as long as they are in memory.
+
+        They count as they come: a request that only promises many keeps nobody out.
+        """
         if not self.batcher.has_room():
             raise OverloadedError("the queue is full: try later")
         length = request.headers.get("content-length")
-        size = int(length) if length and length.isascii() and length.isdigit() else self.settings.maximum_bytes
-        if size > self.settings.maximum_bytes:
+        promised = int(length) if length and length.isascii() and length.isdigit() else 0
+        if promised > self.settings.maximum_bytes:
             raise self._too_large()
-        if self._held_bytes + size > self.settings.maximum_held_bytes:
-            raise OverloadedError("too many bytes are held already: try later")
-        self._held_bytes += size
+        self._check_room(promised)
+        room = _Room()
         try:
-            yield
+            yield room
         finally:
-            self._held_bytes -= size
+            self._held_bytes -= room.size
+
+    def _check_room(self, more: int) -> None:
+        if self._held_bytes + more > self.settings.maximum_held_bytes:
+            raise OverloadedError("too many bytes are held already: try later")
 
     def _too_large(self) -> _RefusedError:
         limit = f"{self.settings.maximum_bytes:,} bytes"
@@ -196,6 +211,7 @@ async def _gone(request: Request) -> None:
 
 def _routes(service: Service) -> FastAPI:
     settings, metrics, contract = service.settings, service.metrics, service.recognizer.contract
+    most = min(settings.maximum_pictures, settings.maximum_queue)
 
     app = FastAPI(
         title="ferdeploy",
@@ -229,8 +245,8 @@ def _routes(service: Service) -> FastAPI:
             raise _RefusedError(
                 415, "Unsupported media type", "send the picture itself, as image/jpeg or the like", reason="kind"
             )
-        with service.held(request):
-            content = await service.body(request, deadline=deadline)
+        with service.held(request) as room:
+            content = await service.body(request, room, deadline=deadline)
             (result,) = await service.read(request, [content], deadline=deadline)
         if isinstance(result, DataError):
             raise _RefusedError(422, "Unreadable picture", str(result), reason="picture")
@@ -254,7 +270,7 @@ def _routes(service: Service) -> FastAPI:
                                 "pictures": {
                                     "type": "array",
                                     "minItems": 1,
-                                    "maxItems": settings.maximum_pictures,
+                                    "maxItems": most,
                                     "items": _PICTURE,
                                 }
                             },
@@ -268,9 +284,9 @@ def _routes(service: Service) -> FastAPI:
     )
     async def read_faces(request: Request) -> Response:
         deadline = time.monotonic() + settings.maximum_seconds
-        with service.held(request):
-            content = await service.body(request, deadline=deadline)
-            pictures = await _parts(request.headers, content, settings.maximum_pictures)
+        with service.held(request) as room:
+            content = await service.body(request, room, deadline=deadline)
+            pictures = await _parts(request.headers, content, most)
             del content
             results = await service.read(request, pictures, deadline=deadline)
         listed = [

@@ -195,7 +195,8 @@ class Batcher:
                 answers.append((job, error))
                 continue
             if pictures and pixels + picture.size // 3 > _BATCH_PIXELS:
-                answers += self._compute(batch, pictures, started)
+                _answer([*answers, *self._compute(batch, pictures, started)])  # they need not wait for the rest
+                answers = []
                 batch, pictures, pixels, started = [], [], 0, time.monotonic()
             batch.append(job)
             pictures.append(picture)

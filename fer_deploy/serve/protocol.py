@@ -1,13 +1,14 @@
 """uvicorn's HTTP protocol, with the bounds that it lacks: a client that is slow or endless is cut off.
 
-uvicorn waits for ever for a request's head, keeps heads of any length, and reads on for ever after an answer that came
-before the end of the body. Each is a way for one client to hold a connection, or memory, until the service is
+uvicorn waits for ever for a request's head, keeps heads of any length, reads on for ever after an answer that came
+before the end of the body, and waits for ever for an answer to be taken. Each is a way for one client to hold a connection, or memory, until the service is
 restarted. The bodies' own limits are in `application`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,6 +21,9 @@ _TEXT = {
 }
 _LINGER_SECONDS = 5.0
 """For a client to end a body that nobody wants any more; so that it reads its answer before the connection closes."""
+_UPGRADE = re.compile(rb"^upgrade[ \t]*:", re.IGNORECASE | re.MULTILINE)
+"""Java's client and `curl --http2` offer HTTP/2 in a request that they send as HTTP/1.1 all the same. A server may take
+no notice (RFC 9110, 7.8); the parser does, and would skip the request's body."""
 
 
 def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
@@ -35,6 +39,7 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self._head_bytes = 0
             self._idle_bytes = 0
             """Bytes since the parser last came forward: one endless line gives it nothing to call back for."""
+            self._unread: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             """Take the connection, or refuse it where there are too many."""
@@ -45,8 +50,9 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self._start_timer(settings.header_seconds)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            """Forget the timer."""
+            """Forget the timers."""
             self._stop_timer()
+            self._is_read()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -54,12 +60,27 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             if self.transport.is_closing():
                 return
             self._idle_bytes += len(data)
+            if self._awaits_head:
+                head, end, rest = data.partition(b"\r\n\r\n")
+                data = _UPGRADE.sub(b"x-not-upgraded:", head) + end + rest
             super().data_received(data)
             if self._idle_bytes > settings.maximum_head_bytes and not self.transport.is_closing():
                 self._end_with(431)
             answered = self.cycle is None or self.cycle.response_complete
             if self._awaits_head and answered and self._timer is None:
                 self._start_timer(settings.header_seconds)
+
+        def pause_writing(self) -> None:
+            """The client takes nothing of its answers: not for ever."""
+            super().pause_writing()
+            self._must_be_read()
+
+        def resume_writing(self) -> None:
+            """It does."""
+            self._is_read()
+            super().resume_writing()
+            if self.transport.is_closing():
+                self._must_be_read()
 
         def on_message_begin(self) -> None:
             """A request begins."""
@@ -105,6 +126,8 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             super().on_response_complete()
             if not self._awaits_head and not self.transport.is_closing():
                 self._start_timer(_LINGER_SECONDS)
+            if self.transport.is_closing():
+                self._must_be_read()
 
         def _head_fits(self, more: int) -> bool:
             self._head_bytes += more
@@ -119,6 +142,17 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
                 b"retry-after: 1\r\nconnection: close\r\n\r\n%s" % (status, reason, len(text), text)
             )
             self.transport.close()
+            self._must_be_read()
+
+        def _must_be_read(self) -> None:
+            """Cut the connection off unless its client takes, in time, what was written to it."""
+            if self._unread is None and self.transport.get_write_buffer_size():
+                self._unread = self.loop.call_later(settings.maximum_seconds, self.transport.abort)
+
+        def _is_read(self) -> None:
+            if self._unread is not None:
+                self._unread.cancel()
+                self._unread = None
 
         def _start_timer(self, seconds: float) -> None:
             self._stop_timer()
@@ -133,5 +167,6 @@ def bounded_protocol(settings: Settings) -> type[HttpToolsProtocol]:
             self._timer = None
             if not self.transport.is_closing():
                 self.transport.close()
+                self._must_be_read()
 
     return BoundedProtocol

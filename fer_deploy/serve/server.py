@@ -80,8 +80,9 @@ def listen(settings: Settings) -> socket.socket:
         except BaseException:
             listener.close()
             raise
-    except OSError as error:
-        raise UnavailableError(f"cannot listen on {where}: {error.strerror or error}: give another --port") from error
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UnavailableError(f"cannot listen on {where}: {why}: give another --port") from error
     return listener
 
 

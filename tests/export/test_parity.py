@@ -7,9 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fer_deploy.errors import ExportError, ParityError
+from fer_deploy.export import parity as parity_module
 from fer_deploy.export.export import ExportedFile, Plan
 from fer_deploy.export.graph import FaceClassifier
 from fer_deploy.export.parity import (
@@ -17,6 +19,7 @@ from fer_deploy.export.parity import (
     TOLERANCES,
     ParityCase,
     Reference,
+    _compare,
     cases_for,
     check_parity,
     pictures_of,
@@ -151,6 +154,100 @@ def test_int8_is_held_to_its_accuracy(model: onnx.ModelProto, classifier: FaceCl
         check_parity(wrong.SerializeToString(), classifier, dataset.validation, **settings)
     passed = check_parity(model.SerializeToString(), classifier, dataset.validation, **settings)
     assert passed.tolerance is None
+
+
+def _reverse_at_other_sizes(model: onnx.ModelProto) -> None:
+    """The answers, backwards for every picture that is not 48 pixels wide."""
+    model.graph.node[-1].output[0] = "answers"
+    for name, value in (
+        ("backwards", np.arange(7)[::-1].astype(np.int64)),
+        ("side", np.array([48], np.int64)),
+        ("third", np.array([2], np.int64)),
+    ):
+        model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Gather", ["answers", "backwards"], ["reversed"], axis=1),
+            onnx.helper.make_node("Shape", ["faces"], ["axes"]),
+            onnx.helper.make_node("Gather", ["axes", "third"], ["width"]),
+            onnx.helper.make_node("Equal", ["width", "side"], ["usual"]),
+            onnx.helper.make_node("Where", ["usual", "answers", "reversed"], ["probabilities"]),
+        ]
+    )
+
+
+@pytest.mark.parametrize("gate_accuracy", [True, False])
+def test_int8_is_held_at_sizes_whose_accuracy_nobody_asks(
+    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, gate_accuracy: bool
+) -> None:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    _reverse_at_other_sizes(wrong)
+    with pytest.raises(ParityError, match=r"batch 7 at 1x1: int8's probabilities are 0\.\d+ from PyTorch's on average"):
+        check_parity(
+            wrong.SerializeToString(),
+            classifier,
+            dataset.validation,
+            faces_from="validation",
+            precision="int8",
+            gate_accuracy=gate_accuracy,
+        )
+
+
+def _answers(case_faces: int, *, lead: float) -> NDArray[np.float32]:
+    """Probabilities of a class that leads by so much, the same for each face."""
+    row = np.full(7, (1 - lead) / 7)
+    row[2] += lead
+    return np.tile(row.astype(np.float32), (case_faces, 1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_probability_that_is_no_number_is_named_in_any_case(
+    classifier: FaceClassifier, dataset: Dataset, precision: str
+) -> None:
+    """A case asks the first faces of many: the row is one of its own."""
+    expected, found = _answers(9, lead=0.5), _answers(9, lead=0.5)
+    found[4, 1] = np.nan
+    with pytest.raises(ParityError, match=rf"is not a number \(row {dataset.validation.rows[4]}\)"):
+        _compare(PARITY_CASES[1], [found], [expected], classifier, rows=dataset.validation.rows, precision=precision)
+
+
+def test_an_answer_that_changes_within_the_tolerance_is_stopped_where_it_led_by_more(
+    classifier: FaceClassifier, dataset: Dataset
+) -> None:
+    """Each probability is .004 off, less than fp16 may be; the class that led by .006 does not lead any more."""
+    expected = _answers(3, lead=0.006)
+    found = expected.copy()
+    found[1, 2] -= 0.004
+    found[1, 5] += 0.004
+    rows = dataset.validation.rows
+    with pytest.raises(ParityError, match=rf"most probable class differs .*row {rows[1]}.* by more than 0\.005"):
+        _compare(PARITY_CASES[0], [found], [expected], classifier, rows=rows, precision="fp16")
+    expected[:, 2] -= 0.002  # a lead of .004: rounding may take it
+    assert _compare(PARITY_CASES[0], [found], [expected], classifier, rows=rows, precision="fp16").flips == (rows[1],)
+
+
+def test_half_precision_may_change_one_answer_and_not_four(
+    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = _answers(len(dataset.validation), lead=0.004)
+    changed = close.copy()
+
+    def swap(count: int) -> None:
+        changed[:] = close
+        changed[:count, [2, 5]] = close[:count][:, [5, 2]]
+
+    monkeypatch.setattr(
+        parity_module._Engine, "__call__", lambda _self, case, _faces, _members: [changed[: case.faces]]
+    )
+    monkeypatch.setattr(Reference, "members", lambda _self, case: [close[: case.faces]])
+    monkeypatch.setattr(classifier, "fuse", lambda members: members[0])
+    settings = {"faces_from": "validation", "precision": "fp16"}
+    swap(1)
+    assert len(check_parity(model.SerializeToString(), classifier, dataset.validation, **settings).whole.flips) == 1
+    swap(4)
+    with pytest.raises(ParityError, match=r"fp16 changes the most probable class of 4 of \d+ faces .* 1 are allowed"):
+        check_parity(model.SerializeToString(), classifier, dataset.validation, **settings)
 
 
 def test_pictures_are_the_same_whatever_the_batch(dataset: Dataset) -> None:

@@ -124,12 +124,32 @@ def test_a_manifest_cannot_lead_out_of_its_folder(folder: Path) -> None:
     assert "outside its own folder" in verify_file(folder / "B.onnx").failed[0].detail
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"format": 99}', '{"format": 1, "files": []}', '{"format": 1, "files": {"B.onnx": 1}}']
+)
 def test_a_damaged_manifest_is_said_so(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content)
     found = verify_file(folder / "B.onnx")
     assert {check.name for check in found.skipped} >= {"sha256", "golden vectors"}
     assert "manifest.json" in found.skipped[0].detail
+
+
+@pytest.mark.parametrize("lost", ["golden", "shape", "outputs"])
+def test_a_manifest_that_lacks_a_key_fails_and_does_not_raise(folder: Path, lost: str) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    where = {"golden": manifest, "shape": manifest["golden"][0], "outputs": manifest["files"]["B.onnx"]["golden"]}
+    del where[lost][lost]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (failed,) = verify_file(folder / "B.onnx").failed
+    assert failed.name == "golden vectors"
+    assert "is damaged (KeyError" in failed.detail
+
+
+def test_vectors_of_other_shapes_prove_nothing(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["golden"] = []
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert _statuses(folder / "B.onnx")["golden vectors"] == "skipped"
 
 
 def test_all_but_parity_needs_no_torch(folder: Path, workspace: Path) -> None:

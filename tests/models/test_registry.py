@@ -47,8 +47,7 @@ def test_entry_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("size", [48, 64])
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_logits_have_one_row_a_face(name: str, size: int, built: Built, draw_faces: Draw) -> None:
-    sizes = NETWORKS[name].sizes
-    if sizes and size not in sizes:
+    if name == "baseline" and size != 48:  # its linear layers fix the side
         with pytest.raises(RuntimeError), torch.no_grad():
             built(name)(draw_faces(1, size=size))
         return
