@@ -47,8 +47,8 @@ MAXIMUM_BYTES = 1 << 30
 MAXIMUM_NODES = 20_000
 """A graph with more nodes is refused: five EfficientNets fused have under 2,000."""
 MAXIMUM_FIELDS = 1_000_000
-"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes or gigabytes: five EfficientNets
-fused have under 100,000."""
+"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes or gigabytes: five
+EfficientNets fused have under 100,000."""
 MAXIMUM_AXIS = 65_536
 """A fixed batch, height or width beyond is refused: the engine would be asked for its memory."""
 CONTROL_FLOW: frozenset[str] = frozenset({"If", "Loop", "Scan", "SequenceMap"})

@@ -32,7 +32,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(f"{path} is not a manifest of format {FORMAT}: delete it and export again")
     files, golden = content.get("files", {}), content.get("golden", [])
-    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in [*files.values(), *golden]):
+    fits = isinstance(files, dict) and isinstance(golden, list)
+    if not fits or not all(isinstance(entry, dict) for entry in [*files.values(), *golden]):
         raise ModelFileError(f"{path} is damaged: delete it and export again")
     return content
 

@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, with the bounds that it lacks: a client that is slow or endless is cut off.
 
 uvicorn waits for ever for a request's head, keeps heads of any length, reads on for ever after an answer that came
-before the end of the body, and waits for ever for an answer to be taken. Each is a way for one client to hold a connection, or memory, until the service is
-restarted. The bodies' own limits are in `application`.
+before the end of the body, and waits for ever for an answer to be taken. Each is a way for one client to hold a
+connection, or memory, until the service is restarted. The bodies' own limits are in `application`.
 """
 
 from __future__ import annotations

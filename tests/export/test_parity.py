@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fer_deploy.errors import ExportError, ParityError
-from fer_deploy.export import parity as parity_module
 from fer_deploy.export.export import ExportedFile, Plan
 from fer_deploy.export.graph import FaceClassifier
 from fer_deploy.export.parity import (
@@ -20,6 +19,7 @@ from fer_deploy.export.parity import (
     ParityCase,
     Reference,
     _compare,
+    _Engine,
     cases_for,
     check_parity,
     pictures_of,
@@ -238,7 +238,7 @@ def test_half_precision_may_change_one_answer_and_not_four(
         changed[:count, [2, 5]] = close[:count][:, [5, 2]]
 
     monkeypatch.setattr(
-        parity_module._Engine, "__call__", lambda _self, case, _faces, _members: [changed[: case.faces]]
+        _Engine, "__call__", lambda _self, case, _faces, _members: [changed[: case.faces]]
     )
     monkeypatch.setattr(Reference, "members", lambda _self, case: [close[: case.faces]])
     monkeypatch.setattr(classifier, "fuse", lambda members: members[0])

@@ -85,7 +85,7 @@ def test_a_file_that_breaks_the_contract_is_not_run(folder: Path, monkeypatch: p
     monkeypatch.setattr("fer_deploy.export.verify.session_of", lambda *_: pytest.fail("it was given to the engine"))
     found = verify_file(path)
     assert [check.status for check in found.checks] == ["failed"]
-    assert "custom operator com.example" in found.failed[0].detail
+    assert "custom operator 'com.example" in found.failed[0].detail
 
 
 def test_weights_trained_since_are_told_from_a_wrong_file(folder: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -297,12 +298,12 @@ def test_held_bytes_are_bounded_over_all_requests() -> None:
 
 
 def test_bytes_that_are_only_promised_keep_nobody_out() -> None:
-    with running(maximum_bytes=1000, maximum_held_bytes=1500) as service:
-        with service.socket() as one, service.socket() as two:
-            for idle in (one, two):
-                idle.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-            wait_for(lambda: service.metric("ferdeploy_requests_under_way") == 3)  # this question among them
-            problem(service.ask("POST", "/v1/face", bytes(1000)), 422)
+    limits = {"maximum_bytes": 1000, "maximum_held_bytes": 1500}
+    with running(**limits) as service, service.socket() as one, service.socket() as two:
+        for idle in (one, two):
+            idle.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        wait_for(lambda: service.metric("ferdeploy_requests_under_way") == 3)  # this question among them
+        problem(service.ask("POST", "/v1/face", bytes(1000)), 422)
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -327,10 +328,8 @@ def test_a_client_that_takes_no_answers_is_cut_off() -> None:
         try:
             for connection in deaf:
                 connection.settimeout(1)
-                try:
+                with suppress(OSError):  # its own side is full, or it was cut off already
                     connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 3000)
-                except OSError:  # its own side is full, or it was cut off already
-                    pass
             wait_for(lambda: service.ask("GET", "/health")[0].status == 200)
         finally:
             for connection in deaf:
