@@ -4,6 +4,7 @@ The tree::
 
     FerDeployError              could not be done: exit code 1, `error: <message>` on stderr
     ├── DataError               a data set, face or picture cannot be used
+    │   └── NoDataError         a folder holds nothing that looks like a data set
     ├── RecipeError             a recipe is unknown, or a key or value in it is wrong
     ├── RunError                a run folder, checkpoint or weights file is missing, damaged or of another run
     ├── TrainingError           training cannot go on (loss not finite, device lost)
@@ -19,12 +20,25 @@ A message says what is wrong, where (file, row, key), and what to do about it.
 from __future__ import annotations
 
 
+def install(extra: str) -> str:
+    """What to type where a part of the package needs more than is installed.
+
+    >>> install("faces")
+    "pip install 'fer-deploy[faces]' (in a clone: pip install '.[faces]')"
+    """
+    return f"pip install 'fer-deploy[{extra}]' (in a clone: pip install '.[{extra}]')"
+
+
 class FerDeployError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one line, fit to be shown to a user."""
 
 
 class DataError(FerDeployError):
     """A data set, face or picture cannot be used as it is."""
+
+
+class NoDataError(DataError):
+    """A folder holds nothing that looks like a data set."""
 
 
 class RecipeError(FerDeployError):

@@ -227,6 +227,8 @@ class Recognizer:
             return self._predict_pixels(array_to_rgb(face, name=f"array[{i}]") for i, face in enumerate(faces))
         if isinstance(faces, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_pillow(faces):
             return self._predict_pixels([read_picture(faces).pixels])[0]  # type: ignore[arg-type]
+        if hasattr(faces, "read"):
+            raise DataError("cannot read a face from an open file: give what is in it, file.read()")
         if not isinstance(faces, Iterable):
             kind = type(faces).__name__
             raise DataError(f"cannot read a face from {kind}: give a path, bytes, a Pillow image or an array")

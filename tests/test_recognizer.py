@@ -342,3 +342,15 @@ class TestPhotos:
         (result,) = recognizer.read_photo(buffer.getvalue())
         assert result.box is not None
         assert result.box.overlap(Box(178, 63, 267, 175)) > 0.7
+
+
+def test_an_open_file_is_not_taken_for_many_faces() -> None:
+    """It would give its lines, each a bad picture."""
+    with pytest.raises(DataError, match=r"an open file: give what is in it, file\.read\(\)"):
+        Recognizer(tiny_model(), threads=1).predict(io.BytesIO(b"\x89PNG"))  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+def test_threads_are_a_whole_number(threads: object) -> None:
+    with pytest.raises(ValueError, match="threads must be a whole number"):
+        Recognizer(tiny_model(), threads=threads)  # type: ignore[arg-type]

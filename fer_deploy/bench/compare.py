@@ -7,7 +7,7 @@ counts as a regression when it is larger than the limit allows *and* chance does
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,8 +73,18 @@ class Comparison:
         return tuple(change for change in self.changes if change.verdict in ("regression", "lost"))
 
 
-def compare_reports(old: Report, new: Report, *, limits: Limits | None = None) -> Comparison:
-    """Compare the rows that both reports have."""
+def compare_reports(
+    old: Report, new: Report, *, limits: Limits | None = None, engines: Collection[str] = ()
+) -> Comparison:
+    """Compare the rows that both reports have.
+
+    Args:
+        old: the earlier report.
+        new: the later one.
+        limits: what it may lose.
+        engines: those on which everything was to be measured again: a row on one that is gone is lost, and not only
+            left out.
+    """
     limits = limits or Limits()
     notes = []
     same_faces = _same_faces(old, new)
@@ -91,7 +101,10 @@ def compare_reports(old: Report, new: Report, *, limits: Limits | None = None) -
             continue
         after = new.row(before.label)
         if after is None:
-            notes.append(f"{before.label} is in the old report only")
+            if before.engine in engines:
+                changes.append(Change(before.label, "row", None, None, "it is not in the new report", "lost"))
+            else:
+                notes.append(f"{before.label} is in the old report only")
         elif after.status != OK:
             changes.append(Change(before.label, "row", None, None, after.status, "lost"))
         else:

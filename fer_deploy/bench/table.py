@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -52,9 +53,9 @@ def render_report(report: Report, *, width: int = WIDTH, by: SortKey = "accuracy
 
 
 def report_console() -> Console:
-    """A console for the table: the terminal's width, WIDTH where there is no terminal."""
+    """A console for a table: the terminal's width or $COLUMNS, WIDTH where there is neither."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=WIDTH, highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH, highlight=False)
 
 
 def _table(report: Report, rows: Sequence[Row], *, width: int, by: SortKey) -> Table:

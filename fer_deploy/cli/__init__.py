@@ -6,6 +6,8 @@ none of them.
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -74,4 +76,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main(*arguments: Any) -> None:
     """Run the command line; the entry point of the program `ferdeploy`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks shall end no command
+            stream.reconfigure(errors="replace" if stream.errors == "strict" else stream.errors)
     cli.main(args=list(arguments) or None, prog_name="ferdeploy")

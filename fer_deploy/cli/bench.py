@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import data_option, workspace_option
+from fer_deploy.cli.options import FiniteRange, data_option, open_data, workspace_option
 
 if TYPE_CHECKING:
     from fer_deploy.bench.columns import SortKey
-    from fer_deploy.bench.compare import Limits
+    from fer_deploy.bench.compare import Comparison
     from fer_deploy.bench.latency import LatencyPlan
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
-    from fer_deploy.faces.dataset import Dataset
 
 
 @click.command("bench")
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for every engine alike.")
 @click.option("--samples", type=click.IntRange(8), help="Single calls timed a row at most. Default: 1000.")
-@click.option("--seconds", type=click.FloatRange(0.1), help="Time a row's single calls may take. Default: 6.")
+@click.option("--seconds", type=FiniteRange(0.1), help="Time a row's single calls may take. Default: 6.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order in which rows take turns."
 )
@@ -66,18 +64,18 @@ if TYPE_CHECKING:
     "--compare",
     "old",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="An earlier report.json: say what changed, and exit 1 when something got worse.",
+    help="An earlier report.json: say what changed, and exit 1 when something got worse; the earlier one then stays.",
 )
 @click.option(
     "--max-accuracy-loss",
-    type=click.FloatRange(0, 100),
+    type=FiniteRange(0, 100),
     default=0.5,
     show_default=True,
     help="With --compare: points of accuracy that a row may lose.",
 )
 @click.option(
     "--max-slowdown",
-    type=click.FloatRange(1),
+    type=FiniteRange(1),
     default=1.1,
     show_default=True,
     help="With --compare: how many times the old median a row may take.",
@@ -129,7 +127,7 @@ def command(
       ferdeploy bench --peer fer --peer face-api       with other packages in the same run
       ferdeploy bench --compare benchmarks/report.json exit 1 when something got worse
     """
-    from fer_deploy.bench.compare import Limits
+    from fer_deploy.bench.compare import Limits, compare_reports
     from fer_deploy.bench.report import load_report
     from fer_deploy.bench.save import save_pages, save_predictions
     from fer_deploy.bench.table import render_report, report_console
@@ -153,18 +151,31 @@ def command(
             )
         report = result.report if result else load_report(report_path) if report_path else None
         assert report is not None
-        console = report_console()
-        console.print(render_report(report, width=console.width, by=by))
-        written = save_pages(report, folder, by=by)
-        if predictions and result:
-            written += save_predictions(result, folder / "predictions")
-        click.echo("wrote " + ", ".join(str(path) for path in written))
-        worse = False
+        comparison = None
         if earlier:
             limits = Limits(accuracy_loss=max_accuracy_loss / 100, slowdown=max_slowdown)
-            worse = show_comparison(earlier, report, limits)
+            again = () if names or report_path else measured(engines)
+            comparison = compare_reports(earlier, report, limits=limits, engines=again)
+        worse = comparison is not None and bool(comparison.regressions)
+        if worse and old and old.resolve() == (folder / "report.json").resolve():
+            folder /= "worse"  # else the next run would be compared with this one, and find nothing
+        written = save_pages(report, folder, by=by)  # before anything is shown: a closed pipe shall not lose it
+        if predictions and result:
+            written += save_predictions(result, folder / "predictions")
+        console = report_console()
+        console.print(render_report(report, width=console.width, by=by))
+        click.echo("wrote " + ", ".join(str(path) for path in written))
+        if comparison and earlier:
+            show_comparison(comparison, earlier)
     if worse:
         raise SystemExit(1)
+
+
+def measured(engines: tuple[str, ...]) -> tuple[str, ...]:
+    """The engines that the words of --engine mean."""
+    from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
+
+    return tuple(dict.fromkeys(ENGINES if "all" in engines else engines or DEFAULT_ENGINES))
 
 
 def timing_plan(*, quick: bool, samples: int | None, seconds: float | None, seed: int) -> LatencyPlan:
@@ -193,16 +204,15 @@ def measure(
 ) -> BenchResult:
     """Run the benchmark, its progress on stderr."""
     from fer_deploy.bench.adapters import load_adapter
-    from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
     from fer_deploy.bench.run import QUICK_ROWS, BenchPlan, run_bench
     from fer_deploy.cli.bench_display import bench_progress
 
     plan = BenchPlan(
         names=names,
-        engines=tuple(dict.fromkeys(ENGINES if "all" in engines else engines or DEFAULT_ENGINES)),
+        engines=measured(engines),
         threads=threads,
         latency=timing,
-        dataset=find_data(data, workspace),
+        dataset=open_data(data, workspace=workspace),
         max_rows=QUICK_ROWS if quick else None,
         probe=not quick and timing is not None,
         workspace=workspace,
@@ -213,22 +223,11 @@ def measure(
         return run_bench(plan, progress=progress)
 
 
-def show_comparison(old: Report, new: Report, limits: Limits) -> bool:
-    """Print what changed; whether something got worse."""
-    from fer_deploy.bench.compare import compare_reports, comparison_lines
+def show_comparison(comparison: Comparison, old: Report) -> None:
+    """Print what changed."""
+    from fer_deploy.bench.compare import comparison_lines
 
-    comparison = compare_reports(old, new, limits=limits)
     for line in comparison_lines(comparison):
         click.echo(line)
     worse = len(comparison.regressions)
     click.echo(f"{worse} regression{'s' if worse != 1 else ''} against the report of {old.created}")
-    return worse > 0
-
-
-def find_data(data: str | None, workspace: Path) -> Dataset | None:
-    """The data set named by --data, else the default one where there is one, else None: then nothing is scored."""
-    from fer_deploy.faces.load import load_dataset
-
-    if data is None and not os.environ.get("FERDEPLOY_DATA") and not (workspace / "data").exists():
-        return None
-    return load_dataset(data, workspace=workspace)

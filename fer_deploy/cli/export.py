@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fer_deploy.cli.options import data_option, workspace_option
+from fer_deploy.cli.options import data_option, open_data, workspace_option
 from fer_deploy.cli.progress import step_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fer_deploy.export.export import ExportedFile
-    from fer_deploy.faces.dataset import Dataset
 
 Shape = tuple[int | None, int | None, int | None]
 
@@ -141,13 +139,12 @@ def command(
         raise click.UsageError("--name goes with one NAME or one --ensemble")
     if tune_epochs and "int8" not in precisions:
         raise click.UsageError("--tune is for int8: add --precision int8")
-    from rich.console import Console
-
+    from fer_deploy.bench.table import report_console
     from fer_deploy.cli.errors import error_line
 
-    console = Console()
+    console = report_console()
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
-        from fer_deploy.errors import ExportError, ParityError, UnavailableError
+        from fer_deploy.errors import ExportError, ParityError, UnavailableError, install
 
         dataset = open_data(data, workspace=workspace)
         if search and dataset is None:
@@ -156,7 +153,7 @@ def command(
             from fer_deploy.export.export import Plan, export_plan, plan_ensemble, plan_run
             from fer_deploy.training.run import list_runs
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[train]'") from error
+            raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
 
         def warn(message: str) -> None:
             if strict:
@@ -211,15 +208,6 @@ def command(
                 console.print(f"card: {write_card(name, folder=workspace / 'exports')}", highlight=False)
         if refused:
             raise ParityError("; ".join(str(error) for error in refused))
-
-
-def open_data(data: str | None, *, workspace: Path) -> Dataset | None:
-    """The data set that --data names, else the default one where there is one, else None."""
-    if data is None and not os.environ.get("FERDEPLOY_DATA") and not (workspace / "data").exists():
-        return None
-    from fer_deploy.faces.load import load_dataset
-
-    return load_dataset(data, workspace=workspace)
 
 
 def _check_usage(

@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from fer_deploy.faces.dataset import Dataset
+
+
+class FiniteRange(click.FloatRange):
+    """click's, without the number that is in every range because it is neither above nor below anything."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; a usage error for nan and inf."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number to work with.", param, ctx)
+        return number
+
+
+def open_data(data: str | None, *, workspace: Path) -> Dataset | None:
+    """The data set that --data names, else the default one where there is one, else None.
+
+    A data/ that is something else altogether is passed over with a note: nobody pointed at it.
+    """
+    named = data is not None or os.environ.get("FERDEPLOY_DATA")
+    if not named and not (workspace / "data").exists():
+        return None
+    from fer_deploy.errors import NoDataError
+    from fer_deploy.faces.load import load_dataset
+
+    try:
+        return load_dataset(data, workspace=workspace)
+    except NoDataError as error:
+        if named:
+            raise
+        click.echo(f"note: no data set is used: {str(error).partition(':')[0]}", err=True)
+        return None
+
 
 data_option = click.option(
     "--data",

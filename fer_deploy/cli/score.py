@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
+from fer_deploy.cli.options import FiniteRange
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,7 +49,7 @@ Exit code 1 when a picture was bad, or a part could not be done.
               help="Rows to a file of the output, about; what a crash loses at most, a worker.")  # fmt: skip
 @click.option("--block-rows", type=click.IntRange(1), default=512, show_default=True,
               help="Rows in a worker's memory at a time.")  # fmt: skip
-@click.option("--megapixels", type=click.FloatRange(0.001, 80), default=80.0, show_default=True,
+@click.option("--megapixels", type=FiniteRange(0.001, 80), default=80.0, show_default=True,
               help="A larger picture is a bad one.")  # fmt: skip
 @click.option("--restart", is_flag=True, help="Throw away what an earlier run left in OUTPUT.")
 def command(
@@ -71,13 +73,13 @@ def command(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with error_line(on_interrupt="All finished parts are kept: give the same command again to go on."):
-        from fer_deploy.errors import UnavailableError
+        from fer_deploy.errors import UnavailableError, install
 
         try:
             from fer_deploy.scale.run import Job, run
             from fer_deploy.scale.sources import Options
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[scale]'") from error
+            raise UnavailableError(f"{error.name} is not installed: {install('scale')}") from error
         from rich.console import Console
 
         options = Options(

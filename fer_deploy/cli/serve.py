@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fer_deploy.cli.options import FiniteRange
+
 EPILOG = """\b
 Examples:
   ferdeploy serve
@@ -29,13 +31,13 @@ A full queue answers 503 at once. SIGTERM ends it gracefully.
               help="Faces that may wait; more get 503 at once.")  # fmt: skip
 @click.option("--batch", "maximum_batch", type=click.IntRange(1, 1024), default=32, show_default=True,
               help="Faces computed together at most.")  # fmt: skip
-@click.option("--megabytes", type=click.FloatRange(0.001, 1024), default=10.0, show_default=True,
+@click.option("--megabytes", type=FiniteRange(0.001, 1024), default=10.0, show_default=True,
               help="A request's body, at most.")  # fmt: skip
-@click.option("--megapixels", type=click.FloatRange(0.001, 80), default=25.0, show_default=True,
+@click.option("--megapixels", type=FiniteRange(0.001, 80), default=25.0, show_default=True,
               help="A picture, at most.")  # fmt: skip
-@click.option("--seconds", "maximum_seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True,
+@click.option("--seconds", "maximum_seconds", type=FiniteRange(0.1, 600), default=10.0, show_default=True,
               help="A request, from its first byte to its answer, at most.")  # fmt: skip
-@click.option("--drain", "drain_seconds", type=click.FloatRange(0, 600), default=0.0, show_default=True,
+@click.option("--drain", "drain_seconds", type=FiniteRange(0, 600), default=0.0, show_default=True,
               help="After SIGTERM, seconds to go on while /ready says no.")  # fmt: skip
 @click.option("--log", type=click.Choice(["json", "text"]), help="Default: text on a terminal, json elsewhere.")
 def command(
@@ -58,14 +60,14 @@ def command(
     from fer_deploy.cli.errors import error_line
 
     with error_line():
-        from fer_deploy.errors import UnavailableError
+        from fer_deploy.errors import UnavailableError, install
         from fer_deploy.recognizer import Recognizer
 
         try:
             from fer_deploy.serve.server import serve
             from fer_deploy.serve.settings import Settings
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[serve]'") from error
+            raise UnavailableError(f"{error.name} is not installed: {install('serve')}") from error
         maximum_bytes = int(megabytes * 1_000_000)
         settings = Settings(
             host=host,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from fer_deploy.cli.options import data_option, device_option, workspace_option
+from fer_deploy.cli.options import FiniteRange, data_option, device_option, workspace_option
 
 EPILOG = """\b
 Examples:
@@ -82,7 +82,7 @@ def keep_freed_memory() -> bool:
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Budget of epochs over all stages of a recipe.")
 @click.option(
     "--share",
-    type=click.FloatRange(min=0, min_open=True, max=1),
+    type=FiniteRange(min=0, min_open=True, max=1),
     default=1.0,
     metavar="SHARE",
     help="Learn from a random share of the training faces, such as 0.25, to see what more data would give.",
@@ -153,7 +153,7 @@ def command(
     from fer_deploy.cli.errors import error_line
 
     with error_line(on_interrupt="Give the same command again to go on."):
-        from fer_deploy.errors import UnavailableError
+        from fer_deploy.errors import UnavailableError, install
 
         try:
             import torch
@@ -161,7 +161,7 @@ def command(
             from fer_deploy.cli.training_display import report_plan, train_with_display
             from fer_deploy.training.plan import plan_runs
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[train]'") from error
+            raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
         plan = plan_runs(
             names,
             workspace=workspace,

@@ -60,16 +60,16 @@ def _costs(networks: list[Network]) -> dict[str, Cost]:
 
 
 def _table(recipes: list[object], workspace: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from fer_deploy.bench.table import report_console
     from fer_deploy.recipes import Recipe
     from fer_deploy.recipes.costs import network_key
     from fer_deploy.training.record import read_record
 
     known = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
     costs = _costs([recipe.network for recipe in known])
-    console = Console()
+    console = report_console()
     described = console.width >= 110
     table = Table(box=None, padding=(0, 1), header_style="bold", pad_edge=False)
     headings = ["variant", "what", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]

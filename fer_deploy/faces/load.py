@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, NoDataError
 from fer_deploy.faces.cache import cached
 from fer_deploy.faces.containers import choose_known, choose_only, kind_of, open_table
 from fer_deploy.faces.dataset import SPLITS, Dataset
@@ -151,7 +151,7 @@ def _find_in_folder(folder: Path) -> _Source:
         return _parquet_source(named or parquet, name)
     only = choose_only(names, (".csv", ".csv.gz"), name) or choose_only(names, _ARCHIVES, name)
     if only is None:
-        raise DataError(
+        raise NoDataError(
             f"{shown(folder)} holds no data set: neither fer2013.csv nor an archive of it, no train and test folders "
             f"with a folder for each expression, no parquet file; {HELP}"
         )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS, emotion_index
-from fer_deploy.errors import DataError, UnavailableError
+from fer_deploy.errors import DataError, UnavailableError, install
 from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
 from fer_deploy.faces.reading import Reading
 from fer_deploy.faces.splits import split_of
@@ -76,7 +76,7 @@ def read_parquet(files: Sequence[Path], name: str) -> Reading:
         import polars
     except ImportError as error:
         raise UnavailableError(
-            "reading parquet needs polars, which is not installed; get it with pip install 'fer-deploy[train]'"
+            f"reading parquet needs polars, which is not installed; get it with {install('train')}"
         ) from error
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []

@@ -250,7 +250,8 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     try:
         source = load_file(path)
     except FileNotFoundError as error:
-        raise RunError(f"{path}: there is no such weights file") from error
+        borrowed = ": `python -m fer_deploy.cli.borrow --help` says how to get one" if "people" in path.parts else ""
+        raise RunError(f"{path}: there is no such weights file{borrowed}") from error
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error
     own = network.state_dict()

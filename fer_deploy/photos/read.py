@@ -49,6 +49,7 @@ class Reading:
     Attributes:
         recognizer: the model.
         detector: finds the faces; None when each picture is a face.
+        video_detector: finds those of videos; None takes `detector`.
         every: of videos, every how many frames one is read.
         smoothing_s: the time constant of videos' smoothing, seconds.
         outputs: where annotated copies and plots go, as `outputs_of` gives it; a source that it lacks has none.
@@ -58,6 +59,7 @@ class Reading:
 
     recognizer: Recognizer
     detector: FaceDetector | None = None
+    video_detector: FaceDetector | None = None
     every: int = 1
     smoothing_s: float = DEFAULT_CONSTANT_S
     outputs: Mapping[Source, Outputs] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class Reading:
             picture = read_picture(source.path)
         if picture.frames > 1:
             notes.append(f"{source.name}: {picture.frames} frames or pages, of which the first was read")
-        faces = self._faces(picture.pixels)
+        faces = self._faces(picture.pixels, self.detector)
         if not faces:
             notes.append(f"{source.name}: no face found")
         copy = self._outputs(source).copy
@@ -143,7 +145,7 @@ class Reading:
                         kept += rows
                     yield from rows
             for frame in video.frames(every=self.every, start=start):
-                faces = self._faces(frame.pixels)
+                faces = self._faces(frame.pixels, self.video_detector or self.detector)
                 if self.journal is not None:
                     entry = {"frame": frame.number, "time_s": frame.time_s, "faces": self._pack(faces)}
                     self.journal.add(key, entry)
@@ -178,10 +180,10 @@ class Reading:
     def _outputs(self, source: Source) -> Outputs:
         return self.outputs.get(source, Outputs())
 
-    def _faces(self, pixels: Pixels) -> list[Recognition]:
-        if self.detector is None:
+    def _faces(self, pixels: Pixels, detector: FaceDetector | None) -> list[Recognition]:
+        if detector is None:
             return [self.recognizer.predict(pixels)]
-        return self.recognizer.read_pixels(pixels, detector=self.detector)
+        return self.recognizer.read_pixels(pixels, detector=detector)
 
     def _pack(self, faces: Sequence[Recognition]) -> list[list[Any]]:
         """Faces as plain numbers: box (or null) and probabilities."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from fer_deploy.errors import UnavailableError
+from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
 from fer_deploy.photos.rows import Row, as_json, as_values, columns
 
@@ -61,7 +61,7 @@ class ParquetWriter:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise UnavailableError("Parquet needs pyarrow: pip install 'fer-deploy[video]'") from error
+            raise UnavailableError(f"Parquet needs pyarrow: {install('video')}") from error
         kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
         self._labels, self._video = labels, video
         self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns(labels, video=video).items()])

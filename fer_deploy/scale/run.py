@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_deploy.contract import MAXIMUM_BYTES
-from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
-from fer_deploy.pictures import read_file
+from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError, install
+from fer_deploy.pictures import read_file, shown
 from fer_deploy.recognizer import Recognizer, default_model
 from fer_deploy.scale.part import PartResult, read_result, score_part
 from fer_deploy.scale.places import Place
@@ -147,7 +147,10 @@ def run(job: Job, *, watcher: Watcher | None = None) -> Summary:
         raise ModelFileError(str(error)) from error
     # What breaks the contract is refused here, once; and a provider that is not there, where this machine computes.
     providers = None if job.address else [job.provider]
-    contract = Recognizer(content, threads=1, providers=providers).contract
+    try:
+        contract = Recognizer(content, threads=1, providers=providers).contract
+    except ModelFileError as error:
+        raise ModelFileError(str(error).replace("the model's bytes", shown(model_path), 1)) from error
     plan = _plan(job, model=os.path.basename(model_path), model_sha256=contract.sha256)  # noqa: PTH119
     output = Place(plan.output)
     pending = [number for number, result in _results(output, plan) if result is None]
@@ -289,7 +292,7 @@ def _start_ray(job: Job, watcher: Watcher) -> bool:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise UnavailableError(f"{error.name} is not installed: pip install 'fer-deploy[scale]'") from error
+        raise UnavailableError(f"{error.name} is not installed: {install('scale')}") from error
     if ray.is_initialized():  # a program that has its own Ray, and calls us
         return False
     logging.getLogger("ray").setLevel(logging.ERROR)

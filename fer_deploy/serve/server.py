@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import threading
@@ -82,7 +83,8 @@ def listen(settings: Settings) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UnavailableError(f"cannot listen on {where}: {why}: give another --port") from error
+        option = "--port" if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise UnavailableError(f"cannot listen on {where}: {why}: give another {option}") from error
     return listener
 
 

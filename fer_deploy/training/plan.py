@@ -86,7 +86,10 @@ def plan_runs(
     if run_name is not None:
         if len(recipes) > 1:
             raise RecipeError(f"--name {run_name}: names one run, and {len(recipes)} variants are to be trained")
-        dataclasses.replace(recipes[0], name=run_name)  # checks that it can be a name
+        try:
+            dataclasses.replace(recipes[0], name=run_name)
+        except ValueError as error:
+            raise RecipeError(f"--name {run_name!r}: {error}") from error
     planned = []
     for recipe in recipes:
         name = run_name or recipe.name

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from fer_deploy.errors import RunError
 from fer_deploy.files import write_bytes
 from fer_deploy.models import build_network
-from fer_deploy.recipes import Recipe, recipe_from_dict
+from fer_deploy.recipes import Recipe, list_recipes, recipe_from_dict
 from fer_deploy.training.record import read_record
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class Run:
         """
         path = folder / "run.json"
         if not path.exists():
-            raise RunError(f"{folder}: there is no run here: train it with `ferdeploy train {folder.name}`")
+            raise RunError(f"{folder}: there is no run here{_what_else(folder)}")
         record = read_record(path)
         if record.get("status") != "complete" and not partial:
-            raise RunError(f"{folder}: this run has not finished: go on with `ferdeploy train {folder.name}`")
+            raise RunError(f"{folder}: this run has not finished: go on with `{_command(folder, record)}`")
         if not record.get("weights_sha256"):
-            raise RunError(f"{folder}: this run has no weights yet: go on with `ferdeploy train {folder.name}`")
+            raise RunError(f"{folder}: this run has no weights yet: go on with `{_command(folder, record)}`")
         return cls(folder.absolute().name, folder, recipe_from_dict(record["recipe"], source=str(path)), record)
 
     @property
@@ -162,3 +162,25 @@ def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], *, sourc
             expected, got = tuple(own[name].shape), tuple(state[name].shape)
             raise RunError(f"{source}: tensor {name} has shape {got}, the network needs {expected}")
     network.load_state_dict(dict(state))
+
+
+def _what_else(folder: Path) -> str:
+    """How to get the run, or which there are."""
+    name = folder.name
+    if name in list_recipes():
+        return f": train it with `ferdeploy train {name}`"
+    others = sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
+    return f", and no variant of that name; there is {', '.join(others)}" if others else ", and no variant of that name"
+
+
+def _command(folder: Path, record: Mapping[str, Any]) -> str:
+    """What goes on with a run: its recipe may have another name than its folder."""
+    recipe = record.get("recipe")
+    variant = str(recipe.get("name", folder.name)) if isinstance(recipe, dict) else folder.name
+    if folder.name == variant:
+        return f"ferdeploy train {variant}"
+    stem, _, seed = folder.name.rpartition(".seed")
+    if stem and seed.isdigit():
+        name = "" if stem == variant else f" --name {stem}"
+        return f"ferdeploy train {variant}{name} --seeds 1 --seed {seed}"
+    return f"ferdeploy train {variant} --name {folder.name}"

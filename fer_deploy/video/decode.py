@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fer_deploy.errors import DataError, UnavailableError
+from fer_deploy.errors import DataError, UnavailableError, install
 from fer_deploy.pictures import Pixels, check_regular, shown
 
 CONTAINERS = frozenset(
@@ -218,7 +218,7 @@ def load_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UnavailableError("videos need PyAV: pip install 'fer-deploy[video]'") from error
+        raise UnavailableError(f"videos need PyAV: {install('video')}") from error
     av.logging.set_level(None)  # FFmpeg's own remarks on damaged files; ours say it in one line
     return av
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_deploy.errors import UnavailableError
+from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
 from fer_deploy.photos.draw import COLOURS
 from fer_deploy.photos.rows import Row
@@ -33,7 +33,7 @@ def plot_probabilities(path: Path, rows: Sequence[Row], labels: Sequence[str], *
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UnavailableError("plots need matplotlib: pip install 'fer-deploy[video]'") from error
+        raise UnavailableError(f"plots need matplotlib: {install('video')}") from error
     tracks: dict[int, list[Row]] = {}
     for row in rows:
         tracks.setdefault(row.track or 0, []).append(row)

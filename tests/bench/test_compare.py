@@ -110,6 +110,8 @@ def test_a_row_that_lost_its_figures_is_a_regression_and_a_missing_one_a_note() 
     (lost,) = comparison.regressions
     assert (lost.label, lost.verdict, lost.evidence) == ("B on ort-cpu", "lost", "no file")
     assert comparison.notes == ("E on ort-cpu is in the old report only",)
+    gone = compare_reports(old, report(row(600)), engines=["ort-cpu"]).regressions
+    assert [(change.label, change.verdict) for change in gone] == [("E on ort-cpu", "lost")]
 
 
 def test_lines_say_the_worst_first() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,59 @@ def test_compare_exits_1_only_when_something_is_worse(workspace: Path) -> None:
     assert "2 regressions" in worse.stdout
     lenient = bench(workspace, "--from", str(report), "--compare", str(old), "--max-accuracy-loss", "100")
     assert lenient.exit_code == 0
+
+
+def test_a_report_that_something_got_worse_than_stays(workspace: Path) -> None:
+    """Else the same command, given again, would find nothing worse."""
+    assert bench(workspace, *FAST, "--data", "synthetic:300").exit_code == 0
+    report = workspace / "benchmarks" / "report.json"
+    before = report.read_bytes()
+    (workspace / "exports" / "two.onnx").unlink()
+    for _ in range(2):
+        worse = bench(workspace, *FAST, "--data", "synthetic:300", "--compare", str(report), "--max-slowdown", "1000")
+        assert worse.exit_code == 1
+        assert "lost: two on ort-cpu, row: had figures, has none (it is not in the new report)" in worse.stdout
+        assert report.read_bytes() == before
+    kept = json.loads((workspace / "benchmarks" / "worse" / "report.json").read_text("utf-8"))
+    assert [row["name"] for row in kept["rows"]] == ["one"]
+    some = bench(workspace, "one", *FAST, "--data", "synthetic:300", "--compare", str(report), "--max-slowdown", "1000")
+    assert some.exit_code == 0  # the other was not asked for
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_table_of_signs_that_the_encoding_lacks_ends_nothing(workspace: Path, encoding: str) -> None:
+    command = [sys.executable, "-m", "fer_deploy", "bench", "--workspace", str(workspace), *FAST]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([*command, "--data", "synthetic:300"], capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"accuracy %" in done.stdout
+    assert (workspace / "benchmarks" / "report.json").is_file()
+
+
+def test_a_measurement_outlives_the_pipe_that_it_was_shown_through(workspace: Path) -> None:
+    with Path("/dev/full").open("w") if Path("/dev/full").exists() else pytest.skip("no /dev/full here") as full:
+        command = [sys.executable, "-m", "fer_deploy", "bench", "--workspace", str(workspace), *FAST]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode != 0
+    assert (workspace / "benchmarks" / "report.json").is_file()
+
+
+def test_a_folder_called_data_that_is_something_else_is_passed_over(workspace: Path) -> None:
+    (workspace / "data").mkdir()
+    (workspace / "data" / "sales.txt").write_text("1\n")
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 0, result.output
+    assert "note: no data set is used: " in result.stderr
+    assert "data holds no data set" in result.stderr
+    named = bench(workspace, *FAST, "--no-timing", "--data", str(workspace / "data"))
+    assert named.exit_code == 1
+
+
+def test_what_is_no_number_is_in_no_range(workspace: Path) -> None:
+    for number in ("nan", "inf"):
+        result = bench(workspace, "--seconds", number)
+        assert result.exit_code == 2
+        assert f"'{number}' is not" in result.output
 
 
 def test_a_damaged_report_is_refused(workspace: Path) -> None:

@@ -230,7 +230,7 @@ class TestBadInput:
         lines = result.stderr.splitlines()
         errors = [line for line in lines if line.startswith("error: in/")]
         assert len(errors) == bad
-        assert lines[-1] == f"error: {bad} of {bad + 5} could not be read"
+        assert lines[-1] == f"error: {bad} of {bad + 5} failed"
         assert len(lines) == bad + 2  # and one remark on the animation
         read = {str(line["file"]): line["label"] for line in json_lines(result)}
         assert read == {
@@ -250,7 +250,7 @@ class TestBadInput:
         assert len(json_lines(result)) == 1
         assert sorted(result.stderr.splitlines()) == [
             "error: *.tiff: no file matches this pattern",
-            "error: 3 of 4 could not be read",
+            "error: 3 of 4 failed",
             "error: empty: no picture or video in this folder",
             "error: nothing.jpg: no such file",
         ]
@@ -272,6 +272,8 @@ class TestBadInput:
             ["a.png", "--output", "a.xyz"],
             ["a.png", "--output", "a.csv", "--json"],
             ["a.png", "--every", "0"],
+            ["--camera", "0", "--every", "2"],
+            ["a.png", "--minimum-face", "nan"],
         ],
     )
     def test_wrong_usage_exits_with_2(self, predict: Predict, words: list[str]) -> None:
@@ -443,6 +445,30 @@ class TestVideos:
         assert (table[0]["file"], table[0]["frame"], table[0]["label"]) == ("a.png", None, "fear")
         assert len(table) == 21
         assert table[20]["smoothed_label"] == "happy"
+
+    def test_a_video_is_sought_through_alike_beside_a_picture(
+        self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sides: list[tuple[int, tuple[int, ...]]] = []
+
+        class Finder:
+            def __init__(self, _backend: str | None, *, side: int, minimum_face: float) -> None:
+                self.side = side
+
+            def with_side(self, side: int) -> Finder:
+                return Finder(None, side=side, minimum_face=1)
+
+            def detect(self, pixels: np.ndarray) -> list[object]:
+                sides.append((self.side, pixels.shape))
+                return []
+
+        monkeypatch.setattr("fer_deploy.detection.detector.FaceDetector", Finder)
+        write_face(Path("a.png"), "fear")
+        assert predict("a.png", clip, "--json", "--every", 6).exit_code == 0
+        assert [side for side, _ in sides] == [960, 640, 640, 640, 640]
+        sides.clear()
+        assert predict("a.png", clip, "--json", "--every", 6, "--side", 320).exit_code == 0
+        assert {side for side, _ in sides} == {320}
 
     def test_the_table_has_a_row_a_track(self, predict: Predict, clip: Path) -> None:
         out = predict(clip, "--crops").stdout

@@ -49,9 +49,12 @@ def test_a_bad_picture_makes_the_exit_code_1_and_the_rest_is_there(pictures: Pat
 
 
 def test_what_is_refused_is_one_line(pictures: Path, model: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_text("no model")
     for words, said in (
         ((tmp_path / "absent", tmp_path / "out", "--model", model), "absent: no such file or folder"),
         ((pictures, tmp_path / "out", "--model", tmp_path / "absent.onnx"), "absent.onnx: no such file"),
+        ((pictures, tmp_path / "out", "--model", damaged), "damaged.onnx is not an ONNX file"),
         ((pictures, pictures / "out", "--model", model), "is inside the input: choose a folder beside it"),
         ((pictures, tmp_path / "out", "--model", model, "--provider", "qnn"), "here has no qnn"),
     ):

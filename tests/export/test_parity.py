@@ -237,9 +237,7 @@ def test_half_precision_may_change_one_answer_and_not_four(
         changed[:] = close
         changed[:count, [2, 5]] = close[:count][:, [5, 2]]
 
-    monkeypatch.setattr(
-        _Engine, "__call__", lambda _self, case, _faces, _members: [changed[: case.faces]]
-    )
+    monkeypatch.setattr(_Engine, "__call__", lambda _self, case, _faces, _members: [changed[: case.faces]])
     monkeypatch.setattr(Reference, "members", lambda _self, case: [close[: case.faces]])
     monkeypatch.setattr(classifier, "fuse", lambda members: members[0])
     settings = {"faces_from": "validation", "precision": "fp16"}

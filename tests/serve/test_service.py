@@ -477,6 +477,12 @@ def test_a_taken_port_is_one_clear_line() -> None:
         first.close()
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_a_host_that_is_none_of_ours_is_said_to_be_the_reason(host: str) -> None:
+    with pytest.raises(UnavailableError, match=f"cannot listen on {host}:0: .*: give another --host"):
+        listen(Settings(host=host, port=0))
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="maximum_queue"):
         Settings(maximum_queue=0)

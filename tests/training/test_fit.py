@@ -284,8 +284,28 @@ def test_damaged_files_get_one_line(tmp_path: Path, small_recipe: Recipe, few_fa
     weights.write_bytes(content)
     with pytest.raises(RunError, match="does not match its record"):
         Run.open(tmp_path / "training/small").network()
-    with pytest.raises(RunError, match="there is no run here: train it with `ferdeploy train none`"):
+    with pytest.raises(RunError, match="there is no run here: train it with `ferdeploy train B`"):
+        Run.open(tmp_path / "training/B")
+    with pytest.raises(RunError, match="there is no run here, and no variant of that name; there is small"):
         Run.open(tmp_path / "training/none")
+
+
+@pytest.mark.parametrize(
+    ("folder", "command"),
+    [
+        ("small", "ferdeploy train small"),
+        ("mine", "ferdeploy train small --name mine"),
+        ("small.seed3", "ferdeploy train small --seeds 1 --seed 3"),
+        ("mine.seed3", "ferdeploy train small --name mine --seeds 1 --seed 3"),
+    ],
+)
+def test_how_a_run_is_gone_on_with_is_said_by_its_recipe(folder: str, command: str, tmp_path: Path) -> None:
+    """A folder may be called otherwise than the variant in it."""
+    path = tmp_path / folder
+    path.mkdir()
+    (path / "run.json").write_text(json.dumps({"format": 1, "status": "training", "recipe": {"name": "small"}}))
+    with pytest.raises(RunError, match=f"go on with `{command}`"):
+        Run.open(path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(

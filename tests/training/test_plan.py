@@ -40,14 +40,15 @@ def test_options_change_the_recipe(tmp_path: Path) -> None:
         (("F",), {}, "no variant 'F'"),
         (("B", "B"), {}, "named twice"),
         (("B", "E"), {"run_name": "x"}, "names one run, and 2"),
-        (("B",), {"run_name": "../x"}, "name: letters"),
+        (("B",), {"run_name": "../x"}, r"--name '\.\./x': name: letters"),
+        (("B",), {"run_name": ""}, "--name ''"),
         (("B",), {"epochs": 2}, "less than one epoch for each of 3 stages"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
     names: tuple[str, ...], options: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises((RecipeError, ValueError), match=message):
+    with pytest.raises(RecipeError, match=message):
         plan_runs(names, workspace=tmp_path, **options)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.engines import EngineSession, fixed_axes
 from fer_deploy.bench.subjects import Subject
-from fer_deploy.errors import MeasurementError, UnavailableError
+from fer_deploy.errors import MeasurementError, UnavailableError, install
 
 
 def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
@@ -22,7 +22,7 @@ def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
     try:
         import openvino
     except ImportError as error:
-        raise UnavailableError("absent: openvino is not installed: pip install 'fer-deploy[bench]'") from error
+        raise UnavailableError(f"absent: openvino is not installed: {install('bench')}") from error
     try:
         core = openvino.Core()
         compiled = core.compile_model(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fer_deploy.bench.engines import EngineSession
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.ensemble import Weights, split_member
-from fer_deploy.errors import MeasurementError, UnavailableError
+from fer_deploy.errors import MeasurementError, UnavailableError, install
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ def check_device(device: str) -> None:
     try:
         import torch
     except ImportError as error:
-        raise UnavailableError("absent: torch is not installed: pip install 'fer-deploy[train]'") from error
+        raise UnavailableError(f"absent: torch is not installed: {install('train')}") from error
     if device == "cuda" and not torch.cuda.is_available():
         raise UnavailableError("absent: this PyTorch finds no CUDA device")
     if device == "mps" and not torch.backends.mps.is_available():
