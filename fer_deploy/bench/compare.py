@@ -95,6 +95,9 @@ def compare_reports(
     if not same_machine or not same_threads:
         what = "machines" if not same_machine else "numbers of threads"
         notes.append(f"times are not compared: the two reports are of different {what}")
+    same_accelerators = old.machine["accelerators"] == new.machine["accelerators"]
+    if not same_accelerators and any(row.device != "cpu" for row in old.rows):
+        notes.append("times on GPUs are not compared: the two reports are of different ones")
     changes: list[Change] = []
     for before in old.rows:
         if before.status != OK:
@@ -110,7 +113,7 @@ def compare_reports(
         else:
             if same_faces:
                 changes += _accuracy(before, after, new, limits)
-            if same_machine and same_threads:
+            if same_machine and same_threads and (before.device == "cpu" or same_accelerators):
                 changes += _latency(before, after, limits)
     return Comparison(tuple(changes), tuple(notes))
 
@@ -151,7 +154,8 @@ def _same_faces(old: Report, new: Report) -> bool:
     if old.data is None or new.data is None:
         return False
     keys = ("sha256", "split", "rows", "labels")
-    return all(getattr(old.data, key) == getattr(new.data, key) for key in keys)
+    in_order = old.data.faces_sha256 == new.data.faces_sha256 or not (old.data.faces_sha256 and new.data.faces_sha256)
+    return in_order and all(getattr(old.data, key) == getattr(new.data, key) for key in keys)
 
 
 def _accuracy(before: Row, after: Row, new: Report, limits: Limits) -> list[Change]:

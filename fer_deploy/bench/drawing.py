@@ -87,7 +87,7 @@ def spread(values: Iterable[float], *, logarithmic: bool) -> tuple[float, float]
     low, high = min(values), max(values)
     if logarithmic:
         return low / 1.35, high * 1.6
-    room = max(high - low, 1e-6) * 0.12
+    room = max((high - low) * 0.12, 0.25)
     return low - room, high + room
 
 

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib import resources
 
-from fer_deploy.bench.columns import COLUMNS, NONE, SortKey, filled, group_rows, measured, sort_rows, without_figures
+from fer_deploy.bench.columns import (
+    COLUMNS,
+    NONE,
+    RECORDED,
+    SortKey,
+    filled,
+    group_rows,
+    measured,
+    sort_rows,
+    without_figures,
+)
 from fer_deploy.bench.drawing import STYLE
 from fer_deploy.bench.markdown import about, first_answers, p_value
 from fer_deploy.bench.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
@@ -128,6 +138,8 @@ def _legend(rows: Sequence[Row]) -> str:
         "●: no other model is as accurate for fewer GFLOPs",
         "▲: none is as accurate in less time on that kind of device",
     ]
+    if any(RECORDED in column.cell(row) for column in COLUMNS for row in rows):
+        lines.append(f"{RECORDED}: as the file says of itself, not measured in this run")
     return f"<details><summary>What the columns are</summary>{_list(lines)}</details>"
 
 

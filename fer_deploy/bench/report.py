@@ -139,7 +139,8 @@ class Data:
     """What was scored: `rows` of the split's `rows_in_split` faces (fewer in a quick run).
 
     `labels` has one digit a face, its class, in the order of the rows' predictions: with them every figure of quality
-    but those of calibration can be computed again, and two reports can be compared face by face.
+    but those of calibration can be computed again, and two reports can be compared face by face. `faces_sha256` is of
+    the pictures in that order; empty in reports of before it was kept.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Data:
     rows_deduplicated: int
     votes: bool
     labels: str = field(repr=False)
+    faces_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ becomes a row that says so; the run goes on.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -150,7 +151,7 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
     subjects = find_subjects(plan.names, workspace=plan.workspace, adapters=plan.adapters)
     entries = [_Entry(subject, engine) for subject in subjects for engine in plan.engines if applies(subject, engine)]
     entries += [_Entry(Subject(peer.name, "peer", "as given"), PEER, peer=peer) for peer in peers]
-    machine = describe_machine(gpu=any(engine.startswith("torch-") for engine in plan.engines))
+    machine = describe_machine(gpu=any(engine.split("-")[1] != "cpu" for engine in plan.engines))
     scored = _faces_to_score(plan)
     with ExitStack() as processes:
         _open(entries, plan, processes, step)
@@ -216,6 +217,7 @@ def _faces_to_score(plan: BenchPlan) -> _Scored | None:
         rows_deduplicated=int(unseen.sum()),
         votes=faces.votes is not None,
         labels=digits(faces.labels),
+        faces_sha256=hashlib.sha256(faces.images.tobytes()).hexdigest(),
     )
     return _Scored(data, faces.images, faces.labels, faces.rows, unseen, faces.votes)
 

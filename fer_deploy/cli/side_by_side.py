@@ -87,6 +87,8 @@ def train_side_by_side(
                     thread.join()
                 if child.process.returncode not in (0, 130):
                     failed.append(child.run.name)
+                elif not _is_complete(folders[child.run.name]):
+                    waiting = _without_pupils(waiting, child.run.name)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left < 3 + SECONDS_TO_CLOSE:
                 waiting = []
@@ -116,6 +118,17 @@ def train_side_by_side(
     if stop.asked:
         sys.exit(130)
     return len(failed)
+
+
+def _without_pupils(waiting: Sequence[PlannedRun], teacher: str) -> list[PlannedRun]:
+    """Who can still begin where this teacher ran out of time: neither its pupils nor theirs."""
+    gone, left = {teacher}, list[PlannedRun]()
+    for run in waiting:
+        if run.recipe.distillation and gone & set(member_runs(run.recipe.distillation.teachers)):
+            gone.add(run.name)
+        else:
+            left.append(run)
+    return left
 
 
 def _ready(waiting: Sequence[PlannedRun], running: Sequence[PlannedRun]) -> PlannedRun | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from fer_deploy.errors import FerDeployError
 from fer_deploy.faces import Dataset
 from fer_deploy.recipes import Recipe
 from fer_deploy.training.curves import draw_curves
-from fer_deploy.training.devices import choose_device
+from fer_deploy.training.devices import choose_device, join_processes
 from fer_deploy.training.estimate import epochs_left, measure_rate
 from fer_deploy.training.fit import BatchReport, EpochRow, Outcome, Settings, Silent, Watcher, train
 from fer_deploy.training.plan import PlannedRun
@@ -56,8 +57,9 @@ def report_plan(
         return
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
     left_out = int(dataset.copies.sum())
+    name = escape(dataset.name)
     console.print(
-        f"[bold]{dataset.name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out",
+        f"[bold]{name}[/]: {counts} faces; {left_out:,} training faces that equal a later one are left out",
         soft_wrap=True,
     )
     table = Table(box=None, padding=(0, 2), header_style="bold")
@@ -103,10 +105,12 @@ def train_with_display(
     """
     failed: list[str] = []
     done: list[tuple[PlannedRun, Outcome]] = []
+    where = choose_device(device)
+    processes = join_processes(where)
     with stop_signals() as stop:
         for run in plan:
             left = None if deadline is None else deadline - time.monotonic()
-            if stop.asked or (left is not None and left < 3 + SECONDS_TO_CLOSE):
+            if processes.agree(stop.asked or (left is not None and left < 3 + SECONDS_TO_CLOSE), where):
                 break
             limit = None if left is None else left - SECONDS_TO_CLOSE
             settings = Settings(seed=run.seed, device=device, restart=not resume, limit_seconds=limit)
@@ -165,7 +169,8 @@ class _Display:
             disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._left = 0.0
+        self._first: tuple[int, int, float] | None = None
+        """This epoch's first batch that was reported: epoch, batch, when. A run that goes on begins in mid-epoch."""
 
     def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:  # noqa: ARG002
         """Say where it runs, and begin the live line."""
@@ -181,22 +186,18 @@ class _Display:
         whole = report.epochs_planned * report.batches
         at = (report.epoch - 1) * report.batches + report.batch
         speed = report.images_per_second
-        estimate = (time.monotonic() - self._began) / report.batch * (whole - at) if report.batch > 3 else 0.0
+        if self._first is None or self._first[0] != report.epoch:
+            self._first = report.epoch, report.batch, time.monotonic()
+        since = report.batch - self._first[1]
+        estimate = (time.monotonic() - self._first[2]) / since * (whole - at) if since > 3 else 0.0
         loss = "" if report.loss is None else f"loss {report.loss:.3f}  "
         words = f"epoch {report.epoch}/{report.epochs_planned}  {loss}lr {report.lr:.1e}  {speed:,.0f} images/s"
         if estimate:
-            words += f"  at most {_duration(estimate)} left"
+            words += f"  about {_duration(estimate)} left"
         self._progress.update(self._task, completed=at, total=whole, words=words)
-
-    @property
-    def _began(self) -> float:
-        if not hasattr(self, "_epoch_began"):
-            self._epoch_began = time.monotonic()
-        return self._epoch_began
 
     def epoch(self, row: EpochRow, *, best: bool) -> None:
         """Print the epoch's line."""
-        self._epoch_began = time.monotonic()
         mark = " [green]best[/]" if best else ""
         console.print(
             f"  epoch {row.epoch:3d}  stage {row.stage}  loss {row.training_loss:.4f}  "

@@ -170,12 +170,12 @@ def _label(value: object, columns: _Columns, where: str) -> int:
     if isinstance(value, str) and not value.strip().isdigit():
         number = emotion_index(value)
     else:
+        last = len(EMOTIONS) if columns.names is None else len(columns.names)
         try:
             number = int(value) if value is not None else None  # type: ignore[call-overload]
-        except (TypeError, ValueError):
+            number = number if number is not None and 0 <= number < last and number == float(str(value)) else None
+        except (TypeError, ValueError, OverflowError):
             number = None
-        last = len(EMOTIONS) if columns.names is None else len(columns.names)
-        number = number if number is not None and 0 <= number < last and number == float(str(value)) else None
         if number is not None and columns.names is not None:
             number = columns.names[number]
     if number is None:

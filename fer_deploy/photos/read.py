@@ -13,12 +13,12 @@ from typing import Any
 
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.detector import FaceDetector
-from fer_deploy.errors import FerDeployError
+from fer_deploy.errors import DataError, FerDeployError
 from fer_deploy.photos.inputs import Source
 from fer_deploy.photos.journal import Journal
 from fer_deploy.photos.places import Outputs
 from fer_deploy.photos.rows import Row
-from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
+from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture, shown
 from fer_deploy.recognizer import Recognition, Recognizer
 from fer_deploy.video.smooth import DEFAULT_CONSTANT_S, Smoother
 
@@ -162,6 +162,15 @@ class Reading:
     def _show_video(self, source: Source, rows: Sequence[Row], notes: list[str]) -> None:
         labels = self.recognizer.labels
         outputs = self._outputs(source)
+        try:
+            self._write_video(source, rows, outputs, labels, notes)
+        except OSError as error:
+            where = shown(error.filename or outputs.plot or outputs.copy or source.path)
+            raise DataError(f"{where}: cannot be written: {error.strerror or error}") from error
+
+    def _write_video(
+        self, source: Source, rows: Sequence[Row], outputs: Outputs, labels: tuple[str, ...], notes: list[str]
+    ) -> None:
         if outputs.plot is not None:
             from fer_deploy.video.plot import plot_probabilities
 

@@ -180,6 +180,8 @@ def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill:
     )
     grid = F.affine_grid(rows, [len(images), 1, size, size], align_corners=False)
     padding = "border" if fill == "edge" else "zeros"
+    if fill == "edge" and images.device.type == "mps":  # which knows no border before PyTorch 2.13 (pytorch#125098)
+        grid, padding = grid.clamp(1 / SIDE - 1, 1 - 1 / SIDE), "zeros"
     return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 

@@ -23,14 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fer_deploy.errors import RecipeError, RunError
-from fer_deploy.files import replacing
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import render
+from fer_deploy.training.checkpoint import save_tensors
 
 FACES = 1024
 """How many training faces the batch norms' figures are taken over."""
@@ -194,5 +193,4 @@ def start_from(name: str, model: Path, *, images: NDArray[np.uint8], input_size:
         network = build_network(name)
     borrow(network, name, weights, render(chosen, None, Augmentation(), size=input_size))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(output) as temporary:
-        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, temporary)
+    save_tensors(output, network.state_dict())

@@ -42,10 +42,19 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: it cannot be written (disk full, folder read-only); the old one is as it was.
     """
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in checkpoint.tensors.items()}
+    save_tensors(path, checkpoint.tensors, metadata={"state": json.dumps(dict(checkpoint.state))})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Raises:
+        OSError: they cannot be written; an old file is as it was.
+    """
+    here = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"state": json.dumps(dict(checkpoint.state))})
+            save_file(here, temporary, metadata=metadata)
         except SafetensorError as error:  # it hides the system's own error in its text
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fer_deploy.errors import RunError
 from fer_deploy.files import replacing
+from fer_deploy.training.record import read_record
 
 
 def draw_curves(folder: Path) -> Path:
     """Draw loss, accuracy and learning rate over the epochs of a run, its stages marked.
 
     Args:
-        folder: a run folder with `history.csv`.
+        folder: a run folder with `history.csv`, and `run.json`, which says whose weights were kept.
 
     Returns:
         The path of `curves.png` in it.
@@ -44,7 +45,7 @@ def draw_curves(folder: Path) -> Path:
     validation = column("validation_accuracy")
     accuracy.plot(epochs, column("training_accuracy"), label="training (augmented)", color="#9aa0a6")
     accuracy.plot(epochs, validation, label="validation", color="#1f6feb")
-    best = max(range(len(rows)), key=validation.__getitem__)
+    best = _best(folder, epochs, validation)
     accuracy.plot(
         epochs[best], validation[best], "o", color="#d1242f", label=f"best {validation[best]:.2%}, epoch {epochs[best]}"
     )
@@ -70,3 +71,11 @@ def draw_curves(folder: Path) -> Path:
     with replacing(target) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     return target
+
+
+def _best(folder: Path, epochs: list[int], accuracies: list[float]) -> int:
+    """The place of the epoch whose weights were kept; of the most accurate one where the run does not say."""
+    try:
+        return epochs.index((read_record(folder / "run.json").get("best") or {})["epoch"])
+    except (RunError, KeyError, ValueError):
+        return max(range(len(epochs)), key=accuracies.__getitem__)

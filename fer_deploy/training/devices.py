@@ -6,6 +6,7 @@ their group. One process alone needs neither.
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 
@@ -53,19 +54,19 @@ class Processes:
         if self.count > 1:
             torch.distributed.barrier()
 
-    def leave(self) -> None:
-        """Leave the group."""
-        if self.count > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-
 
 def join_processes(device: torch.device) -> Processes:
-    """Join the group that a launcher described in the environment, or stay alone where there is none."""
+    """Join the group that a launcher described in the environment, or stay alone where there is none.
+
+    The group stays for all runs of a command, until the process ends: a second one would find what the first left in
+    the launcher's store, and wait for it for ever.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return Processes()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(torch.distributed.destroy_process_group)
     return Processes(torch.distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -94,14 +95,15 @@ def describe_failure(error: RuntimeError) -> str | None:
     """What happened to the device or to another process, in words; None where the error is of another kind."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
         return "the device is out of memory (a smaller --batch-size needs less, another program may hold some)"
     lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or any(
         mark in text for mark in ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "MPS backend")
     )
     if lost:
         return f"the device was lost ({first_line})"
-    if isinstance(error, torch.distributed.DistError) or "Connection closed by peer" in text:
+    parted = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    if isinstance(error, torch.distributed.DistError) or any(mark in text for mark in parted):
         return f"another process was lost ({first_line})"
     return None
 

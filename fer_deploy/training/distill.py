@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fer_deploy.ensemble import MIRROR, member_runs, split_member
 from fer_deploy.errors import RunError
-from fer_deploy.files import replacing
 from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation, list_recipes
 from fer_deploy.training.augment import draw_views, mirrored, render
+from fer_deploy.training.checkpoint import save_tensors
 from fer_deploy.training.run import Run
 
 TEACHER_BATCH = 256
@@ -198,20 +198,37 @@ class Teachers:
             except (SafetensorError, KeyError, OSError):
                 told(f"{path}: damaged, asking the teachers again")
         told(f"asking {len(self.distillation.teachers)} teachers about view {turn + 1} of {self.distillation.views}")
-        parts = []
-        for chosen in torch.split(torch.arange(len(images), device=self._device), TEACHER_BATCH):
+        begun = path.with_suffix(".part.safetensors")
+        parts = self._begun(begun, len(images))
+        asked = sum(map(len, parts))
+        for chosen in torch.split(torch.arange(asked, len(images), device=self._device), TEACHER_BATCH):
 
             def show(size: int, chosen: torch.Tensor = chosen) -> torch.Tensor:
                 if lesson is None:
                     return render(images[chosen], None, augmentation, size=size)
                 return lesson.show(images, chosen, augmentation, size=size)
 
-            parts.append(self.answer(show))
-            between()
+            parts.append(self.answer(show).half())
+            try:
+                between()
+            except BaseException:  # the next call goes on from here: five teachers take minutes
+                save_tensors(begun, {"probabilities": torch.cat(parts)})
+                raise
         answers = torch.cat(parts)
-        with replacing(path) as temporary:
-            save_file({"probabilities": answers.half().cpu().contiguous()}, temporary)
-        return lesson, answers.half().float()
+        save_tensors(path, {"probabilities": answers})
+        begun.unlink(missing_ok=True)
+        return lesson, answers.float()
+
+    def _begun(self, path: Path, count: int) -> list[torch.Tensor]:
+        """What a stopped call was told of the first of `count` faces, float16 (m, 7), whole batches of it."""
+        try:
+            kept = load_file(path)["probabilities"]
+        except (SafetensorError, KeyError, OSError):
+            return []
+        whole = len(kept) // TEACHER_BATCH * TEACHER_BATCH
+        if kept.ndim != 2 or kept.shape[1] != 7 or not 0 < whole < count:
+            return []
+        return [kept[:whole].half().to(self._device)]
 
 
 def require_teachers(distillation: Distillation, workspace: Path) -> None:

@@ -306,24 +306,21 @@ class _Training:
         checkpoint = None if begin else read_checkpoint(path)
         self.device = choose_device(self.settings.device)
         self.processes: Processes = join_processes(self.device)
+        self._load_data()
+        self._prepare_network(checkpoint)
+        if self.processes.writes:
+            self._clear_away()
+        if checkpoint is None:
+            self._write_record("training")
+        self.watcher.started(self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run)
         try:
-            self._load_data()
-            self._prepare_network(checkpoint)
-            if self.processes.writes:
-                self._clear_away()
-            if checkpoint is None:
-                self._write_record("training")
-            self.watcher.started(self.recipe, device=describe_device(self.device), epochs_done=self.progress.epochs_run)
-            try:
-                for stage_index in range(self.progress.stage, len(self.recipe.stages)):
-                    self._run_stage(stage_index, checkpoint)
-                    checkpoint = None
-            except _Stopped:
-                return Outcome("stopped", self.folder, self.progress.epochs_run)
-            self._finish()
-            return Outcome("complete", self.folder, self.progress.epochs_run)
-        finally:
-            self.processes.leave()
+            for stage_index in range(self.progress.stage, len(self.recipe.stages)):
+                self._run_stage(stage_index, checkpoint)
+                checkpoint = None
+        except _Stopped:
+            return Outcome("stopped", self.folder, self.progress.epochs_run)
+        self._finish()
+        return Outcome("complete", self.folder, self.progress.epochs_run)
 
     def _clear_away(self) -> None:
         """Remove what a kill left, and of a run that begins anew all that was there before."""

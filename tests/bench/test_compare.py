@@ -43,7 +43,7 @@ def row(wrong: int, median_ms: float = 1.0, *, name: str = "B", seed: int = 1) -
 
 def report(*rows: Row, **changes) -> Report:
     data = Data("FER2013", "0" * 64, "PrivateTest", COUNT, COUNT, COUNT, False, digits(LABELS))
-    machine = {"processor": "p", "cores": 2}
+    machine = {"processor": "p", "cores": 2, "accelerators": []}
     made = Report("2026-01-01T00:00:00+00:00", "0.1.0", machine, {"threads": 1}, data, rows)
     return replace(made, **changes)
 
@@ -97,11 +97,40 @@ def test_other_faces_and_other_machines_are_not_compared() -> None:
     old = report(row(600))
     assert old.data is not None
     other = replace(old.data, sha256="1" * 64)
-    comparison = compare_reports(old, report(row(900, 5.0), data=other, machine={"processor": "q", "cores": 2}))
+    comparison = compare_reports(old, report(row(900, 5.0), data=other, machine={"processor": "q", "cores": 2, "accelerators": []}))
     assert comparison.changes == ()
     assert any("not of the same faces" in note for note in comparison.notes)
     assert any("different machines" in note for note in comparison.notes)
     assert not verdicts(old, report(row(600, 5.0), settings={"threads": 2})).get("p50 ms")
+
+
+def test_gpus_are_compared_with_their_like() -> None:
+    def on(gpu: str, milliseconds: float) -> Report:
+        rows = replace(row(600, milliseconds), engine="torch-cuda"), row(600, milliseconds, name="E")
+        made = report(*rows)
+        return replace(made, machine={**made.machine, "accelerators": [gpu]})
+
+    other = compare_reports(on("H100", 1.0), on("T4", 3.0))
+    assert [change.label for change in other.changes if change.figure == "p50 ms"] == ["E on ort-cpu"]
+    assert other.notes == ("times on GPUs are not compared: the two reports are of different ones",)
+    same = compare_reports(on("T4", 1.0), on("T4", 3.0))
+    assert {change.label for change in same.regressions} == {"B on torch-cuda", "E on ort-cpu"}
+    assert not same.notes
+
+
+def test_answers_are_paired_only_where_the_faces_are_in_one_order() -> None:
+    """Labels in the order of folders are the same whatever the order within them."""
+
+    def of(faces: str) -> Report:
+        made = report(row(600))
+        assert made.data is not None
+        return replace(made, data=replace(made.data, faces_sha256=faces))
+
+    assert [change.figure for change in compare_reports(of("a" * 64), of("a" * 64)).changes] == ["accuracy", "p50 ms"]
+    assert [change.figure for change in compare_reports(of(""), of("a" * 64)).changes] == ["accuracy", "p50 ms"]
+    mixed = compare_reports(of("b" * 64), of("a" * 64))
+    assert [change.figure for change in mixed.changes] == ["p50 ms"]
+    assert "not of the same faces" in mixed.notes[0]
 
 
 def test_a_row_that_lost_its_figures_is_a_regression_and_a_missing_one_a_note() -> None:

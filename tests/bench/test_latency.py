@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, field, replace
 
@@ -119,6 +120,38 @@ def test_warm_up_is_thrown_away() -> None:
     engine = FakeEngine(FakeTime(), [50 * MS] * 2 + [MS] * 10_000)  # the first two calls are slow
     (latency,) = measure_latency([stream(engine)], threads=1, plan=replace(PLAN, warm_up=5))
     assert max(latency.samples_ns) == MS
+
+
+def test_each_turn_is_warmed_up_anew_and_no_call_repeats_the_last_face() -> None:
+    """An engine that others had their turn after is slow for two calls."""
+    time = FakeTime()
+    seen: list[int] = []
+
+    @dataclass
+    class Forgetful(FakeEngine):
+        other: Forgetful | None = None
+        since: int = 0
+
+        def upload(self, faces):
+            seen.append(int(faces[0, 0, 0, 0]))
+            return faces
+
+        def compute(self, uploaded):
+            if self.other is not None:
+                self.other.since = 0
+            self.since += 1
+            self.time.work(50 * MS if self.since <= 2 else MS)
+            return len(uploaded)
+
+    one, two = Forgetful(time, [MS]), Forgetful(time, [MS])
+    one.other, two.other = two, one
+    faces = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 48, 48, 3), np.uint8)
+    streams = [SessionStream(engine, faces, clock=time.clock) for engine in (one, two)]
+    for latency in measure_latency(streams, threads=1, plan=PLAN):
+        assert max(latency.samples_ns) == MS
+    seen.clear()
+    streams[0].time_calls(calls=20, warm_up=2)
+    assert all(first != second for first, second in itertools.pairwise(seen))
 
 
 def test_slow_streams_get_fewer_samples_but_never_too_few() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fer_deploy.bench.columns import COLUMNS, count, filled, milliseconds, sort_rows, without_figures
 from fer_deploy.bench.cost import ModelCost
@@ -17,11 +19,12 @@ from fer_deploy.bench.drawing import Label, Scale, place_labels
 from fer_deploy.bench.latency import BatchRate, Block, Parts, Throughput, summarise
 from fer_deploy.bench.markdown import markdown_report
 from fer_deploy.bench.page import html_report
-from fer_deploy.bench.plots import cost_plot, distribution_plot, latency_plot
+from fer_deploy.bench.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
 from fer_deploy.bench.quality import measure_quality
 from fer_deploy.bench.readme import Sources, filled_readme, main, outdated
 from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
 from fer_deploy.bench.table import WIDTH, render_report
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
 
 LABELS = np.random.default_rng(0).integers(0, 7, 400)
@@ -129,6 +132,61 @@ def test_the_page_says_what_the_report_says() -> None:
         assert expected in text
     for study in ("A+B+C+D+E", "69.88", "searched on PrivateTest itself"):
         assert study in text
+
+
+def test_the_page_says_what_is_only_recorded() -> None:
+    recorded = replace(report().rows[0], quality=None, recorded_accuracy=0.7)
+    bare = html_report(replace(report(), data=None, pairs=(), rows=(recorded,)))
+    assert "70.00*" in bare
+    assert "<li>*: as the file says of itself, not measured in this run</li>" in bare
+    assert "as the file says of itself" not in html_report(report())
+
+
+def test_which_face_was_taken_for_which_is_told_the_right_way_round() -> None:
+    """Faces of the first label alone are taken for others: the row of the first label, not its column."""
+    truth = np.repeat(np.arange(7), 10)
+    predicted = truth.copy()
+    predicted[:3] = 4
+    one = replace(report().rows[0], quality=measure_quality(np.eye(7)[predicted] * 0.93 + 0.01, truth))
+    shown = confusion_plot(one)
+    assert f"3 of 10 {EMOTIONS[0]} faces were named {EMOTIONS[4]}" in shown
+    assert f"0 of 10 {EMOTIONS[4]} faces were named {EMOTIONS[0]}" in shown
+    page = html_report(replace(report(), rows=(one,), pairs=()))
+    cells = re.search(r"<td[^>]*>B</td>((?:<td[^>]*>100\.0</td>|<td[^>]*>70\.0</td>){7})", page)
+    assert cells is not None
+    assert re.findall(r">([\d.]+)<", cells[1]) == ["70.0", *["100.0"] * 6]
+
+
+def test_bars_of_calibration_are_as_high_as_answers_are_right() -> None:
+    """All are 90 % sure and half of them right: the bar ends at the middle, the mark lies at 90 %."""
+    truth = np.arange(70) % 7
+    predicted = np.where(np.arange(70) < 35, truth, (truth + 1) % 7)
+    sure = np.full((70, 7), 0.1 / 6)
+    sure[np.arange(70), predicted] = 0.9
+    root = ElementTree.fromstring(calibration_plot(replace(report().rows[0], quality=measure_quality(sure, truth))))
+    (bar,) = (shape for shape in root.iter("rect") if "bar" in shape.attrib.get("class", ""))
+    assert float(bar.attrib["height"]) == pytest.approx(120)  # of 240
+    (dot,) = (shape for shape in root.iter("circle") if "c1" in shape.attrib["class"])
+    assert float(dot.attrib["cx"]) == pytest.approx(46 + 0.9 * 240, abs=0.1)
+
+
+def test_intervals_lie_within_the_plot_of_one_model_too() -> None:
+    for rows in (report().rows, report().rows[:1]):
+        plotted = cost_plot(replace(report(), rows=rows, data=None))
+        root = ElementTree.fromstring(plotted)
+        bars = [shape for shape in root.iter("line") if shape.attrib["class"].startswith("bar")]
+        assert bars
+        for bar in bars:
+            low, high = float(bar.attrib["y1"]), float(bar.attrib["y2"])
+            assert 34 < high < low < 424  # not cut off at the frame
+        assert not re.search(r">\d+\.\d{3,}</text>", plotted.partition("GFLOPs of one face")[0].partition("axis")[0])
+
+
+def test_brackets_in_a_name_are_no_markup() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    named = replace(report(), rows=(replace(report().rows[0], name="m[new]"),), pairs=())
+    console.print(render_report(named, width=120))
+    assert "m[new]" in console.export_text()
 
 
 def test_the_page_without_data_or_times_has_no_empty_plots() -> None:

@@ -502,6 +502,19 @@ class TestVideos:
         assert (refused.exit_code, refused.stdout) == (1, "")
         assert clip.read_bytes() == original
 
+    def test_a_plot_that_cannot_be_written_leaves_the_rest(self, predict: Predict, clip: Path) -> None:
+        pytest.importorskip("matplotlib")
+        Path("file").write_text("no folder")
+        write_face(Path("z.png"), "fear")
+        result = predict(clip, "z.png", "--crops", "--json", "--every", 5, "--plot", "file/x")
+        assert result.exit_code == 1
+        assert [line["file"] for line in json_lines(result)][-1] == "z.png"
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 2
+        assert "file/x" in errors[0]
+        assert "cannot be written" in errors[0]
+        assert errors[1] == "error: 1 of 2 failed"
+
     def test_a_stopped_video_goes_on_after_its_last_frame(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

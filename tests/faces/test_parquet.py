@@ -134,6 +134,15 @@ def negative_label(columns: dict[str, Any]) -> None:
     columns["label"][3] = -1
 
 
+def endless_label(columns: dict[str, Any]) -> None:
+    columns["label"] = [float(label) for label in columns["label"]]
+    columns["label"][3] = float("inf")
+
+
+def true_labels(columns: dict[str, Any]) -> None:
+    columns["label"] = [label == 3 for label in columns["label"]]
+
+
 def no_picture(columns: dict[str, Any]) -> None:
     columns["image"][3] = {"bytes": None, "path": "/elsewhere/3.png"}
 
@@ -156,6 +165,8 @@ def other_label_column(columns: dict[str, Any]) -> None:
         (broken_label, r"train\.parquet, row 3: the label '7' is none of the seven"),
         (no_label, r"train\.parquet, row 3: the label 'None'"),
         (negative_label, r"train\.parquet, row 3: the label '-1'"),
+        (endless_label, r"train\.parquet, row 3: the label 'inf'"),
+        (true_labels, r"train\.parquet, row \d+: the label '(True|False)'"),
         (no_picture, r"train\.parquet, row 3 has no picture"),
         (not_a_picture, r"train\.parquet, row 3: .*not a picture"),
         (other_picture_column, r"train\.parquet has no column of pictures .*; its columns are 'label', 'photo'"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,10 +18,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 from small_recipe import SMALL
 
-from fer_deploy.cli import cli
+from fer_deploy.cli import cli, training_display
+from fer_deploy.cli.side_by_side import _without_pupils
 from fer_deploy.cli.train import read_duration
+from fer_deploy.recipes import Distillation, load_recipe
+from fer_deploy.training.fit import BatchReport
+from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -234,6 +241,37 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
         assert json.loads((tmp_path / f"after/training/{name}/run.json").read_text())["data"]["training_rows"] == 140
         weights = f"training/{name}/weights.safetensors"
         assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
+
+
+def test_a_pupil_whose_teacher_ran_out_of_time_is_not_begun() -> None:
+    def planned(name: str, *teachers: str) -> PlannedRun:
+        recipe = load_recipe("plain")
+        taught = Distillation(teachers=teachers) if teachers else None
+        return PlannedRun(name, dataclasses.replace(recipe, name=name, distillation=taught), 0)
+
+    plan = [planned("pupil", "teacher~mirror"), planned("other"), planned("grandchild", "pupil", "other")]
+    assert [run.name for run in _without_pupils(plan, "teacher")] == ["other"]
+    assert _without_pupils(plan, "nobody") == plan
+
+
+def test_what_is_left_is_told_right_after_a_break_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on at batch 181 of 200: half a second a batch, and 15 batches and nine epochs to come."""
+    now = [100.0]
+    monkeypatch.setattr(training_display, "console", Console(force_terminal=True, file=io.StringIO()))
+    monkeypatch.setattr(training_display.time, "monotonic", lambda: now[0])
+    display = training_display._Display("run", tmp_path)
+    display.started(load_recipe("plain"), device="cpu", epochs_done=0)
+    try:
+        for batch in range(181, 186):
+            report = BatchReport(1, 1, batch, 200, 10, 1.0, 1e-3, 100.0)
+            display.batch(report)
+            now[0] += 0.5
+        words = display._progress.tasks[0].fields["words"]
+    finally:
+        display.close()
+    assert words.endswith("about 15 min 08 s left")
 
 
 def test_a_restart_side_by_side_counts_no_run_of_before(

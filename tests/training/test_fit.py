@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fer_deploy.ensemble import member_runs
@@ -36,9 +38,9 @@ from fer_deploy.recipes import (
     apply_settings,
 )
 from fer_deploy.training import distill, fit
-from fer_deploy.training.checkpoint import read_checkpoint
-from fer_deploy.training.curves import draw_curves
-from fer_deploy.training.devices import Processes, choose_device
+from fer_deploy.training.checkpoint import read_checkpoint, save_tensors
+from fer_deploy.training.curves import _best, draw_curves
+from fer_deploy.training.devices import Processes, choose_device, describe_failure
 from fer_deploy.training.distill import Lesson, Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.losses import loss_on_targets
@@ -538,6 +540,69 @@ def test_where_no_face_is_left_the_data_is_to_blame(tmp_path: Path, small_recipe
     assert not (tmp_path / "training/small").exists()
 
 
+def test_what_teachers_said_before_a_limit_of_time_is_kept(
+    tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a pupil whose teachers take longer than the limit would never begin."""
+    shutil.copytree(finished / "training", tmp_path / "training")
+    monkeypatch.setattr(distill, "TEACHER_BATCH", 64)  # five batches of 280 faces
+    answered: list[int] = []
+    real = Teachers.answer
+
+    def answer(self: Teachers, show: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        answered.append(1)
+        return real(self, show)
+
+    monkeypatch.setattr(Teachers, "answer", answer)
+    distillation = Distillation(teachers=("small",), view="cached", views=1, weight=0.7)
+    stage = Stage(epochs=1, batch_size=32, optimiser=Optimiser(lr=4e-3))
+    pupil = dataclasses.replace(small_recipe, name="pupil", distillation=distillation, stages=(stage,))
+
+    def until(count: int) -> str:
+        before = len(answered)
+        stop = lambda: len(answered) - before >= count  # noqa: E731
+        return train(pupil, few_faces, workspace=tmp_path, settings=CPU, should_stop=stop).status
+
+    assert [until(2), until(2), until(99)] == ["stopped", "stopped", "complete"]
+    assert len(answered) == 5
+    (kept,) = (tmp_path / "training/.soft_targets").iterdir()
+    whole = load_file(kept)["probabilities"]
+    kept.unlink()
+    train(dataclasses.replace(pupil, name="again"), few_faces, workspace=tmp_path, settings=CPU)
+    assert len(answered) == 10
+    assert torch.equal(load_file(kept)["probabilities"], whole)
+
+
+def test_tensors_that_cannot_be_written_leave_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "some.safetensors"
+    save_tensors(path, {"a": torch.ones(2)})
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("fer_deploy.training.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_tensors(path, {"a": torch.zeros(2)})
+    assert caught.value.errno == 28
+    assert [file.name for file in tmp_path.iterdir()] == ["some.safetensors"]
+    assert torch.equal(load_file(path)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MPS backend out of memory (MPS allocated: 9 GB)", "the device is out of memory"),
+        ("CUDA error: an illegal memory access was encountered", "the device was lost"),
+        ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1", "another process was lost"),
+        ("[gloo/transport/tcp/pair.cc] Read error [127.0.0.1]: Connection reset by peer", "another process was lost"),
+        ("[gloo/transport/tcp/pair.cc] writev [127.0.0.1]: Broken pipe", "another process was lost"),
+    ],
+)
+def test_what_happened_to_the_device_is_said(text: str, said: str) -> None:
+    assert str(describe_failure(RuntimeError(text))).startswith(said)
+    assert describe_failure(RuntimeError("size mismatch")) is None
+
+
 def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
     shutil.copytree(finished / "training", tmp_path / "training")
 
@@ -852,6 +917,19 @@ def test_curves_are_drawn(finished: Path) -> None:
     assert draw_curves(finished / "training/small").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="no history"):
         draw_curves(finished)
+
+
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        ('{"format": 1, "status": "complete", "best": {"epoch": 3}}', 2),
+        ('{"format": 1, "status": "training", "best": null}', 1),  # nothing is kept yet: the most accurate
+        ("damaged", 1),
+    ],
+)
+def test_curves_mark_the_epoch_whose_weights_were_kept(tmp_path: Path, record: str, place: int) -> None:
+    (tmp_path / "run.json").write_text(record)
+    assert _best(tmp_path, [1, 2, 3], [0.5, 0.7, 0.6]) == place
 
 
 def test_the_best_epoch_is_chosen_by_what_the_recipe_says(

@@ -143,5 +143,5 @@ def test_moving_average_follows_its_formula() -> None:
         average.update()
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * network.weight.detach()
-    assert torch.allclose(average.tensors["weight"], expected, rtol=1e-5)
+        assert torch.allclose(average.tensors["weight"], expected, rtol=1e-5), step
     assert int(average.tensors["num_batches_tracked"]) == 199

@@ -50,6 +50,22 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
     assert done.stdout.count("complete:") == 1  # one process alone speaks and writes
 
 
+def test_two_processes_train_one_run_after_another(tmp_path: Path) -> None:
+    """Their group stays: made a second time, it would wait for ever."""
+    small = RECIPE.replace('"baseline"', '"plain", options = { widths = [4, 8], depths = [1, 1], stem_stride = 2 }')
+    recipes = []
+    for name in ("first", "second"):
+        recipes.append(tmp_path / f"{name}.toml")
+        recipes[-1].write_text(small.replace('"pair"', f'"{name}"').replace("epochs = 2", "epochs = 1"))
+    done = subprocess.run(
+        [sys.executable, *LAUNCHER, "-m", "fer_deploy", "train", *map(str, recipes), "--data", "synthetic:70",
+         "--device", "cpu", "--threads", "1", "--workspace", str(tmp_path)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line.split()[0] for line in done.stdout.splitlines() if " complete: " in line] == ["first", "second"]
+
+
 UNLIKE = """
 import sys
 from pathlib import Path

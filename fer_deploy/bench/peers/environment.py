@@ -1,7 +1,7 @@
 """Make a peer's environment: a virtual environment, or a folder of Node packages, in the user's cache folder.
 
-Nothing is installed unless a peer is asked for. An environment is made under a temporary name and moved into place
-when it is complete, so that a stopped installation leaves nothing that looks finished.
+Nothing is installed unless a peer is asked for. An environment gets its mark when it is complete, so that a stopped
+installation leaves nothing that looks finished.
 """
 
 from __future__ import annotations
