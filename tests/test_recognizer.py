@@ -267,6 +267,9 @@ class TestDefaultModel:
         for name in ("A.fp16", "zeta", "B.int8"):
             write_tiny_model(Path("exports") / f"{name}.onnx")
         assert module.default_model().name == "zeta.onnx"
+        write_tiny_model(Path("exports/alpha.1x48x48.onnx"))
+        write_tiny_model(Path("exports/alpha.1x48x48.int8.onnx"))
+        assert module.default_model().name == "zeta.onnx"  # which takes faces of any size
         write_tiny_model(Path("exports/B.onnx"))
         assert module.default_model().name == "B.onnx"
         write_tiny_model(Path("exports/B+E.onnx"))

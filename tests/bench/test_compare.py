@@ -97,7 +97,9 @@ def test_other_faces_and_other_machines_are_not_compared() -> None:
     old = report(row(600))
     assert old.data is not None
     other = replace(old.data, sha256="1" * 64)
-    comparison = compare_reports(old, report(row(900, 5.0), data=other, machine={"processor": "q", "cores": 2, "accelerators": []}))
+    comparison = compare_reports(
+        old, report(row(900, 5.0), data=other, machine={"processor": "q", "cores": 2, "accelerators": []})
+    )
     assert comparison.changes == ()
     assert any("not of the same faces" in note for note in comparison.notes)
     assert any("different machines" in note for note in comparison.notes)

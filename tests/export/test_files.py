@@ -304,6 +304,10 @@ class TestCard:
         assert all(result.dataset_type == "other" for result in card.data.eval_results)  # drawn faces are not FER2013
         for heading in ("Use", "Evaluation", "Training data", "Intended use and limits", "Licence"):
             assert f"\n## {heading}\n" in card.text
+        assert "B.onnx" in card.text.split("```python\n")[1]  # and not a file of fixed size, where there is one
+        (target / "B.int8.onnx").write_bytes(b"of an earlier upload")
+        assert write_card("B", folder=folder) == target
+        assert not (target / "B.int8.onnx").exists()
         assert {path.name for path in (target / "golden").iterdir()} == {
             Path(golden.file).name for golden in draw_golden_inputs()
         }

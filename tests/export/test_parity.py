@@ -20,7 +20,6 @@ from fer_deploy.export.parity import (
     Reference,
     _compare,
     _Engine,
-    _Engine,
     cases_for,
     check_parity,
     pictures_of,

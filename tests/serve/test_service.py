@@ -12,7 +12,6 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextlib import suppress
 
 import numpy as np
 import pytest
