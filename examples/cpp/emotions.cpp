@@ -1,8 +1,9 @@
 // Read the emotion of faces with ONNX Runtime's C++ API, a header over its C API.
 //
-//   c++ -std=c++17 -O2 -I onnxruntime/include emotions.cpp -L onnxruntime/lib -lonnxruntime \
-//       '-Wl,-rpath,$ORIGIN/onnxruntime/lib' -o emotions
-//   ./emotions plain-distilled-2.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
+//   c++ -std=c++17 -O2 -I onnxruntime/include emotions.cpp -L onnxruntime/lib -lonnxruntime -o emotions
+//   LD_LIBRARY_PATH=onnxruntime/lib ./emotions plain-distilled-2.onnx faces.bin 2 48 48
+//
+// The numbers say how many faces the raw RGB bytes hold, their height and their width.
 //
 // onnxruntime/ is a release of ONNX Runtime for C and C++. Any decoder that gives RGB bytes reads pictures.
 #include <onnxruntime_cxx_api.h>

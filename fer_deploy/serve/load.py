@@ -26,7 +26,6 @@ from typing import Any
 import click
 import numpy as np
 
-from fer_deploy.cli.options import FiniteRange
 from fer_deploy.errors import MeasurementError
 from fer_deploy.recognizer import Recognizer
 from fer_deploy.serve.settings import usable_cores
@@ -300,9 +299,9 @@ def _percentile_ms(seconds: Sequence[float], percent: float, *, least: int) -> f
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
-@click.option("--seconds", type=FiniteRange(0.2, 60), default=5.0, show_default=True, help="Each measurement.")
-@click.option("--soak", type=FiniteRange(0, 3600), default=0.0, show_default=True, help="Memory, for so long.")
-@click.option("--soak-rate", type=FiniteRange(0), default=0.0, show_default=True,
+@click.option("--seconds", type=click.FloatRange(0.2, 60), default=5.0, show_default=True, help="Each measurement.")
+@click.option("--soak", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Memory, for so long.")
+@click.option("--soak-rate", type=click.FloatRange(0), default=0.0, show_default=True,
               help="Then, requests a second; 0: as many as are answered.")  # fmt: skip
 @click.option("--soak-only", is_flag=True, help="Measure memory and nothing else.")
 @click.option("--threads", type=click.IntRange(1), help="The service's. Default: one a core.")

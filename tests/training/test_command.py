@@ -24,6 +24,7 @@ from small_recipe import SMALL
 from fer_deploy.cli import cli, training_display
 from fer_deploy.cli.side_by_side import _without_pupils
 from fer_deploy.cli.train import read_duration
+from fer_deploy.errors import install
 from fer_deploy.recipes import Distillation, load_recipe
 from fer_deploy.training.fit import BatchReport
 from fer_deploy.training.plan import PlannedRun
@@ -332,7 +333,7 @@ def test_without_torch_one_line_names_the_extra(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch", None)
     done = run("B", workspace=tmp_path)
     assert done.exit_code == 1
-    assert done.stderr == "error: torch is not installed: pip install 'fer-deploy[train]'\n"
+    assert done.stderr == f"error: torch is not installed: {install('train')}\n"
     assert not list(tmp_path.iterdir())
 
 
