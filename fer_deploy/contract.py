@@ -332,9 +332,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     if precision not in PRECISIONS:
         raise _RefusedError(f"its precision is {precision[:40]!r}, and must be one of {', '.join(PRECISIONS)}")
     members, weights = _json_list(metadata.get("members")), _json_list(metadata.get("weights"))
-    if not all(isinstance(weight, int | float) and abs(weight) <= 1 for weight in weights) or len(members) != len(
-        weights
-    ):
+    fits = all(isinstance(weight, int | float) and abs(weight) <= 1 for weight in weights)
+    if not fits or len(members) != len(weights):
         raise _RefusedError("its metadata must name as many `weights`, numbers of at most 1, as `members`")
     for key in ("name", "members"):
         if not metadata.get(key, "").isprintable():  # people see it in their terminals

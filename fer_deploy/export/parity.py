@@ -350,9 +350,8 @@ def _compare(
         if own.shape != reference.shape or own.dtype != np.float32:
             raise ParityError(f"{case}: expected float32 {reference.shape}{of}, got {own.dtype} {own.shape}")
         if not np.isfinite(own).all():
-            raise ParityError(
-                f"{case}: a probability{of} is not a number (row {rows[: len(own)][~np.isfinite(own).all(1)][0]})"
-            )
+            row = rows[: len(own)][~np.isfinite(own).all(axis=1)][0]
+            raise ParityError(f"{case}: a probability{of} is not a number (row {row})")
         difference = np.abs(own - reference)
         if not of:
             difference = difference[compared]
