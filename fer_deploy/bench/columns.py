@@ -44,6 +44,9 @@ class Column:
     figure: Callable[[Row], float | None] | None = None
 
 
+RECORDED_MEANING = "as the file says of itself, not measured in this run"
+
+
 def accuracy_cell(row: Row) -> str:
     """Accuracy in per cent with half of its interval, `67.6 ±1.5`; what the file says of itself is marked."""
     if row.quality is not None:
@@ -277,3 +280,8 @@ def group_rows(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
     """The columns in which at least one row has a figure."""
     return [column for column in columns if any(column.cell(row) != NONE for row in rows)]
+
+
+def has_recorded(rows: Sequence[Row]) -> bool:
+    """Whether a figure of these rows is one that a file says of itself: a table of them must then say so."""
+    return any(RECORDED in column.cell(row) for column in COLUMNS for row in rows)

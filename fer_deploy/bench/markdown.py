@@ -8,10 +8,12 @@ from fer_deploy.bench.columns import (
     COLUMNS,
     NONE,
     RECORDED,
+    RECORDED_MEANING,
     Column,
     SortKey,
     filled,
     group_rows,
+    has_recorded,
     measured,
     milliseconds,
     size,
@@ -129,8 +131,8 @@ def _legend(report: Report, rows: Sequence[Row]) -> str:
         lines.append("- ●: no other model is as accurate for fewer GFLOPs")
     if latency_front(report):
         lines.append("- ▲: none is as accurate in less time on the same kind of device")
-    if any(RECORDED in column.cell(row) for column in COLUMNS for row in rows):
-        lines.append(f"- {RECORDED}: as the file says of itself, not measured in this run")
+    if has_recorded(rows):
+        lines.append(f"- {RECORDED}: {RECORDED_MEANING}")
     return "\n".join(lines)
 
 

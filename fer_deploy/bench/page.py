@@ -10,9 +10,11 @@ from fer_deploy.bench.columns import (
     COLUMNS,
     NONE,
     RECORDED,
+    RECORDED_MEANING,
     SortKey,
     filled,
     group_rows,
+    has_recorded,
     measured,
     sort_rows,
     without_figures,
@@ -138,8 +140,8 @@ def _legend(rows: Sequence[Row]) -> str:
         "●: no other model is as accurate for fewer GFLOPs",
         "▲: none is as accurate in less time on that kind of device",
     ]
-    if any(RECORDED in column.cell(row) for column in COLUMNS for row in rows):
-        lines.append(f"{RECORDED}: as the file says of itself, not measured in this run")
+    if has_recorded(rows):
+        lines.append(f"{RECORDED}: {RECORDED_MEANING}")
     return f"<details><summary>What the columns are</summary>{_list(lines)}</details>"
 
 

@@ -7,7 +7,6 @@ becomes a row that says so; the run goes on.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -217,7 +216,7 @@ def _faces_to_score(plan: BenchPlan) -> _Scored | None:
         rows_deduplicated=int(unseen.sum()),
         votes=faces.votes is not None,
         labels=digits(faces.labels),
-        faces_sha256=hashlib.sha256(faces.images.tobytes()).hexdigest(),
+        faces_sha256=faces.images_sha256,
     )
     return _Scored(data, faces.images, faces.labels, faces.rows, unseen, faces.votes)
 

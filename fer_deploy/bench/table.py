@@ -17,6 +17,7 @@ from fer_deploy.bench.columns import (
     SortKey,
     filled,
     group_rows,
+    has_recorded,
     measured,
     sort_rows,
     without_figures,
@@ -106,6 +107,6 @@ def _legend(report: Report, rows: Sequence[Row]) -> str:
         marks.append(f"{COST_MARK} no model is as accurate for fewer GFLOPs")
     if latency_front(report):
         marks.append(f"{TIME_MARK} none is as accurate in less time")
-    if any(RECORDED in column.cell(row) for column in COLUMNS for row in rows):
+    if has_recorded(rows):
         marks.append(f"{RECORDED} as the file says, not measured here")
     return "; ".join(marks)

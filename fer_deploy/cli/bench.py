@@ -154,7 +154,7 @@ def command(
         comparison = None
         if earlier:
             limits = Limits(accuracy_loss=max_accuracy_loss / 100, slowdown=max_slowdown)
-            again = () if names or report_path else measured(engines)
+            again = () if names or report_path else chosen_engines(engines)
             comparison = compare_reports(earlier, report, limits=limits, engines=again)
         worse = comparison is not None and bool(comparison.regressions)
         if worse and old and old.resolve() == (folder / "report.json").resolve():
@@ -171,7 +171,7 @@ def command(
         raise SystemExit(1)
 
 
-def measured(engines: tuple[str, ...]) -> tuple[str, ...]:
+def chosen_engines(engines: tuple[str, ...]) -> tuple[str, ...]:
     """The engines that the words of --engine mean."""
     from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
 
@@ -209,7 +209,7 @@ def measure(
 
     plan = BenchPlan(
         names=names,
-        engines=measured(engines),
+        engines=chosen_engines(engines),
         threads=threads,
         latency=timing,
         dataset=open_data(data, workspace=workspace),

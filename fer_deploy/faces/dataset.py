@@ -76,6 +76,11 @@ class Faces:
         return type(self)(self.images[which], self.labels[which], self.rows[which], votes)
 
     @cached_property
+    def images_sha256(self) -> str:
+        """SHA-256 of the pictures in their order; `Dataset.sha256` is the same in any."""
+        return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
+
+    @cached_property
     def counts(self) -> tuple[int, ...]:
         """How many faces each of the seven classes has."""
         return tuple(int(count) for count in np.bincount(self.labels, minlength=len(EMOTIONS)))

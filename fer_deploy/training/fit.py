@@ -7,7 +7,6 @@ to be saved: a run that was killed and resumed on the same machine's CPU ends wi
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import os
@@ -394,7 +393,6 @@ class _Training:
         self.network: nn.Module = accelerate_network(network, self.device)
         self.teachers: Teachers | None = None
         if self.recipe.distillation is not None:
-            self.faces_sha256 = hashlib.sha256(np.ascontiguousarray(self.training_faces.images).data).hexdigest()
             precision = half_type(self.recipe.stages[0], self.device) or torch.float32
             self.teachers = Teachers(
                 self.recipe.distillation, workspace=self.workspace, device=self.device, precision=precision
@@ -468,7 +466,7 @@ class _Training:
                 self.images,
                 augmentation,
                 epoch=progress.epochs_run,
-                faces_sha256=self.faces_sha256,
+                faces_sha256=self.training_faces.images_sha256,
                 told=self.watcher.message,
                 between=self._stop_while_asking,
             )
