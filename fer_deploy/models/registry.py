@@ -13,6 +13,7 @@ from torch import nn
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.models.entry import NetworkEntry
+from fer_deploy.models.inception import INCEPTION_NETWORKS
 from fer_deploy.models.mobile import MOBILE_NETWORKS
 from fer_deploy.models.plain import PLAIN_NETWORKS
 from fer_deploy.models.study import STUDY_NETWORKS
@@ -100,5 +101,5 @@ def _checked(network: str, key: str, value: Any, wanted: Any) -> Any:
     return value
 
 
-for _entry in (*STUDY_NETWORKS, *MOBILE_NETWORKS, *PLAIN_NETWORKS):
+for _entry in (*STUDY_NETWORKS, *MOBILE_NETWORKS, *INCEPTION_NETWORKS, *PLAIN_NETWORKS):
     register_network(_entry)

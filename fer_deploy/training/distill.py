@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -83,6 +84,20 @@ def draw_lesson(
     partners = torch.randperm(count, generator=generator)
     both = torch._sample_dirichlet(torch.full((count, 2), mixup_alpha, dtype=torch.float64), generator=generator)
     return Lesson(views, partners, both.amax(1).float())
+
+
+def join_lessons(lessons: Sequence[Lesson]) -> Lesson:
+    """One lesson of several sets of faces, one set after the other; each face's partner is of its own set."""
+    firsts = accumulate((len(lesson.views) for lesson in lessons), initial=0)
+    partners = [
+        lesson.partners + first for lesson, first in zip(lessons, firsts, strict=False) if lesson.partners is not None
+    ]
+    shares = [lesson.shares for lesson in lessons if lesson.shares is not None]
+    return Lesson(
+        torch.cat([lesson.views for lesson in lessons]),
+        torch.cat(partners) if partners else None,
+        torch.cat(shares) if shares else None,
+    )
 
 
 class Teachers:

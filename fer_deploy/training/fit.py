@@ -7,6 +7,7 @@ to be saved: a run that was killed and resumed on the same machine's CPU ends wi
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import os
@@ -25,9 +26,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from fer_deploy import __version__
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import fit_temperature
 from fer_deploy.errors import DataError, RecipeError, RunError, TrainingError
 from fer_deploy.faces import Dataset, Faces
+from fer_deploy.faces.unlabelled import read_unlabelled
 from fer_deploy.files import write_json
 from fer_deploy.models import build_network, initialise, measure_cost
 from fer_deploy.recipes import Augmentation, Recipe, Stage, recipe_from_dict, recipe_to_dict
@@ -46,7 +49,7 @@ from fer_deploy.training.devices import (
     describe_failure,
     join_processes,
 )
-from fer_deploy.training.distill import Lesson, Teachers, draw_lesson
+from fer_deploy.training.distill import Lesson, Teachers, draw_lesson, join_lessons
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.losses import Mix, apply_mix, distillation_loss, draw_mix, loss_on_targets
 from fer_deploy.training.optim import MovingAverage, Scheduler, make_optimiser
@@ -371,6 +374,14 @@ class _Training:
                 "split, or has no label: check how the data was split"
             )
         self.images = torch.from_numpy(np.ascontiguousarray(self.training_faces.images)).to(self.device)
+        self.taught_about = [(self.images, self.training_faces.images_sha256)]
+        self.unlabelled_sha256 = ""
+        if self.recipe.distillation is not None and self.recipe.distillation.unlabelled:
+            further = read_unlabelled(self.workspace / self.recipe.distillation.unlabelled, self.dataset)
+            self.unlabelled_sha256 = hashlib.sha256(further.data).hexdigest()
+            self.taught_about.append((torch.from_numpy(further).to(self.device), self.unlabelled_sha256))
+            self.images = torch.cat([images for images, _ in self.taught_about])
+            self.targets = torch.cat([self.targets, self.targets.new_zeros(len(further), len(EMOTIONS))])
         self.targets = self.targets.to(self.device)
         self.validation_images = torch.from_numpy(np.ascontiguousarray(self.validation_faces.images)).to(self.device)
         self.validation_targets = self.validation_targets.to(self.device)
@@ -382,6 +393,8 @@ class _Training:
         network = build_network(specification.name, **options)
         cost = measure_cost(network, size=specification.input_size)
         self.gflops, self.parameters = cost.gflops, cost.parameters
+        if checkpoint is not None and checkpoint.state.get("unlabelled_sha256", "") != self.unlabelled_sha256:
+            raise RunError(f"{self.folder}: began with other unlabelled faces: go on with the same, or --restart")
         if checkpoint is None:
             self.initialisation = initialise(network, self.recipe.initialisation, name=specification.name)
         else:
@@ -411,7 +424,7 @@ class _Training:
 
     def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
         stage, progress = self.recipe.stages[index], self.progress
-        count = len(self.training_faces)
+        count = len(self.images)
         size = min(stage.batch_size, count)
         size -= size % self.processes.count
         if not size:
@@ -457,19 +470,10 @@ class _Training:
     def _run_epoch(self, trained: nn.Module) -> None:
         parts, progress, seed = self.parts, self.progress, self.settings.seed
         stage, augmentation = parts.stage, self.recipe.augmentation_of(parts.stage)
-        count = len(self.training_faces)
+        count = len(self.images)
         place = (seed, parts.index, progress.epoch_in_stage)
         order = torch.randperm(count, generator=generator_at(*place, "order"))
-        lesson, soft_targets = None, None
-        if self.teachers is not None:
-            lesson, soft_targets = self.teachers.for_epoch(
-                self.images,
-                augmentation,
-                epoch=progress.epochs_run,
-                faces_sha256=self.training_faces.images_sha256,
-                told=self.watcher.message,
-                between=self._stop_while_asking,
-            )
+        lesson, soft_targets = self._taught(augmentation)
         if lesson is None:
             drawing = generator_at(*place, "views")
             lesson = draw_lesson(augmentation, count, generator=drawing).to(self.device)
@@ -513,6 +517,27 @@ class _Training:
             self._save_or_stop()
         self._close_epoch(parts.batches * parts.size)
 
+    def _taught(self, augmentation: Augmentation) -> tuple[Lesson | None, torch.Tensor | None]:
+        """What the teachers have this epoch show, and what they say of it; see `Teachers.for_epoch`."""
+        if self.teachers is None:
+            return None, None
+        lessons, answers = [], []
+        for images, sha256 in self.taught_about:
+            lesson, answer = self.teachers.for_epoch(
+                images,
+                augmentation,
+                epoch=self.progress.epochs_run,
+                faces_sha256=sha256,
+                told=self.watcher.message,
+                between=self._stop_while_asking,
+            )
+            if answer is None:
+                return lesson, None
+            lessons.append(lesson)
+            answers.append(answer)
+        shown = [lesson for lesson in lessons if lesson is not None]
+        return join_lessons(shown) if shown else None, torch.cat(answers)
+
     def _shown(
         self,
         lesson: Lesson,
@@ -523,6 +548,9 @@ class _Training:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """A batch's faces as the network sees them, their targets, and what the teachers say of them, if any do."""
         own = lesson.mix_targets(self.targets, chosen)
+        if self.unlabelled_sha256 and soft_targets is not None:
+            nobodys = chosen >= len(self.training_faces)
+            own = torch.where(nobodys[:, None], soft_targets[chosen], own)
 
         def show(size: int) -> torch.Tensor:
             faces = lesson.show(self.images, chosen, augmentation, size=size)
@@ -706,7 +734,8 @@ class _Training:
                 module.train()
                 module.reset_running_stats()
                 module.momentum = None  # the mean over all batches
-        chosen = self.images[:: -(-len(self.images) // PRECISE_BN_FACES)]
+        named = self.images[: len(self.training_faces)]
+        chosen = named[:: -(-len(named) // PRECISE_BN_FACES)]
         for faces in self._as_they_are(chosen):
             network(faces)
         measured = network.state_dict()
@@ -768,6 +797,7 @@ class _Training:
             "batch_size": parts.size,
             "initialisation": self.initialisation,
             "weights_sha256": self.weights_sha256,
+            "unlabelled_sha256": self.unlabelled_sha256,
         }
         write_checkpoint(self.folder / CHECKPOINT_NAME, Checkpoint(tensors, state))
         self.saved_at = time.monotonic()
@@ -823,6 +853,7 @@ class _Training:
                 "training_rows": len(self.training_faces),
                 "copies_left_out": int(faces.copies.sum()),
                 "validation_rows": len(self.validation_faces),
+                **self._unlabelled_data(),
             },
             "started": progress.started,
             "finished": _now() if status == "complete" else None,
@@ -842,6 +873,13 @@ class _Training:
             "fingerprint": self._fingerprint(),
         }
         write_json(self.folder / "run.json", record)
+
+    def _unlabelled_data(self) -> dict[str, Any]:
+        """What the record says of faces without labels, where there are any."""
+        if not self.unlabelled_sha256:
+            return {}
+        count = len(self.images) - len(self.training_faces)
+        return {"unlabelled_faces": count, "unlabelled_sha256": self.unlabelled_sha256}
 
     def _epochs_planned(self) -> int:
         done = self.progress.epochs_run - self.progress.epoch_in_stage

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fer_deploy.cli.borrow import main
 from fer_deploy.errors import RecipeError, RunError
 from fer_deploy.models import build_network
-from fer_deploy.training.borrow import BORROWERS, borrow, read_graph
+from fer_deploy.training.borrow import BORROWERS, _folded_norms, borrow, read_graph
 
 SIZE = 65
 """An odd side: TensorFlow's padding and PyTorch's then agree."""
@@ -73,7 +73,7 @@ def test_a_network_answers_as_the_one_it_borrowed_from(name: str) -> None:
     borrow(network, name, _published(name, given), seen)
     assert network.training
     network.eval()
-    network.classifier.load_state_dict(given.classifier.state_dict())
+    network.get_classifier().load_state_dict(given.get_classifier().state_dict())
     with torch.no_grad():
         wanted, got = given(others), network(others)
         torch.testing.assert_close(got, wanted, atol=2e-3, rtol=2e-3)
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_named() -> None:
     other = published | {"conv_pw_2/convolution/merged_input": np.zeros((1, 1, 64, 64), np.float32)}
     with pytest.raises(RunError, match=r"'conv_pw_2/convolution/merged_input' has shape .* where 'mobilenet-v1' has"):
         borrow(network, "mobilenet-v1", other, _faces(2))
-    with pytest.raises(RecipeError, match="'plain' has nothing to borrow: mobilenet-v1 has"):
+    with pytest.raises(RecipeError, match="'plain' has nothing to borrow; what has: inception-v3, mobilenet-v1"):
         borrow(build_network("plain"), "plain", published, _faces(2))
 
 
@@ -202,3 +202,23 @@ def test_the_command_writes_a_start_for_training(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [words[0], str(tmp_path / "none.json"), *words[2:]])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "none.json" in result.output
+
+
+def test_batch_norms_that_keras_kept_are_read_as_gain_and_shift() -> None:
+    """Against torch's own batch norm in evaluation, with Keras's epsilon, with a gamma and without."""
+    generator = np.random.default_rng(0)
+    for gamma in (None, generator.normal(size=5).astype(np.float32)):
+        beta, mean = generator.normal(size=(2, 5)).astype(np.float32)
+        variance = generator.uniform(0, 2, size=5).astype(np.float32)
+        kept = {"bn/beta": beta, "bn/moving_mean": mean, "bn/moving_variance": variance, "conv/kernel": beta}
+        if gamma is not None:
+            kept["bn/gamma"] = gamma
+        folded = _folded_norms(kept)
+        assert set(folded) == {"bn/gain", "bn/shift"}
+        maps = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
+        weight = None if gamma is None else torch.from_numpy(gamma)
+        wanted = nn.functional.batch_norm(
+            maps, torch.from_numpy(mean), torch.from_numpy(variance), weight, torch.from_numpy(beta), eps=1e-3
+        )
+        got = maps * torch.from_numpy(folded["bn/gain"]) + torch.from_numpy(folded["bn/shift"])
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)

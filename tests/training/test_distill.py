@@ -7,7 +7,7 @@ import torch
 
 from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import draw_views, render
-from fer_deploy.training.distill import Lesson, draw_lesson
+from fer_deploy.training.distill import Lesson, draw_lesson, join_lessons
 
 TURNING = Augmentation(flip=0.5, rotation=10, shift=0.1, cutout=0.5)
 
@@ -59,3 +59,18 @@ def test_the_shown_face_has_the_larger_share(alpha: float, mean: float) -> None:
     assert float(drawn.shares.mean()) == pytest.approx(mean, abs=4e-3)
     assert torch.equal(drawn.partners.sort().values, torch.arange(40_000))
     assert float((drawn.partners == torch.arange(40_000)).float().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_joined_lessons_show_each_set_as_its_own_does(alpha: float) -> None:
+    parts = [lesson(12, alpha=alpha), lesson(5, alpha=alpha, seed=4), lesson(3, alpha=alpha, seed=5)]
+    images = torch.randint(256, (20, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    targets = torch.softmax(torch.randn(20, 7, generator=torch.Generator().manual_seed(1)), 1)
+    joined = join_lessons(parts)
+    everyone = torch.arange(20)
+    shown, mixed = joined.show(images, everyone, TURNING, size=48), joined.mix_targets(targets, everyone)
+    for part, first in zip(parts, (0, 12, 17), strict=True):
+        own = torch.arange(len(part.views))
+        here = slice(first, first + len(own))
+        assert torch.equal(shown[here], part.show(images[here], own, TURNING, size=48))
+        assert torch.equal(mixed[here], part.mix_targets(targets[here], own))

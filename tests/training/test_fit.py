@@ -19,12 +19,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import DataError, FerDeployError, RunError, TrainingError, UnavailableError
 from fer_deploy.faces import Dataset, Faces
+from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.faces.unlabelled import read_unlabelled
 from fer_deploy.recipes import (
     Augmentation,
     Distillation,
@@ -43,7 +46,7 @@ from fer_deploy.training.curves import _best, draw_curves
 from fer_deploy.training.devices import Processes, choose_device, describe_failure
 from fer_deploy.training.distill import Lesson, Teachers
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
-from fer_deploy.training.losses import loss_on_targets
+from fer_deploy.training.losses import distillation_loss, loss_on_targets
 from fer_deploy.training.run import Run, list_runs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,7 +99,6 @@ def test_the_rounded_weights_score_what_the_record_says(finished: Path, few_face
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    from fer_deploy.faces.synthetic import synthetic_dataset
 
     stage = Stage(epochs=6, batch_size=16, optimiser=Optimiser(lr=2e-2), schedule=Schedule(name="one-cycle"))
     options = {"widths": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "stem_stride": 2, "dropout": 0.0}
@@ -733,6 +735,97 @@ def test_the_same_faces_in_another_order_are_asked_about_anew(
     first, second = (load_file(path)["probabilities"] for path in (tmp_path / "training/.soft_targets").iterdir())
     assert torch.allclose(first, second.flip(0), atol=1e-2)
     assert not torch.allclose(first, second, atol=1e-2)
+
+
+@pytest.fixture
+def unlabelled(tmp_path: Path) -> Path:
+    """A workspace with 70 pictures in `faces/`."""
+    (tmp_path / "faces").mkdir()
+    for row, image in enumerate(synthetic_dataset(70).training.images):
+        Image.fromarray(image).save(tmp_path / f"faces/{row:02}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("view", "alpha"), [("cached", 0.0), ("cached", 1.0), ("plain", 0.0)])
+def test_faces_without_labels_are_learned_as_the_teachers_name_them(
+    view: str,
+    alpha: float,
+    unlabelled: Path,
+    finished: Path,
+    few_faces: Dataset,
+    small_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their targets are the kept answers; the labelled faces keep their own labels and the answers they had."""
+    shutil.copytree(finished / "training", unlabelled / "training", ignore=shutil.ignore_patterns(".*"))
+    own, teacher = [], []
+
+    def keep(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
+        own.append(targets)
+        return loss_on_targets(logits, targets, loss)
+
+    def distilled(logits: torch.Tensor, answers: torch.Tensor, taught: Distillation) -> torch.Tensor:
+        teacher.append(answers)
+        return distillation_loss(logits, answers, taught)
+
+    monkeypatch.setattr(fit, "loss_on_targets", keep)
+    monkeypatch.setattr(fit, "distillation_loss", distilled)
+    taught = Distillation(("small",), view=view, views=2, mixup_alpha=alpha, unlabelled="faces")  # type: ignore[arg-type]
+    stage = Stage(epochs=1, batch_size=350)
+    pupil = dataclasses.replace(small_recipe, name="pupil", distillation=taught, stages=(stage,))
+    outcome = train(pupil, few_faces, workspace=unlabelled, settings=CPU)
+    data = outcome.run().record["data"]
+    further = read_unlabelled(unlabelled / "faces", few_faces)
+    assert data["unlabelled_faces"] == len(further) == 70
+    assert data["training_rows"] == 280
+    assert outcome.run().record["images_seen"] == 350
+    assert data["unlabelled_sha256"] == hashlib.sha256(further.tobytes()).hexdigest()
+    alike = (own[0] == teacher[0]).all(1)
+    assert int(alike.sum()) == 70
+    if not alpha:
+        labels = torch.bincount(own[0][~alike].argmax(1), minlength=7)
+        assert labels.tolist() == list(few_faces.training.counts)
+    kept = {len(load_file(path)["probabilities"]) for path in (unlabelled / "training/.soft_targets").iterdir()}
+    assert kept == {280, 70}
+
+
+def test_a_run_with_unlabelled_faces_goes_on_to_the_same_weights_and_with_the_same_faces(
+    unlabelled: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe
+) -> None:
+    shutil.copytree(finished / "training", unlabelled / "training")
+    taught = Distillation(("small",), views=2, mixup_alpha=1.0, unlabelled="faces")
+    stage = Stage(epochs=2, batch_size=70, optimiser=Optimiser(lr=4e-3))
+    pupil = dataclasses.replace(small_recipe, distillation=taught, stages=(stage,), precise_bn=0.5)
+    whole = train(pupil, few_faces, workspace=unlabelled, name="whole", settings=CPU)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 7
+
+    def go_on() -> str:
+        return train(pupil, few_faces, workspace=unlabelled, name="parts", settings=CPU, should_stop=stop).status
+
+    assert go_on() == "stopped"
+    moved = (unlabelled / "faces/07.png").rename(unlabelled / "07.png")
+    with pytest.raises(RunError, match=r"parts: began with other unlabelled faces: .* --restart"):
+        go_on()
+    moved.rename(unlabelled / "faces/07.png")
+    assert go_on() == "complete"
+    assert sha256(unlabelled / "training/parts/weights.safetensors") == sha256(whole.folder / "weights.safetensors")
+    shutil.rmtree(unlabelled / "faces")
+    assert go_on() == "already complete"
+
+
+def test_a_missing_folder_of_unlabelled_faces_is_said_before_anything_is_written(
+    tmp_path: Path, finished: Path, few_faces: Dataset, small_recipe: Recipe
+) -> None:
+    shutil.copytree(finished / "training", tmp_path / "training")
+    pupil = dataclasses.replace(small_recipe, distillation=Distillation(("small",), unlabelled="data/faces"))
+    with pytest.raises(DataError, match=r"data/faces: no such folder"):
+        train(pupil, few_faces, workspace=tmp_path, name="pupil", settings=CPU)
+    assert not (tmp_path / "training/pupil").exists()
 
 
 def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Path, few_faces: Dataset) -> None:

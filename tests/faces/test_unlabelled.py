@@ -1,0 +1,44 @@
+"""Faces without labels, from a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_deploy.errors import DataError
+from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.faces.unlabelled import read_unlabelled
+
+
+def test_pictures_are_read_in_the_order_of_their_names_once_each(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(70)
+    generator = np.random.default_rng(0)
+    one, two = generator.integers(256, size=(2, 48, 48), dtype=np.uint8)
+    (tmp_path / "b").mkdir()
+    Image.fromarray(two).save(tmp_path / "b/two.png")
+    Image.fromarray(one).convert("RGB").save(tmp_path / "a.PNG")
+    Image.fromarray(one).save(tmp_path / "c.png")
+    Image.fromarray(np.full((96, 96), 7, np.uint8)).save(tmp_path / "d.png")
+    Image.fromarray(dataset.test.images[3]).save(tmp_path / "e.png")
+    Image.fromarray(dataset.validation.images[3]).save(tmp_path / "f.png")
+    Image.fromarray(dataset.training.images[3]).save(tmp_path / "g.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    faces = read_unlabelled(tmp_path, dataset)
+    assert faces.dtype == np.uint8
+    expected = [one, two, np.full((48, 48), 7, np.uint8), dataset.training.images[3]]
+    assert np.array_equal(faces, np.stack(expected))
+
+
+def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(70)
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        read_unlabelled(tmp_path / "nowhere", dataset)
+    Image.fromarray(dataset.test.images[0]).save(tmp_path / "test.png")
+    with pytest.raises(DataError, match="holds no picture that is not a validation or test face"):
+        read_unlabelled(tmp_path, dataset)
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    with pytest.raises(DataError, match=r"torn\.jpg"):
+        read_unlabelled(tmp_path, dataset)
