@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fer_deploy.ensemble import MIRROR, member_runs, split_member
 from fer_deploy.errors import RunError
 from fer_deploy.models.fold import fold
-from fer_deploy.recipes import Augmentation, Distillation, list_recipes
+from fer_deploy.recipes import Augmentation, Distillation
 from fer_deploy.training.augment import draw_views, mirrored, render
 from fer_deploy.training.checkpoint import save_tensors
 from fer_deploy.training.run import Run
@@ -253,8 +253,7 @@ def require_teachers(distillation: Distillation, workspace: Path) -> None:
         RunError: one is not.
     """
     for name in member_runs(distillation.teachers):
-        if not (workspace / "training" / name / "run.json").exists():
-            known = name in list_recipes()
-            how = f"`ferdeploy train {name}` first" if known else f"train it first, into training/{name}"
-            raise RunError(f"teacher {name!r} has not been trained: {how}")
-        Run.open(workspace / "training" / name)
+        try:
+            Run.open(workspace / "training" / name)
+        except RunError as error:
+            raise RunError(f"teacher {name!r}: {error}") from error
