@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces.dataset import SIZE, Dataset
+from fer_deploy.faces.dataset import SIZE, Dataset, pixel_keys
 from fer_deploy.faces.tree import face_from_picture, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES, read_file, shown
 
@@ -31,7 +31,7 @@ def read_unlabelled(folder: Path, dataset: Dataset) -> NDArray[np.uint8]:
         raise DataError(
             f"{shown(folder)}: no such folder: it should hold the recipe's unlabelled faces, a picture each"
         )
-    known = {image.tobytes() for faces in (dataset.validation, dataset.test) for image in faces.images}
+    known = {*pixel_keys(dataset.validation), *pixel_keys(dataset.test)}
     found: dict[bytes, None] = {}
     for name in sorted(walk(folder)):
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:

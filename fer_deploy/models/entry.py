@@ -9,6 +9,12 @@ from typing import Any, Literal
 from torch import nn
 
 
+def require_share(name: str, value: float) -> None:
+    """ValueError unless an option that is a share of what is dropped while training lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoOptions:
     """The options of a network that has none."""

@@ -12,7 +12,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from fer_deploy.models.entry import NetworkEntry
+from fer_deploy.models.entry import NetworkEntry, require_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +23,7 @@ class InceptionOptions:
     """Share of features dropped before the last layer while training, [0, 1)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        require_share("dropout", self.dropout)
 
 
 def _inception_v3(classes: int, options: InceptionOptions) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import timm
 from torch import nn
 
-from fer_deploy.models.entry import NetworkEntry, Pretrained
+from fer_deploy.models.entry import NetworkEntry, Pretrained, require_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,8 @@ class MobileOptions:
     at the first, [0, 1)."""
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        require_share("dropout", self.dropout)
+        require_share("drop_path", self.drop_path)
 
 
 @dataclass(frozen=True, kw_only=True)

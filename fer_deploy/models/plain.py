@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fer_deploy.models.entry import NetworkEntry
+from fer_deploy.models.entry import NetworkEntry, require_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,7 @@ class PlainOptions:
             raise ValueError(f"stem_stride must be 1 or 2, got {self.stem_stride}")
         if self.head < 0:
             raise ValueError(f"head must be 0 (none) or a width, got {self.head}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        require_share("dropout", self.dropout)
 
 
 class PlainLayer(nn.Module):

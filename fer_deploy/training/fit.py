@@ -393,8 +393,6 @@ class _Training:
         network = build_network(specification.name, **options)
         cost = measure_cost(network, size=specification.input_size)
         self.gflops, self.parameters = cost.gflops, cost.parameters
-        if checkpoint is not None and checkpoint.state.get("unlabelled_sha256", "") != self.unlabelled_sha256:
-            raise RunError(f"{self.folder}: began with other unlabelled faces: go on with the same, or --restart")
         if checkpoint is None:
             self.initialisation = initialise(network, self.recipe.initialisation, name=specification.name)
         else:
@@ -413,6 +411,8 @@ class _Training:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
+        if state.get("unlabelled_sha256", "") != self.unlabelled_sha256:
+            raise RunError(f"{self.folder}: began with other unlabelled faces: go on with the same, or --restart")
         known = {entry.name for entry in fields(_Progress)}
         self.progress = _Progress(**{key: value for key, value in state["progress"].items() if key in known})
         self.best = checkpoint.part("best")

@@ -230,6 +230,7 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
         _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "teacher 'one': " in err  # named before its pupil it must be
+    assert "there is no run here" in err
     with start(one, pupil, bad, "--share", "0.5", "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 1

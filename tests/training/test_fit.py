@@ -99,7 +99,6 @@ def test_the_rounded_weights_score_what_the_record_says(finished: Path, few_face
 
 
 def test_training_learns(tmp_path: Path) -> None:
-
     stage = Stage(epochs=6, batch_size=16, optimiser=Optimiser(lr=2e-2), schedule=Schedule(name="one-cycle"))
     options = {"widths": (8, 16, 32, 32), "depths": (1, 1, 1, 1), "stem_stride": 2, "dropout": 0.0}
     recipe = Recipe("learner", "a small network", Network("plain", options=options), (stage,))
