@@ -223,7 +223,7 @@ class Stage:
     """One stretch of training, with an optimiser and a schedule of its own."""
 
     epochs: int
-    """Most epochs."""
+    """Epochs that the schedule spans, and the most that the stage trains."""
     optimiser: Optimiser = field(default_factory=Optimiser)
     """The optimiser, fresh in each stage."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -235,8 +235,8 @@ class Stage:
     augmentation: Augmentation | None = None
     """Augmentation of this stage, where it is not the recipe's."""
     ran: int = 0
-    """Epochs that this stage ran in the study before it stopped by itself; `--epochs N` is shared in their proportion.
-    0: `epochs`."""
+    """Epochs that this stage ran in the study before it stopped by itself. The stage trains at most as many, on a
+    schedule that spans `epochs`, and `--epochs N` is shared in their proportion. 0: `epochs`."""
     patience: int = 0
     """Epochs without a better validation accuracy before the stage ends; 0 never ends it early."""
     batch_size: int = 128
@@ -257,6 +257,11 @@ class Stage:
         _require(2 <= self.batch_size <= 65536, "batch_size", f"must lie in 2 to 65536, got {self.batch_size}")
         _require(self.clip >= 0, "clip", f"must not be negative, got {self.clip}")
         _require(0 <= self.ema < 1, "ema", f"must lie in [0, 1), got {self.ema}")
+
+    @property
+    def length(self) -> int:
+        """The most epochs that the stage trains."""
+        return min(self.epochs, self.ran or self.epochs)
 
 
 @dataclass(frozen=True)

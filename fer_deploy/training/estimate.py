@@ -72,7 +72,7 @@ def _measure_rate(recipe: Recipe, device: torch.device) -> float:
 
 def epochs_left(recipe: Recipe, folder: Path) -> int:
     """Epochs of a recipe that its run folder does not hold yet, at most; 0 where the run is complete."""
-    planned = sum(stage.epochs for stage in recipe.stages)
+    planned = sum(stage.length for stage in recipe.stages)
     try:
         record = Run.open(folder, partial=True).record
     except RunError:

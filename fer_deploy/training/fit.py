@@ -458,7 +458,7 @@ class _Training:
         trained: nn.Module = self.network
         if self.processes.count > 1:
             trained = nn.parallel.DistributedDataParallel(self.network)
-        while progress.epoch_in_stage < stage.epochs:
+        while progress.epoch_in_stage < stage.length:
             if stage.patience and progress.epochs_without_better >= stage.patience:
                 self.watcher.message(
                     f"stage {index + 1} ends: no better validation accuracy in {stage.patience} epochs"
@@ -677,7 +677,7 @@ class _Training:
             self._write_history()
             self._write_record("training")
         self.watcher.epoch(row, best=better)
-        last = parts.index + 1 == len(self.recipe.stages) and progress.epoch_in_stage >= parts.stage.epochs
+        last = parts.index + 1 == len(self.recipe.stages) and progress.epoch_in_stage >= parts.stage.length
         if not last:
             self._save_or_stop(saved=True)
 
@@ -883,7 +883,7 @@ class _Training:
 
     def _epochs_planned(self) -> int:
         done = self.progress.epochs_run - self.progress.epoch_in_stage
-        return done + sum(stage.epochs for stage in self.recipe.stages[self.progress.stage :])
+        return done + sum(stage.length for stage in self.recipe.stages[self.progress.stage :])
 
 
 @dataclass(frozen=True, eq=False)

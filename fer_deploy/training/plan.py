@@ -47,7 +47,7 @@ class PlannedRun:
     @property
     def epochs(self) -> int:
         """Most epochs over all stages."""
-        return sum(stage.epochs for stage in self.recipe.stages)
+        return sum(stage.length for stage in self.recipe.stages)
 
 
 def plan_runs(

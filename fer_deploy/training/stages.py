@@ -8,7 +8,7 @@ import hashlib
 import torch
 
 from fer_deploy.errors import RecipeError
-from fer_deploy.recipes import Recipe
+from fer_deploy.recipes import Recipe, Stage
 
 
 def share_budget(recipe: Recipe, budget: int | None) -> Recipe:
@@ -25,17 +25,19 @@ def share_budget(recipe: Recipe, budget: int | None) -> Recipe:
     stages = recipe.stages
     if budget < len(stages):
         raise RecipeError(f"{recipe.name}: --epochs {budget} is less than one epoch for each of {len(stages)} stages")
-    wanted = [stage.ran or stage.epochs for stage in stages]
+    wanted = [stage.length for stage in stages]
     exact = [budget * epochs / sum(wanted) for epochs in wanted]
     given = [max(1, int(epochs)) for epochs in exact]
     while sum(given) > budget:
         given[max(range(len(given)), key=lambda i: given[i] - exact[i] if given[i] > 1 else -1.0)] -= 1
     while sum(given) < budget:
         given[max(range(len(given)), key=lambda i: exact[i] - given[i])] += 1
-    return dataclasses.replace(
-        recipe,
-        stages=tuple(dataclasses.replace(stage, epochs=epochs) for stage, epochs in zip(stages, given, strict=True)),
-    )
+    return dataclasses.replace(recipe, stages=tuple(map(_with_epochs, stages, given)))
+
+
+def _with_epochs(stage: Stage, epochs: int) -> Stage:
+    """The stage at a length of `epochs`; `ran` would cut a longer one short."""
+    return dataclasses.replace(stage, epochs=epochs, ran=stage.ran if stage.ran >= epochs else 0)
 
 
 def seed_at(*place: int | str) -> int:
