@@ -41,10 +41,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from fer_deploy.bench.machine import available_cores, describe_machine
+from fer_deploy.bench.machine import describe_machine
 from fer_deploy.errors import FerDeployError
 from fer_deploy.faces import Dataset, Faces, load_dataset
 from fer_deploy.files import write_json, write_text
+from fer_deploy.machine import available_cores
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Network, Optimiser, Recipe, load_recipe
 from fer_deploy.training.devices import choose_device

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fer_deploy.bench.markdown import with_block
+from fer_deploy.bench.pages.markdown import with_block
 from fer_deploy.bench.quality import accuracy_by_unanimity
 from fer_deploy.emotions import emotion_index
 from fer_deploy.errors import FerDeployError

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from fer_deploy.bench.subjects import split_stem
-from fer_deploy.contract import PRECISIONS
 from fer_deploy.export.build import build_model, folded
 from fer_deploy.export.export import Plan, plan_ensemble, plan_run
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.precision import processor
+from fer_deploy.model.contract import PRECISIONS
 
 WARM_UP = 20
 

@@ -29,6 +29,16 @@ def install(extra: str) -> str:
     return f"pip install 'fer-deploy[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
+def one_line(error: BaseException | str, *, limit: int = 200) -> str:
+    """An error's text as one line of at most `limit` characters; its class where it has no text.
+
+    >>> one_line(ValueError("bad\\n  value"))
+    'bad value'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 class FerDeployError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one line, fit to be shown to a user."""
 

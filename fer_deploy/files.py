@@ -59,6 +59,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file `path` for the block, against other processes and threads; it is released if we are killed.
+
+    Args:
+        path: the lock file; it is created if absent, and stays.
+        wait: wait for another holder. Otherwise the block runs at once, and is given False if another holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path)
+    try:
+        held.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":  # Windows can neither open nor sync a folder
         return

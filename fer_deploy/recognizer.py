@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.contract import MAXIMUM_BYTES, ModelContract, check_model_bytes
 from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
+from fer_deploy.model.contract import MAXIMUM_BYTES, ModelContract, check_model_bytes
 from fer_deploy.pictures import Pixels, array_to_rgb, read_file, read_picture, shown
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tiny_model import tiny_model
 
-from fer_deploy.contract import MAXIMUM_IR_VERSION, check_model_bytes, check_model_file, read_model_file
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import ModelFileError
+from fer_deploy.model.contract import MAXIMUM_IR_VERSION, check_model_bytes, check_model_file, read_model_file
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
 
 
 def test_many_empty_fields_cannot_hold_a_reader_up(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_deploy.contract.MAXIMUM_FIELDS", 1000)
+    monkeypatch.setattr("fer_deploy.model.contract.MAXIMUM_FIELDS", 1000)
     unknown = b"\x88\x7d\x00" * 2000  # field 2001, varint 0
     with pytest.raises(ModelFileError, match="more than 1,000 parts"):
         check_model_bytes(model.SerializeToString() + unknown)

@@ -16,16 +16,16 @@ PACKAGE = ROOT / "fer_deploy"
 
 FLOORS = (
     ("cli",),
-    ("bench", "demo", "serve", "scale"),
+    ("bench", "demo", "serve", "score"),
     ("export",),
     ("training",),
-    ("video", "photos"),
+    ("reading",),
     ("recognizer",),
-    ("detection", "contract", "ensemble"),
+    ("detection", "model", "ensemble"),
     ("recipes",),
     ("models",),
     ("faces",),
-    ("pictures", "files", "errors", "emotions"),
+    ("pictures", "files", "machine", "errors", "emotions"),
 )
 """From the top down; a part imports from its own floor and from those below it."""
 
@@ -103,7 +103,7 @@ CALL = (
         "import fer_deploy.recipes",
         "import fer_deploy.ensemble",
         "import fer_deploy.faces",
-        "import fer_deploy.contract",
+        "import fer_deploy.model.contract",
         "from fer_deploy import Recognizer",
         "from fer_deploy.recipes import load_recipe; load_recipe('B')",
         CALL.format([]),

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_deploy.bench.machine import peak_memory_bytes
 from fer_deploy.bench.report import Load
 from fer_deploy.bench.subjects import Subject, find_subjects
 from fer_deploy.errors import FerDeployError, MeasurementError
+from fer_deploy.machine import peak_memory_bytes
 
 TIMEOUT_S = 300
 """A subject that takes longer to load is given up."""

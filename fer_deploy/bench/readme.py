@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from fer_deploy.bench.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
-from fer_deploy.bench.markdown import table, table_of, with_block
-from fer_deploy.bench.plots import cost_plot, latency_plot
+from fer_deploy.bench.pages.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
+from fer_deploy.bench.pages.markdown import table, table_of, with_block
+from fer_deploy.bench.pages.plots import cost_plot, latency_plot
 from fer_deploy.bench.quality import Quality
 from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
 from fer_deploy.bench.study import STUDY_ROWS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_deploy.bench.columns import SortKey
-from fer_deploy.bench.markdown import markdown_report
-from fer_deploy.bench.page import html_report
+from fer_deploy.bench.pages.columns import SortKey
+from fer_deploy.bench.pages.html import html_report
+from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.report import Report, save_report
 from fer_deploy.bench.run import BenchResult
 from fer_deploy.emotions import EMOTIONS

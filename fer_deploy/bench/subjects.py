@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from fer_deploy.bench.adapters import Adapter, find_adapter
-from fer_deploy.contract import PRECISIONS, ModelContract, check_model_file
 from fer_deploy.ensemble import split_member
 from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError
+from fer_deploy.model.contract import PRECISIONS, ModelContract, check_model_file
 
 Kind = Literal["file", "run", "foreign", "peer"]
 """file: an exported ONNX file of ours. run: a run folder without one. foreign: another's ONNX file. peer: a package."""

@@ -11,9 +11,9 @@ from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import FiniteRange, data_option, open_data, workspace_option
 
 if TYPE_CHECKING:
-    from fer_deploy.bench.columns import SortKey
     from fer_deploy.bench.compare import Comparison
     from fer_deploy.bench.latency import LatencyPlan
+    from fer_deploy.bench.pages.columns import SortKey
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
 
@@ -128,9 +128,9 @@ def command(
       ferdeploy bench --compare benchmarks/report.json exit 1 when something got worse
     """
     from fer_deploy.bench.compare import Limits, compare_reports
+    from fer_deploy.bench.pages.terminal import render_report, report_console
     from fer_deploy.bench.report import load_report
     from fer_deploy.bench.save import save_pages, save_predictions
-    from fer_deploy.bench.table import render_report, report_console
 
     folder = output or workspace / "benchmarks"
     with error_line(on_interrupt="Nothing was written."):

@@ -37,7 +37,7 @@ def main(photos: tuple[Path, ...], output: Path) -> None:
     with error_line(on_interrupt="Run the same command again and it goes on from here."):
         from fer_deploy.detection.detector import FaceDetector
         from fer_deploy.errors import DataError
-        from fer_deploy.photos.inputs import find_inputs
+        from fer_deploy.reading.inputs import find_inputs
 
         inputs = find_inputs(photos, leave_out=[output])
         problems = list(inputs.problems)
@@ -70,8 +70,8 @@ def _cut_out(photo: Path, target: Path, detector: FaceDetector) -> bool:
     from PIL import Image
 
     from fer_deploy.faces.dataset import SIZE
-    from fer_deploy.photos.draw import save
     from fer_deploy.pictures import read_file, read_picture, shown
+    from fer_deploy.reading.draw import save
 
     pixels = read_picture(read_file(photo), name=shown(photo)).pixels
     boxes = detector.detect(pixels)

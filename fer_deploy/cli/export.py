@@ -62,7 +62,7 @@ def _read_shape(context: click.Context, parameter: click.Parameter, value: str |
 
 def _read_precisions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Precisions with commas between them, in our own order."""
-    from fer_deploy.contract import PRECISIONS
+    from fer_deploy.model.contract import PRECISIONS
 
     names = [part.strip() for part in value.split(",")]
     for name in names:
@@ -139,7 +139,7 @@ def command(
         raise click.UsageError("--name goes with one NAME or one --ensemble")
     if tune_epochs and "int8" not in precisions:
         raise click.UsageError("--tune is for int8: add --precision int8")
-    from fer_deploy.bench.table import report_console
+    from fer_deploy.bench.pages.terminal import report_console
     from fer_deploy.cli.errors import error_line
 
     console = report_console()

@@ -15,11 +15,11 @@ from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import FiniteRange
 
 if TYPE_CHECKING:
-    from fer_deploy.photos.inputs import Inputs, Source
-    from fer_deploy.photos.journal import Journal
-    from fer_deploy.photos.read import Done
-    from fer_deploy.photos.rows import Row
-    from fer_deploy.photos.table_files import RowWriter
+    from fer_deploy.reading.inputs import Inputs, Source
+    from fer_deploy.reading.journal import Journal
+    from fer_deploy.reading.read import Done
+    from fer_deploy.reading.rows import Row
+    from fer_deploy.reading.table_files import RowWriter
     from fer_deploy.recognizer import Recognizer
 
 EXAMPLES = """\b
@@ -117,7 +117,7 @@ def command(
 
 def _output_kind(kind: str | None, output: Path | None) -> str | None:
     """json, csv, parquet, or None for a table on the screen."""
-    from fer_deploy.photos.table_files import FORMATS
+    from fer_deploy.reading.table_files import FORMATS
 
     if output is None:
         return kind
@@ -130,8 +130,8 @@ def _output_kind(kind: str | None, output: Path | None) -> str | None:
 
 
 def _find(photos: tuple[Path, ...], files_from: Path | None, *, leave_out: list[Path]) -> Inputs:
-    from fer_deploy.photos.inputs import find_inputs, read_names
     from fer_deploy.pictures import read_file
+    from fer_deploy.reading.inputs import find_inputs, read_names
 
     words: list[Any] = list(photos)
     if files_from is not None:
@@ -151,8 +151,8 @@ def _recognizer(model: Path | None, threads: int | None, provider: str | None) -
 
 def _read(inputs: Inputs, recognizer: Recognizer, options: dict[str, Any]) -> tuple[int, int]:
     """Read everything and write it; how many failed, of how many."""
-    from fer_deploy.photos.places import outputs_of
-    from fer_deploy.photos.read import Done, Reading
+    from fer_deploy.reading.outputs import outputs_of
+    from fer_deploy.reading.read import Done, Reading
 
     for problem in inputs.problems:
         click.echo(f"error: {problem}", err=True)
@@ -210,7 +210,7 @@ def _journal(options: dict[str, Any], recognizer: Recognizer, finder: str) -> Jo
     output: Path | None = options["output"]
     if output is None:
         return None
-    from fer_deploy.photos.journal import Journal
+    from fer_deploy.reading.journal import Journal
 
     settings = {
         "model": recognizer.contract.sha256,
@@ -232,7 +232,7 @@ def _journal(options: dict[str, Any], recognizer: Recognizer, finder: str) -> Jo
 
 @contextmanager
 def _writer(output: Path | None, kind: str | None, labels: tuple[str, ...], video: bool) -> Iterator[RowWriter]:
-    from fer_deploy.photos.table_files import CsvWriter, JsonWriter, writing
+    from fer_deploy.reading.table_files import CsvWriter, JsonWriter, writing
 
     if output is not None and kind is not None:
         with writing(output, kind, labels, video=video) as writer:
@@ -352,9 +352,9 @@ def _show_camera(
     camera: str, recognizer: Recognizer, detector: str | None, side: int | None, minimum_face: float, smooth: float
 ) -> None:
     from fer_deploy.detection.detector import FaceDetector
-    from fer_deploy.video.decode import Camera
-    from fer_deploy.video.live import show_live
-    from fer_deploy.video.window import Window
+    from fer_deploy.reading.decode import Camera
+    from fer_deploy.reading.live import show_live
+    from fer_deploy.reading.window import Window
 
     finder = FaceDetector(detector, side=side or 480, minimum_face=minimum_face)
     with Camera(camera) as source:

@@ -15,9 +15,9 @@ from fer_deploy.cli.options import FiniteRange
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fer_deploy.scale.part import PartResult
-    from fer_deploy.scale.plan import Plan
-    from fer_deploy.scale.run import Summary
+    from fer_deploy.score.part import PartResult
+    from fer_deploy.score.plan import Plan
+    from fer_deploy.score.run import Summary
 
 EPILOG = """\b
 Examples:
@@ -76,10 +76,10 @@ def command(
         from fer_deploy.errors import UnavailableError, install
 
         try:
-            from fer_deploy.scale.run import Job, run
-            from fer_deploy.scale.sources import Options
+            from fer_deploy.score.run import Job, run
+            from fer_deploy.score.sources import Options
         except ModuleNotFoundError as error:
-            raise UnavailableError(f"{error.name} is not installed: {install('scale')}") from error
+            raise UnavailableError(f"{error.name} is not installed: {install('score')}") from error
         from rich.console import Console
 
         options = Options(

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fer_deploy.contract import ModelContract, read_model_file
 from fer_deploy.demo.parts import DETECTOR, ENGINE, ENGINE_BINARY, read_part
 from fer_deploy.demo.weights import free_sizes
 from fer_deploy.detection import centerface
 from fer_deploy.detection.detector import MINIMUM_FACE
 from fer_deploy.errors import ModelFileError, UnavailableError
 from fer_deploy.files import write_bytes
+from fer_deploy.model.contract import ModelContract, read_model_file
 from fer_deploy.recognizer import default_model
 
 SETTINGS = "demo.json"

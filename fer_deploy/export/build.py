@@ -12,11 +12,11 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from fer_deploy.contract import INPUT_NAME, OPSET_VERSION, OUTPUT_NAME
 from fer_deploy.errors import ExportError
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.passes import PASSES, Pass, run_passes
 from fer_deploy.export.passes.members import MEMBER_PREFIX
+from fer_deploy.model.contract import INPUT_NAME, OPSET_VERSION, OUTPUT_NAME
 
 Shape = tuple[int | None, int | None, int | None]
 """Batch, height and width; None for an axis of any size."""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_deploy.contract import read_model_file
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import STUDY_SOURCE
 from fer_deploy.errors import ExportError, UnavailableError, install
 from fer_deploy.export.golden import read_golden_input, write_golden_inputs
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.files import replacing, write_json, write_text
+from fer_deploy.model.contract import read_model_file
 
 HUB = "hub"
 """The folder of upload folders, under the exports."""

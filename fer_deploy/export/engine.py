@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.contract import INPUT_NAME
 from fer_deploy.errors import ExportError
+from fer_deploy.model.contract import INPUT_NAME
 
 
 def session_of(content: bytes, *, threads: int | None = None) -> Any:
     """An ONNX Runtime session on the CPU, at its default optimisation level.
 
     Args:
-        content: the file's bytes, already checked by `fer_deploy.contract` where they are not our own.
+        content: the file's bytes, already checked by `fer_deploy.model.contract` where they are not our own.
         threads: within one call; None takes all cores.
 
     Raises:

@@ -14,7 +14,6 @@ import onnx
 from numpy.typing import NDArray
 
 import fer_deploy
-from fer_deploy.contract import INPUT_NAME, PRECISIONS, check_model_bytes
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import (
     MIRROR,
@@ -39,6 +38,7 @@ from fer_deploy.export.tune import tune_for_int8
 from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
+from fer_deploy.model.contract import INPUT_NAME, PRECISIONS, check_model_bytes
 from fer_deploy.training.run import Run
 from fer_deploy.training.targets import with_ferplus_labels
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fer_deploy.contract import INPUT_NAME, OUTPUT_NAME
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import ModelFileError
 from fer_deploy.export.golden import GoldenInput, draw_golden_inputs, write_golden_inputs
 from fer_deploy.files import write_json
+from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 
 MANIFEST = "manifest.json"
 LOCK = ".manifest.lock"

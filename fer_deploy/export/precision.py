@@ -25,7 +25,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fer_deploy.contract import INPUT_NAME, OUTPUT_NAME
 from fer_deploy.errors import ParityError
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.parity import INT8_LOSS, Progress
@@ -35,6 +34,7 @@ from fer_deploy.export.passes.metadata import strip_metadata
 from fer_deploy.export.passes.unused import drop_unused
 from fer_deploy.export.passes.versions import set_versions
 from fer_deploy.faces.dataset import SIZE, Faces
+from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 
 CALIBRATION_FACES = 512
 """Training faces on which activations are measured."""

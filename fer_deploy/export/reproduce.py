@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fer_deploy.contract import ModelContract
 from fer_deploy.ensemble import FUSIONS, Weights
 from fer_deploy.errors import ExportError
 from fer_deploy.export.export import DRAWN_FACES, Plan, planned_member
 from fer_deploy.export.parity import Parity, Progress, check_parity
 from fer_deploy.faces.synthetic import synthetic_faces
+from fer_deploy.model.contract import ModelContract
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset

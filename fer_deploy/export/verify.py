@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fer_deploy.contract import ModelContract, read_model_file
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import FerDeployError, ModelFileError, install
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import fits, read_golden_input
 from fer_deploy.export.manifest import MANIFEST, read_manifest
+from fer_deploy.model.contract import ModelContract, read_model_file
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset

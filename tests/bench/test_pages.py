@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fer_deploy.bench.columns import COLUMNS, count, filled, milliseconds, sort_rows, without_figures
 from fer_deploy.bench.cost import ModelCost
-from fer_deploy.bench.drawing import Label, Scale, place_labels
 from fer_deploy.bench.latency import BatchRate, Block, Parts, Throughput, summarise
-from fer_deploy.bench.markdown import markdown_report
-from fer_deploy.bench.page import html_report
-from fer_deploy.bench.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
+from fer_deploy.bench.pages.columns import COLUMNS, count, filled, milliseconds, sort_rows, without_figures
+from fer_deploy.bench.pages.drawing import Label, Scale, place_labels
+from fer_deploy.bench.pages.html import html_report
+from fer_deploy.bench.pages.markdown import markdown_report
+from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
+from fer_deploy.bench.pages.terminal import WIDTH, render_report
 from fer_deploy.bench.quality import measure_quality
 from fer_deploy.bench.readme import Sources, filled_readme, main, outdated
 from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
-from fer_deploy.bench.table import WIDTH, render_report
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
 

@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 from trained_runs import train_network, write_run
 
 from fer_deploy.cli import cli
-from fer_deploy.contract import check_model_file
 from fer_deploy.ensemble import STUDY_SOURCE
 from fer_deploy.export.parity import PARITY_CASES
 from fer_deploy.export.verify import verify_file
 from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.model.contract import check_model_file
 
 DATA = ["--data", "synthetic:420"]
 

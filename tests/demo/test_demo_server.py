@@ -10,10 +10,10 @@ from types import MappingProxyType
 
 import pytest
 
-from fer_deploy.contract import check_model_file
 from fer_deploy.demo.server import HEADERS, PageServer
 from fer_deploy.demo.site import MEDIA_TYPES, POLICY, Site
 from fer_deploy.errors import UnavailableError
+from fer_deploy.model.contract import check_model_file
 
 FILES = {"index.html": b"<!doctype html>", "page.js": b"let x;", "model.onnx": b"\x08\x08" * 5000}
 

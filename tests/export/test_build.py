@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from fer_deploy.contract import IR_VERSION, OPSET_VERSION
 from fer_deploy.errors import ExportError
 from fer_deploy.export.build import build_model
 from fer_deploy.export.engine import run_whole, session_of
@@ -21,6 +20,7 @@ from fer_deploy.export.export import ExportedFile, Plan
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.faces.synthetic import colour_faces
+from fer_deploy.model.contract import IR_VERSION, OPSET_VERSION
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [(1, 48, 48), (7, 48, 48), (64, 48, 48), (1, 1, 1), (3, 37, 53), (2, 224, 224), (1, 1500, 2000)]

@@ -13,10 +13,10 @@ import torch
 from trained_runs import train_network, write_run
 
 from fer_deploy import Recognizer
-from fer_deploy.contract import check_model_file
 from fer_deploy.export.export import export_plan, plan_ensemble, plan_run
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.model.contract import check_model_file
 from fer_deploy.training.run import Run
 from fer_deploy.training.targets import with_ferplus_labels
 

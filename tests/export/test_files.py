@@ -17,7 +17,6 @@ from trained_runs import train_network, write_run
 import fer_deploy
 from fer_deploy.bench.engines.pytorch import build_classifier
 from fer_deploy.bench.subjects import find_subjects
-from fer_deploy.contract import check_model_file
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import STUDY_SOURCE, weighted_average
 from fer_deploy.errors import ExportError, ParityError, RunError
@@ -35,6 +34,7 @@ from fer_deploy.export.manifest import record_file
 from fer_deploy.export.parity import PARITY_CASES, Reference, pictures_of
 from fer_deploy.export.reproduce import parity_of_file, plan_of_file
 from fer_deploy.faces import Dataset
+from fer_deploy.model.contract import check_model_file
 from fer_deploy.recognizer import Recognizer
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from fer_deploy.contract import OUTPUT_NAME
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.export.passes.edit import keep
+from fer_deploy.model.contract import OUTPUT_NAME
 
 MEMBER_PREFIX = "member_"
 """A value named this and a number holds the probabilities of that member."""

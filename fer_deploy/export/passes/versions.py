@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from fer_deploy.contract import IR_VERSION, OPSET_VERSION
 from fer_deploy.errors import ExportError
+from fer_deploy.model.contract import IR_VERSION, OPSET_VERSION
 
 
 def set_versions(model: onnx.ModelProto) -> onnx.ModelProto:

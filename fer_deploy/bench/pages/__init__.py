@@ -1,0 +1,1 @@
+"""The report as people read it: in a terminal, as Markdown and as a page."""

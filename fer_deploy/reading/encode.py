@@ -1,0 +1,81 @@
+"""Write frames as a video file, through PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from fer_deploy.errors import DataError
+from fer_deploy.files import replacing
+from fer_deploy.pictures import Pixels, shown
+from fer_deploy.reading.decode import load_av
+
+_TICKS = 90_000  # a second, as video containers count it
+
+
+class VideoWriter:
+    """Takes frames with their times. Made by `writing_video`."""
+
+    def __init__(self, container: Any, av: Any, rate: Fraction) -> None:
+        self._container, self._av, self._rate = container, av, rate
+        self._stream: Any = None
+        self._last = -1
+
+    def write(self, pixels: Pixels, time_s: float) -> None:
+        """Append one frame.
+
+        Args:
+            pixels: uint8 (height, width, 3); all frames of one size; an odd last row or column is cut off, since video
+                stores colour for blocks of two by two.
+            time_s: when it is shown, in seconds, later than the frame before; one that is not is moved just after it.
+        """
+        height, width = (side - side % 2 for side in pixels.shape[:2])
+        if self._stream is None:
+            self._stream = self._start(width, height)
+        frame = self._av.VideoFrame.from_ndarray(pixels[:height, :width].copy(), format="rgb24")
+        self._last = max(self._last + 1, round(time_s * _TICKS))
+        frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+
+    def _start(self, width: int, height: int) -> Any:
+        options = {"crf": "20", "preset": "veryfast"}
+        try:
+            stream = self._container.add_stream("libx264", rate=self._rate, options=options)
+        except Exception:  # a build without it
+            stream = self._container.add_stream("mpeg4", rate=self._rate)
+            stream.bit_rate = 4_000_000
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _TICKS)
+        return stream
+
+
+@contextmanager
+def writing_video(path: Path, *, frames_per_s: Fraction) -> Iterator[VideoWriter]:
+    """Give a writer for an MP4 file without sound, which is there, whole, when the block ends well.
+
+    Args:
+        path: the file.
+        frames_per_s: about how many frames a second will come.
+
+    Raises:
+        UnavailableError: PyAV is not installed.
+        DataError: the file cannot be encoded or written.
+    """
+    av = load_av()
+    with replacing(path) as temporary:
+        try:
+            container = av.open(str(temporary), mode="w", format="mp4", options={"movflags": "+faststart"})
+            with container:
+                writer = VideoWriter(container, av, frames_per_s)
+                yield writer
+                writer.finish()
+        except av.error.FFmpegError as error:
+            raise DataError(f"{shown(path)}: cannot be encoded: {' '.join(str(error).split())[:200]}") from error

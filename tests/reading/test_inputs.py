@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fer_deploy.errors import DataError
+from fer_deploy.reading.inputs import find_inputs, read_names
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.PNG", "notes.txt", "deep/er/c.webp", "deep/clip.MP4", "deep/README"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(*words: str) -> list[str]:
+    return [source.name for source in find_inputs(words).sources]
+
+
+def test_a_folder_is_searched_with_its_subfolders_in_order(folder: Path) -> None:
+    found = find_inputs(["."])
+    assert [source.name for source in found.sources] == ["a.PNG", "b.jpg", "deep/clip.MP4", "deep/er/c.webp"]
+    assert found.others == 2
+    assert [source.is_video for source in found.sources] == [False, False, True, False]
+    assert [str(source.place) for source in find_inputs(["deep"]).sources] == ["clip.MP4", "er/c.webp"]
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_ending(folder: Path) -> None:
+    assert names("notes.txt", "absent.jpg") == ["notes.txt", "absent.jpg"]
+
+
+def test_each_file_comes_once(folder: Path) -> None:
+    assert names("b.jpg", "./b.jpg", ".", "*.jpg") == ["b.jpg", "a.PNG", "deep/clip.MP4", "deep/er/c.webp"]
+
+
+def test_patterns_are_for_shells_that_do_not_expand_them(folder: Path) -> None:
+    assert names("*.jpg") == ["b.jpg"]
+    assert names("**/*.webp") == ["deep/er/c.webp"]
+    assert names(f"{folder}/[ab].*") == [f"{folder}/a.PNG", f"{folder}/b.jpg"]
+    (folder / "[x].jpg").write_bytes(b"x")  # a name that looks like a pattern is a name when it is there
+    assert names("[x].jpg") == ["[x].jpg"]
+
+
+def test_what_names_nothing_is_a_problem_of_one_line(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    found = find_inputs(["empty", "*.tiff", "b.jpg"])
+    assert found.problems == (
+        "empty: no picture or video in this folder",
+        "*.tiff: no file matches this pattern",
+    )
+    assert [source.name for source in found.sources] == ["b.jpg"]
+
+
+def test_a_folder_to_leave_out_is_left_out_of_a_folder_that_is_searched(folder: Path) -> None:
+    def found(*words: str, leave_out: str) -> list[str]:
+        return [source.name for source in find_inputs(words, leave_out=[Path(leave_out)]).sources]
+
+    assert found(".", leave_out="deep/er") == ["a.PNG", "b.jpg", "deep/clip.MP4"]
+    assert found(".", leave_out=str(folder / "deep")) == ["a.PNG", "b.jpg"]
+    assert found(".", leave_out="er") == names(".")
+    assert found("deep/er", leave_out="deep/er") == ["deep/er/c.webp"], "named, it is read"
+
+
+def test_loops_of_links_end(folder: Path) -> None:
+    (folder / "deep" / "loop").symlink_to(folder)
+    (folder / "x.jpg").symlink_to("x.jpg")
+    assert names(".") == ["a.PNG", "b.jpg", "x.jpg", "deep/clip.MP4", "deep/er/c.webp"]
+
+
+def test_standard_input_is_a_source(folder: Path) -> None:
+    (source,) = find_inputs(["-"]).sources
+    assert source.is_standard_input
+    assert not find_inputs(["./-"]).sources[0].path.is_dir()
+
+
+def test_an_unreadable_folder_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_inputs(["."])
+    assert [source.name for source in found.sources] == ["a.PNG", "b.jpg"]
+    assert found.problems == ("./deep: cannot be searched: Permission denied",)
+
+
+def test_names_too_long_or_in_a_locked_folder_are_left_to_their_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.stat
+
+    def refuse(path: str, **options: object) -> os.stat_result:
+        if "locked" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    words = ["x" * 300, "locked/a.jpg", "b.jpg"]
+    assert names(*words) == words
+
+
+def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    with open(raw, "wb") as file:  # noqa: PTH123  (a name of bytes)
+        file.write(b"x")
+    (source,) = find_inputs([tmp_path]).sources
+    assert source.name.endswith("caf\\xe9.jpg")
+    assert source.path.read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a.jpg\nb c.jpg\n", ["a.jpg", "b c.jpg"]),
+        (b"a.jpg\r\n\r\nb.jpg", ["a.jpg", "b.jpg"]),
+        (b"a\nb.jpg\0c.jpg\0", ["a\nb.jpg", "c.jpg"]),
+        (b"caf\xe9.jpg\n", [os.fsdecode(b"caf\xe9.jpg")]),
+    ],
+)
+def test_lists_of_names(content: bytes, expected: list[str]) -> None:
+    assert read_names(content) == expected
+
+
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(DataError, match="empty"):
+        read_names(b"\n\n")

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fer_deploy.errors import DataError
+from fer_deploy.reading.journal import Journal
+
+SETTINGS = {"model": "abc", "every": 2}
+
+
+def filled(path: Path) -> Journal:
+    journal = Journal(path, SETTINGS)
+    journal.add("a", {"value": 1})
+    journal.add("b", {"value": 0.1})
+    journal.add("a", {"value": 3})
+    return journal
+
+
+def values(journal: Journal, key: str) -> list[object]:
+    return [entry["value"] for entry in journal.entries(key)]
+
+
+def test_what_was_added_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out.partial"
+    filled(path).close()
+    again = Journal(path, SETTINGS)
+    assert again.discarded == ""
+    assert "a" in again
+    assert "c" not in again
+    assert (values(again, "a"), values(again, "b"), values(again, "c")) == ([1, 3], [0.1], [])
+    again.add("b", {"value": "ü"})
+    assert values(again, "b") == [0.1, "ü"]
+    again.close()
+
+
+def test_an_open_journal_reads_what_it_wrote(tmp_path: Path) -> None:
+    journal = filled(tmp_path / "out.partial")
+    assert values(journal, "a") == [1, 3]
+    journal.add("a", {"value": 4})
+    assert values(journal, "a") == [1, 3, 4]
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_an_entry_that_a_kill_cut_short_is_dropped(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "out.partial"
+    filled(path).close()
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    last_lost = content[-cut:].count(b"\n")
+    again = Journal(path, SETTINGS)
+    assert values(again, "a") == ([1] if last_lost else [1, 3])
+    again.add("c", {"value": 5})
+    again.close()
+    final = Journal(path, SETTINGS)
+    assert values(final, "c") == [5]
+
+
+def test_rubbish_at_the_end_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    filled(path).close()
+    with path.open("ab") as file:
+        file.write(b"\0\0\0\n[1]\n")
+    again = Journal(path, SETTINGS)
+    assert values(again, "a") == [1, 3]
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_other_settings_begin_anew(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    filled(path).close()
+    other = Journal(path, SETTINGS | {"every": 3})
+    assert "other settings" in other.discarded
+    assert values(other, "a") == []
+    other.close()
+    assert "other settings" in Journal(path, SETTINGS).discarded
+
+
+def test_restart_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    filled(path).close()
+    assert Journal(path, SETTINGS, restart=True).discarded == "asked to begin anew"
+    assert Journal(tmp_path / "new.partial", SETTINGS, restart=True).discarded == ""
+
+
+def test_a_foreign_file_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    path.write_text("something else\n")
+    assert Journal(path, SETTINGS).discarded
+
+
+def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    first = filled(path)
+    with pytest.raises(DataError, match="another run is writing"):
+        Journal(path, SETTINGS)
+    assert values(first, "a") == [1, 3]
+    first.close()
+    Journal(path, SETTINGS).close(remove=True)
+    assert not path.exists()

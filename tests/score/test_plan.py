@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fer_deploy.errors import DataError
+from fer_deploy.score.places import Place
+from fer_deploy.score.plan import (
+    PLAN,
+    Plan,
+    check_same,
+    find_kind,
+    make_plan,
+    open_plan,
+    part_name,
+    remove_run,
+)
+from fer_deploy.score.sources import Options
+from score.conftest import PICTURES, some_labels, write_parquet
+
+
+def plan_of(tmp_path: Path, *, kind: str = "parquet", **options: object) -> Plan:
+    return make_plan(
+        Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), kind=kind,
+        options=Options(**options), model="m.onnx", model_sha256="00",  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.parquet", "parquet"), ("b/c.PQ", "parquet"), ("a.tar", "webdataset"), ("a.tgz", "webdataset"),
+     ("b/a.JPG", "images"), ("x.png", "images")],
+)  # fmt: skip
+def test_the_kind_is_found_by_the_first_known_file(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "README").write_text("x")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert find_kind(Place.of(str(tmp_path))) == kind
+    assert find_kind(Place.of(str(tmp_path / name))) == kind
+    assert find_kind(Place.of(str(tmp_path)), asked="images") == "images"
+
+
+def test_where_there_is_nothing_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent: no such file or folder"):
+        find_kind(Place.of(str(tmp_path / "absent")))
+    with pytest.raises(DataError, match=r"no Parquet files, WebDataset shards .* or pictures in it"):
+        find_kind(Place.of(str(tmp_path)))
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        find_kind(Place.of("/dev/null"))
+    with pytest.raises(DataError, match="not an address that is known"):
+        Place.of("gopher://x/y")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.parquet").write_text("damaged")
+    with pytest.raises(DataError, match=r"nothing to score as parquet: .*a\.parquet: not a Parquet file, or damaged"):
+        plan_of(tmp_path)
+    assert open_plan(Place.of(str(tmp_path / "out"))) is None, "a plan that failed is not there"
+
+
+def test_a_plan_is_read_back_as_it_was_made(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", some_labels(250))
+    (tmp_path / "in" / "b.parquet").write_text("damaged")
+    plan = plan_of(tmp_path, rows_per_part=100, keep=("number",))
+    again = open_plan(Place.of(str(tmp_path / "out")))
+    assert again == plan
+    assert (plan.parts, plan.rows) == (3, 250)
+    assert len(plan.problems) == 1
+    assert [(part.first, part.rows) for part in plan.list_parts()] == [(0, 100), (100, 100), (200, 50)]
+
+
+def test_rows_are_unknown_before_shards_are_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / "in" / name).write_bytes(bytes(1024))
+    plan = plan_of(tmp_path, kind="webdataset")
+    assert (plan.parts, plan.rows) == (2, -1)
+
+
+def test_a_list_of_pictures_is_split_without_holding_it(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(25):
+        (tmp_path / "in" / f"{number:02d}.png").write_bytes(PICTURES["happy"])
+    plan = plan_of(tmp_path, kind="images", rows_per_part=10)
+    assert (plan.parts, plan.rows) == (3, 25)
+    assert pq.ParquetFile(tmp_path / "out" / "_plan" / "pictures.parquet").metadata.num_row_groups == 3
+    (tmp_path / "in" / "00a.png").write_bytes(PICTURES["sad"])  # comes too late: the list stands
+    source = plan.source()
+    names = [
+        row["path"] for part in plan.list_parts() for block in source.blocks(part) for row in block.keys.to_pylist()
+    ]
+    assert names == [f"{number:02d}.png" for number in range(25)]
+
+
+def test_another_run_is_not_mixed_in(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
+    plan = plan_of(tmp_path)
+    check_same(plan, input=plan.input, kind="parquet", model_sha256="00", options=Options(block_rows=7))
+    with pytest.raises(DataError, match=r"out holds a run with another model sha256 \(00, not 11\).*--restart"):
+        check_same(plan, model_sha256="11")
+    with pytest.raises(DataError, match=r"another rows per part \(10000, not 5\)"):
+        check_same(plan, options=Options(rows_per_part=5))
+
+
+def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
+    plan = plan_of(tmp_path)
+    path = tmp_path / "out" / PLAN
+    content = json.loads(path.read_text())
+    for text in ("{", json.dumps(content | {"format": 99}), json.dumps({"format": 1}), "[]"):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"cannot be read .*--restart"):
+            open_plan(Place.of(str(tmp_path / "out")))
+    (tmp_path / "out" / "_plan" / "parts.parquet").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="is damaged"):
+        plan.list_parts()
+
+
+def test_removing_a_run_leaves_other_files_alone(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
+    plan = plan_of(tmp_path)
+    out = tmp_path / "out"
+    pq.write_table(pa.table({"x": [1]}), out / part_name(0))
+    (out / f".{part_name(1)}.abc.partial").write_bytes(b"half")
+    (out / ".attempts-00000001").write_text("2")
+    (out / "mine.txt").write_text("keep")
+    remove_run(Place.of(plan.output))
+    assert sorted(path.name for path in out.rglob("*")) == ["_plan", "mine.txt"]
