@@ -128,9 +128,10 @@ def command(
       ferdeploy bench --compare benchmarks/report.json exit 1 when something got worse
     """
     from fer_deploy.bench.compare import Limits, compare_reports
-    from fer_deploy.bench.pages.terminal import render_report, report_console
+    from fer_deploy.bench.pages.terminal import render_report
     from fer_deploy.bench.report import load_report
     from fer_deploy.bench.save import save_pages, save_predictions
+    from fer_deploy.cli.console import report_console
 
     folder = output or workspace / "benchmarks"
     with error_line(on_interrupt="Nothing was written."):
@@ -205,7 +206,7 @@ def measure(
     """Run the benchmark, its progress on stderr."""
     from fer_deploy.bench.adapters import load_adapter
     from fer_deploy.bench.run import QUICK_ROWS, BenchPlan, run_bench
-    from fer_deploy.cli.bench_display import bench_progress
+    from fer_deploy.cli.console import step_progress
 
     plan = BenchPlan(
         names=names,
@@ -219,7 +220,7 @@ def measure(
         adapters=tuple(load_adapter(path) for path in adapters),
         peers=tuple(dict.fromkeys(peers)),
     )
-    with bench_progress() as progress:
+    with step_progress(redraw_alone=False) as progress:
         return run_bench(plan, progress=progress)
 
 

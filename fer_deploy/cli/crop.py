@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from rich.console import Console
 
+from fer_deploy.cli.console import step_progress
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.progress import step_progress
 
 if TYPE_CHECKING:
     from fer_deploy.detection.detector import FaceDetector
@@ -47,7 +46,7 @@ def main(photos: tuple[Path, ...], output: Path) -> None:
             raise DataError("two photos would give a face of one name: name their folder, or cut them out one by one")
         detector = FaceDetector()
         found = there = 0
-        with step_progress(Console(stderr=True)) as report:
+        with step_progress() as report:
             for done, source in enumerate(pictures, 1):
                 if targets[source].exists():
                     there += 1

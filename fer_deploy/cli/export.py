@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fer_deploy.cli.console import report_console, step_progress
 from fer_deploy.cli.options import data_option, open_data, workspace_option
-from fer_deploy.cli.progress import step_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,7 +139,6 @@ def command(
         raise click.UsageError("--name goes with one NAME or one --ensemble")
     if tune_epochs and "int8" not in precisions:
         raise click.UsageError("--tune is for int8: add --precision int8")
-    from fer_deploy.bench.pages.terminal import report_console
     from fer_deploy.cli.errors import error_line
 
     console = report_console()
@@ -171,7 +170,7 @@ def command(
                 raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
         refused: list[ParityError] = []
         files: list[ExportedFile] = []
-        with step_progress(console) as progress:
+        with step_progress(stderr=False) as progress:
             plans: list[Plan] = [plan_run(name, workspace=workspace) for name in chosen]
             plans += [
                 plan_ensemble(

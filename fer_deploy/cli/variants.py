@@ -62,7 +62,7 @@ def _costs(networks: list[Network]) -> dict[str, Cost]:
 def _table(recipes: list[object], workspace: Path) -> None:
     from rich.table import Table
 
-    from fer_deploy.bench.pages.terminal import report_console
+    from fer_deploy.cli.console import report_console
     from fer_deploy.recipes import Recipe
     from fer_deploy.recipes.costs import network_key
     from fer_deploy.training.record import read_record

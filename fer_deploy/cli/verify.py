@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from fer_deploy.cli.console import step_progress
 from fer_deploy.cli.options import data_option, open_data, workspace_option
-from fer_deploy.cli.progress import step_progress
 
 EPILOG = """\b
 Examples:
@@ -46,7 +46,7 @@ def command(context: click.Context, files: tuple[Path, ...], data: str | None, w
 
         dataset = open_data(data, workspace=workspace)
         for path in files:
-            with step_progress(console) as progress:
+            with step_progress(stderr=False) as progress:
                 found = verify_file(path, workspace=workspace if given else None, data=dataset, progress=progress)
             console.print(f"[bold]{escape(str(path))}[/]", highlight=False)
             for check in found.checks:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -51,12 +50,6 @@ def render_report(report: Report, *, width: int = WIDTH, by: SortKey = "accuracy
     if rows:
         parts.append(Text(_legend(report, rows), style="dim"))
     return Group(*parts)
-
-
-def report_console() -> Console:
-    """A console for a table: the terminal's width or $COLUMNS, WIDTH where there is neither."""
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH, highlight=False)
 
 
 def _table(report: Report, rows: Sequence[Row], *, width: int, by: SortKey) -> Table:
