@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 APPS := $(VENV)/.apps
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint bench bench-compare bench-training clean
+.PHONY: help setup quickstart test docs lint bench bench-compare bench-training clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ quickstart: $(READY)  ## Train, export, verify and bench two small networks on d
 
 test: $(READY) $(APPS)  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+docs: $(READY)  ## Build the documentation site into build/site; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
