@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from readme import Sources, filled_readme, main, outdated
 from rich.console import Console
 
 from fer_deploy.bench.cost import ModelCost
@@ -22,7 +23,6 @@ from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
 from fer_deploy.bench.pages.terminal import WIDTH, render_report
 from fer_deploy.bench.quality import measure_quality
-from fer_deploy.bench.readme import Sources, filled_readme, main, outdated
 from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError

@@ -1,4 +1,4 @@
-"""A load test of the service on this machine: `python -m fer_deploy.serve.load`.
+"""A load test of the service on this machine: `python benchmarks/service_load.py`.
 
 It starts `ferdeploy serve` on a free port of the loopback, and measures in one run, on the same encoded pictures:
 direct calls of `Recognizer`; requests by few and by many clients; more requests than the service can take; and, where
@@ -25,6 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
+from drawn_faces import encoded_faces
 
 from fer_deploy.errors import MeasurementError
 from fer_deploy.recognizer import Recognizer
@@ -55,20 +56,6 @@ class Measured:
     requests: int
     statuses: dict[str, int] = field(default_factory=dict)
     refusal_p99_ms: float = float("nan")
-
-
-def pictures(count: int, *, seed: int = 0) -> list[bytes]:
-    """Encoded synthetic faces: JPEG, 48x48, grey, as a face camera would send."""
-    from PIL import Image
-
-    from fer_deploy.faces.synthetic import synthetic_faces
-
-    found: list[bytes] = []
-    for image in synthetic_faces(count, seed=seed).images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
 
 
 def measure_direct(
@@ -319,7 +306,7 @@ def main(
     if soak_only and not soak:
         raise click.UsageError("--soak-only needs --soak SECONDS")
     count = threads or usable_cores()
-    contents = pictures(256)
+    contents = encoded_faces(256)
     rows = [] if soak_only else _side_by_side(model, contents, threads=count, seconds=seconds)
     samples: list[float] = []
     if soak:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import score_kills
 
 from fer_deploy import EMOTIONS, Recognizer
-from fer_deploy.score import trial
 from score.conftest import read_output
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the trial finds processes in /proc alone")
@@ -21,7 +21,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="th
 
 @needs_proc
 def test_killed_and_taken_up_again_each_row_is_there_once(tmp_path: Path, model: Path) -> None:
-    command = [sys.executable, "-m", "fer_deploy.score.trial", "--model", str(model), "--rows", "4000"]
+    command = [sys.executable, score_kills.__file__, "--model", str(model), "--rows", "4000"]
     command += ["--rows-per-part", "50", "--folder", str(tmp_path), "--json", str(tmp_path / "trial.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -34,15 +34,15 @@ def test_killed_and_taken_up_again_each_row_is_there_once(tmp_path: Path, model:
 
 @needs_proc
 def test_whole_runs_are_timed(tmp_path: Path, model: Path) -> None:
-    trial.write_input(tmp_path / "in", 300)
+    score_kills.write_input(tmp_path / "in", 300)
     command = [sys.executable, "-m", "fer_deploy", "score", str(tmp_path / "in"), str(tmp_path / "out")]
-    timed = trial.time_run([*command, "--model", str(model)], workers=1)
+    timed = score_kills.time_run([*command, "--model", str(model)], workers=1)
     assert (timed.workers, timed.rows) == (1, 300)
     assert timed.rows_per_second == pytest.approx(300 / timed.seconds)
 
 
 def test_what_is_lost_doubled_or_wrong_is_counted(tmp_path: Path, recognizer: Recognizer) -> None:
-    contents = trial.write_input(tmp_path / "in", 40, different=5)
+    contents = score_kills.write_input(tmp_path / "in", 40, different=5)
     expected = np.array([list(face.probabilities.values()) for face in recognizer.predict(contents)], np.float32)
 
     def write(numbers: list[int]) -> None:
@@ -52,10 +52,10 @@ def test_what_is_lost_doubled_or_wrong_is_counted(tmp_path: Path, recognizer: Re
         pq.write_table(pa.table(table), tmp_path / "part-0.parquet")
 
     write(list(range(40)))
-    assert trial.count_output(tmp_path, 40, expected, EMOTIONS) == trial.Counted(40, 0, 0, 0)
+    assert score_kills.count_output(tmp_path, 40, expected, EMOTIONS) == score_kills.Counted(40, 0, 0, 0)
     write([*range(1, 40), 7, 7, 8])
-    assert trial.count_output(tmp_path, 40, expected, EMOTIONS) == trial.Counted(42, 1, 3, 0)
+    assert score_kills.count_output(tmp_path, 40, expected, EMOTIONS) == score_kills.Counted(42, 1, 3, 0)
     expected[3] = np.roll(expected[3], 1)
     write(list(range(40)))
     expected[3] = np.roll(expected[3], -1)
-    assert trial.count_output(tmp_path, 40, expected, EMOTIONS) == trial.Counted(40, 0, 0, 8)
+    assert score_kills.count_output(tmp_path, 40, expected, EMOTIONS) == score_kills.Counted(40, 0, 0, 8)

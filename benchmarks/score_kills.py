@@ -1,4 +1,4 @@
-"""A run that is killed, and what is left of it: `python -m fer_deploy.score.trial`.
+"""A run that is killed, and what is left of it: `python benchmarks/score_kills.py`.
 
 It writes a data set of drawn faces, starts `ferdeploy score` on it, kills a worker with signal 9, then the driver, and
 gives the same command again. Then it counts: each row of the input must be in the output once, with the answer that
@@ -8,7 +8,6 @@ Needs Linux: it finds Ray's processes in /proc.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -27,6 +26,7 @@ import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from drawn_faces import encoded_faces
 from numpy.typing import NDArray
 
 from fer_deploy.errors import MeasurementError, UnavailableError
@@ -105,15 +105,7 @@ def write_input(folder: Path, rows: int, *, different: int = 2000, seed: int = 0
     Returns:
         The different pictures; row i holds number i modulo their count.
     """
-    from PIL import Image
-
-    from fer_deploy.faces.synthetic import synthetic_faces
-
-    contents: list[bytes] = []
-    for image in synthetic_faces(min(different, rows), seed=seed).images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", quality=90)
-        contents.append(buffer.getvalue())
+    contents = encoded_faces(min(different, rows), seed=seed)
     folder.mkdir(parents=True)
     for first in range(0, rows, _FILE_ROWS):
         numbers = range(first, min(rows, first + _FILE_ROWS))

@@ -1,7 +1,7 @@
 """Put the published report's tables into the README, and its plots beside the report.
 
-    python -m fer_deploy.bench.readme            rewrite README.md and benchmarks/*.svg from benchmarks/report.json
-    python -m fer_deploy.bench.readme --check    exit 1, naming the files, where they do not agree with the report
+    python benchmarks/readme.py            rewrite README.md and benchmarks/*.svg from benchmarks/report.json
+    python benchmarks/readme.py --check    exit 1, naming the files, where they do not agree with the report
 
 A block of the README lies between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between is replaced. The
 blocks are `results` (models and other packages), `engines` (what computes them), `study` (beside the study's rows,
@@ -243,7 +243,7 @@ def main(arguments: Sequence[str], *, folder: Path = Path()) -> int:
         if "--check" in arguments:
             stale = outdated(folder)
             for path in stale:
-                print(f"{path} does not agree with the report: run python -m fer_deploy.bench.readme", file=sys.stderr)
+                print(f"{path} does not agree with the report: run python benchmarks/readme.py", file=sys.stderr)
             return 1 if stale else 0
         for path, wanted in derived_files(folder).items():
             write_text(path, wanted)
