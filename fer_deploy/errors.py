@@ -19,6 +19,11 @@ A message says what is wrong, where (file, row, key), and what to do about it.
 
 from __future__ import annotations
 
+import unicodedata
+
+_NOT_PRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's control, format and surrogate characters and its line and paragraph separators: terminals obey them."""
+
 
 def install(extra: str) -> str:
     """What to type where a part of the package needs more than is installed.
@@ -29,18 +34,33 @@ def install(extra: str) -> str:
     return f"pip install 'fer-deploy[{extra}]' (in a clone: pip install '.[{extra}]')"
 
 
+def printable(text: str) -> str:
+    """Escape the characters that move a terminal's cursor, reorder its text or cannot be encoded.
+
+    >>> printable("café \\x1b[2J\\n")
+    'café \\\\x1b[2J\\\\x0a'
+    """
+    if text.isprintable():
+        return text
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in _NOT_PRINTABLE else c for c in text)
+
+
 def one_line(error: BaseException | str, *, limit: int = 200) -> str:
-    """An error's text as one line of at most `limit` characters; its class where it has no text.
+    """An error's text as one printable line of at most `limit` characters; its class where it has no text.
 
     >>> one_line(ValueError("bad\\n  value"))
     'bad value'
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = printable(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 class FerDeployError(Exception):
-    """Base of all errors raised on purpose. `str(error)` is one line, fit to be shown to a user."""
+    """Base of all errors raised on purpose. `str(error)` is one line, safe to print to a terminal."""
+
+    def __str__(self) -> str:
+        # Names, values and other libraries' texts in it come from outside: they may hold lines and control characters.
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class DataError(FerDeployError):

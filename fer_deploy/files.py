@@ -1,15 +1,43 @@
-"""Files that are whole or absent: everything is written under a temporary name, synced, and moved into place."""
+"""Reading and writing files safely, and walking through folders: one place for the rules that every command follows.
+
+Written files are whole or absent: everything goes to a temporary name, is synced, and is moved into place. Files that a
+user names are opened without blocking on pipes and are read up to a limit. Folders are searched by one rule, `walk`.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
+
+from fer_deploy.errors import DataError, FerDeployError, RecipeError, RunError, one_line, printable
+
+AnyPath = str | bytes | os.PathLike[Any]
+"""A path, of text or of bytes: names of files need not be UTF-8."""
+
+MAXIMUM_TEXT_BYTES = 64 * 1024 * 1024
+"""Larger JSON and TOML files are refused before they are read."""
+
+
+def shown(path: AnyPath) -> str:
+    """A file's name as one printable line: bytes that are not UTF-8 and control characters become escapes.
+
+    >>> shown("a photo.jpg")
+    'a photo.jpg'
+    >>> shown(b"caf\\xe9\\n.jpg")
+    'caf\\\\xe9\\\\x0a.jpg'
+    """
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 @contextmanager
@@ -90,3 +118,371 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployError] = DataError) -> BinaryIO:
+    """Open a regular file for reading. Never blocks on a named pipe, and refuses pipes, devices and folders.
+
+    Args:
+        path: the file; links are followed.
+        what: what the file should be, for the error ("a folder, not a model").
+        error: the class of error to raise.
+
+    Raises:
+        FerDeployError: of class `error`: no such file, not a regular file, or not readable.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError) as cause:
+        raise error(f"{shown(path)}: {_why_not_opened(cause, path)}") from cause
+    # The open file is examined, not the path: what the path names may change in between.
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise error(f"{shown(path)}: {_kind_of_file(mode)}, not a {what}")
+    return os.fdopen(descriptor, "rb")
+
+
+def check_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployError] = DataError) -> None:
+    """Make sure that a path is a readable regular file that is not empty. Never blocks.
+
+    Raises:
+        FerDeployError: of class `error`, as `open_regular`, or the file is empty.
+    """
+    with open_regular(path, what=what, error=error) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise error(f"{shown(path)}: the file is empty (0 bytes)")
+
+
+def read_file(
+    path: AnyPath, *, maximum_bytes: int, what: str = "file", error: type[FerDeployError] = DataError
+) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        path: the file.
+        maximum_bytes: a larger file is refused. One that grows while it is read is never read further than this.
+        what: what the file should be, for the error.
+        error: the class of error to raise.
+
+    Raises:
+        FerDeployError: of class `error`, as `open_regular`, or the file is empty or larger than `maximum_bytes`.
+    """
+    with open_regular(path, what=what, error=error) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > maximum_bytes:
+            raise error(
+                f"{shown(path)}: {_mebibytes(size)}, more than the {_mebibytes(maximum_bytes)} that a {what} may have"
+            )
+        try:
+            content = file.read(size + 1)
+            if len(content) > size:  # it grew, or states no size, as files of /proc do
+                content += file.read(maximum_bytes + 1 - len(content))
+        except OSError as cause:
+            raise error(f"{shown(path)}: cannot be read: {cause.strerror or cause}") from cause
+    if not content:
+        raise error(f"{shown(path)}: the file is empty (0 bytes)")
+    if len(content) > maximum_bytes:
+        raise error(f"{shown(path)}: more than the {_mebibytes(maximum_bytes)} that a {what} may have")
+    return content
+
+
+def read_text(
+    path: AnyPath,
+    *,
+    what: str = "text file",
+    error: type[FerDeployError] = DataError,
+    maximum_bytes: int = MAXIMUM_TEXT_BYTES,
+) -> str:
+    """A UTF-8 file's text, without the byte order mark that some editors put first.
+
+    Raises:
+        FerDeployError: of class `error`, as `read_file`, or the file is not UTF-8.
+    """
+    return _decoded(read_file(path, maximum_bytes=maximum_bytes, what=what, error=error), shown(path), error)
+
+
+def read_json(
+    path: AnyPath, *, what: str, error: type[FerDeployError] = RunError, maximum_bytes: int = MAXIMUM_TEXT_BYTES
+) -> Any:
+    """The value in a JSON file. Its type is for the caller to check: it may be a list or a number.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the error ("run record").
+        error: the class of error to raise.
+        maximum_bytes: a larger file is refused.
+
+    Raises:
+        FerDeployError: of class `error`, as `read_file`, or the file is not UTF-8, not JSON, nested too deep, or holds
+            NaN or an infinity, which are not JSON.
+    """
+    content = read_file(path, maximum_bytes=maximum_bytes, what=what, error=error)
+    return parse_json(content, source=shown(path), what=what, error=error)
+
+
+def parse_json(content: str | bytes, *, source: str, what: str, error: type[FerDeployError] = RunError) -> Any:
+    """As `read_json`, for JSON in memory; `source` names it in errors."""
+    text = _decoded(content, source, error) if isinstance(content, bytes) else content
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise error(f"{source}: damaged {what}: its values are nested too deep") from None
+    except ValueError as cause:  # also of int(), for thousands of digits
+        raise error(f"{source}: damaged {what}: not JSON: {one_line(cause)}") from cause
+
+
+def read_toml(
+    path: AnyPath, *, what: str, error: type[FerDeployError] = RecipeError, maximum_bytes: int = MAXIMUM_TEXT_BYTES
+) -> dict[str, Any]:
+    """The table in a TOML file.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the error ("recipe").
+        error: the class of error to raise.
+        maximum_bytes: a larger file is refused.
+
+    Raises:
+        FerDeployError: of class `error`, as `read_file`, or the file is not UTF-8, not TOML or nested too deep.
+    """
+    content = read_file(path, maximum_bytes=maximum_bytes, what=what, error=error)
+    return parse_toml(content, source=shown(path), what=what, error=error)
+
+
+def parse_toml(
+    content: str | bytes, *, source: str, what: str, error: type[FerDeployError] = RecipeError
+) -> dict[str, Any]:
+    """As `read_toml`, for TOML in memory; `source` names it in errors."""
+    text = _decoded(content, source, error) if isinstance(content, bytes) else content
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise error(f"{source}: damaged {what}: its values are nested too deep") from None
+    except ValueError as cause:  # also of int(), for thousands of digits
+        raise error(f"{source}: not a valid {what} in TOML: {one_line(cause)}") from cause
+
+
+_LITTER = frozenset(
+    {
+        # macOS
+        "__macosx", "icon\r", "network trash folder", "temporary items",
+        # Windows
+        "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler",
+        "system volume information",
+        # storage servers: Synology, QNAP
+        "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot",
+        # Linux, Python, Spark and Delta Lake: files that are being written, and logs with files of their own
+        "lost+found", "__pycache__", "_temporary", "_spark_metadata", "_delta_log",
+    }
+)  # fmt: skip
+"""Names, lower case, of files and folders that systems leave among a user's own: thumbnails, deleted files, logs."""
+
+_REMEDIES = {".heic": "save as JPEG", ".heif": "save as JPEG"}
+"""What to do with files that could be read if they were saved otherwise."""
+
+_LISTED_REASONS = 12
+"""At most so many kinds of left-out files are named in one line."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is left out of every search by its name: hidden, or litter of the file system.
+
+    >>> is_hidden(".git"), is_hidden("Thumbs.db"), is_hidden("@eaDir"), is_hidden("_MG_0001.JPG")
+    (True, True, True, False)
+    """
+    return name.startswith(".") or name.lower() in _LITTER
+
+
+@dataclass
+class LeftOut:
+    """What a search left out, counted by reason, for a command to print.
+
+    >>> left_out = LeftOut()
+    >>> left_out.add_file("a.HEIC"), left_out.add_file("b.heic"), left_out.add_hidden(".git")
+    (None, None, None)
+    >>> str(left_out)
+    'left out: 2 *.heic (save as JPEG), 1 hidden'
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """How many files or folders were left out for each reason."""
+    problems: list[str] = field(default_factory=list)
+    """One line for each folder that could not be read."""
+
+    def add_file(self, name: str) -> None:
+        """Count a file that is of no kind that is looked for, by its ending."""
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  a name, not a path
+        if not suffix:
+            self.counts["without an ending"] += 1
+            return
+        remedy = f" ({_REMEDIES[suffix]})" if suffix in _REMEDIES else ""
+        self.counts[f"*{printable(suffix)[:20]}{remedy}"] += 1
+
+    def add_hidden(self, name: str) -> None:
+        """Count a file or folder that `is_hidden`."""
+        self.counts["hidden" if name.startswith(".") else printable(name)] += 1
+
+    def __str__(self) -> str:
+        """One line: "left out: 3 *.heic (save as JPEG), 1 hidden"; empty where nothing was left out."""
+        if not self.counts:
+            return ""
+        ordered = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        parts = [f"{count:,} {reason}" for reason, count in ordered[:_LISTED_REASONS]]
+        if rest := ordered[_LISTED_REASONS:]:
+            parts.append(f"{sum(count for _, count in rest):,} of {len(rest):,} other kinds")
+        return f"left out: {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class WalkedFile:
+    """A file that `walk` came to.
+
+    Attributes:
+        name: the path relative to the folder that was walked, `/` between folders. Bytes that are not UTF-8 are
+            surrogates in it, as `os.fsdecode` makes them: `os.fsencode(name)` gives the bytes.
+        entry: the file as the system listed it, for its path and its status.
+    """
+
+    name: str
+    entry: os.DirEntry[str]
+
+    @property
+    def path(self) -> Path:
+        """Where the file is: the folder that was walked, and `name`."""
+        return Path(self.entry.path)
+
+    def status(self) -> os.stat_result | None:
+        """The file's size and times, links followed; None for a link to nothing or to itself."""
+        try:
+            return self.entry.stat()
+        except OSError:
+            return None
+
+
+def walk(
+    folder: AnyPath,
+    left_out: LeftOut,
+    *,
+    suffixes: Collection[str] | None = None,
+    except_in: Iterable[Path] = (),
+) -> Iterator[WalkedFile]:
+    """The files in a folder and its subfolders. Every command that searches a folder searches it by this rule.
+
+    - Names that begin with "." and litter of file systems (`is_hidden`) are left out, whether files or folders. Names
+      that begin with "_" are read: cameras write _MG_0001.JPG. The folder itself may have any name.
+    - Links to folders are followed, after all real subfolders, unless they lead to a folder that contains this one. No
+      folder is entered twice, so that loops of links end and no file is read again under another name.
+    - Links to files are files, and so is a link to nothing: opening it tells why it cannot be read. Named pipes,
+      sockets and devices are left out.
+    - The order is always the same: a folder's files by the bytes of their names, then its subfolders, likewise.
+    - At most one folder's file names are in memory, and the names of the subfolders that wait.
+    - A folder that cannot be read is a line in `left_out.problems`. Whatever else is left out is counted in `left_out`.
+
+    Args:
+        folder: where to begin; a path of text or of bytes.
+        left_out: counts what is left out, while the walk goes on.
+        suffixes: endings, lower case, of the files to give; others are left out. None gives all files.
+        except_in: folders that are not entered, such as those that this command writes to.
+    """
+    refused = {_identity(parent): "link to a folder above" for parent in Path(os.fsdecode(folder)).resolve().parents}
+    refused |= {_identity(place): "folder of results" for place in except_in}
+    entered: set[tuple[int, int]] = set()
+    waiting = [("", os.fsdecode(folder))]
+    links: list[tuple[str, str]] = []
+    while waiting or links:
+        if not waiting:
+            links.sort(key=lambda link: os.fsencode(link[0]), reverse=True)
+            waiting.append(links.pop())
+        prefix, place = waiting.pop()
+        identity = _identity(place)
+        if identity is not None:
+            if identity in refused or identity in entered:
+                left_out.counts[refused.get(identity, "link to a folder that is read already")] += 1
+                continue
+            entered.add(identity)
+        try:
+            with os.scandir(place) as scan:
+                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            left_out.problems.append(f"{shown(place)}: cannot be searched: {error.strerror or error}")
+            continue
+        folders: list[tuple[str, str]] = []
+        for entry in entries:
+            if is_hidden(entry.name):
+                left_out.add_hidden(entry.name)
+                continue
+            kind = _kind_of_entry(entry)
+            if kind == "folder":
+                (links if entry.is_symlink() else folders).append((f"{prefix}{entry.name}/", entry.path))
+            elif kind != "file":
+                left_out.counts[kind] += 1
+            elif suffixes is not None and os.path.splitext(entry.name)[1].lower() not in suffixes:  # noqa: PTH122
+                left_out.add_file(entry.name)
+            else:
+                yield WalkedFile(prefix + entry.name, entry)
+        waiting.extend(reversed(folders))
+
+
+def _identity(folder: AnyPath) -> tuple[int, int] | None:
+    """What makes a folder the same under two names: its device and number; None where it cannot be examined."""
+    try:
+        status = os.stat(folder)  # noqa: PTH116  a path of text or of bytes
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _kind_of_entry(entry: os.DirEntry[str]) -> str:
+    """`folder`, `file`, or the plural of what else it is."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        mode = entry.stat().st_mode
+    except OSError:  # a link to nothing or to itself
+        return "file"
+    return _kind_of_file(mode).removeprefix("a ")
+
+
+def _decoded(content: bytes, source: str, error: type[FerDeployError]) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(f"{source}: not UTF-8 text: byte {cause.start} is 0x{content[cause.start]:02x}") from cause
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB" if size >= 2**20 else f"{size:,} bytes"
+
+
+def _why_not_opened(error: OSError | ValueError, path: AnyPath) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.ELOOP:
+        return "a symbolic link that leads back to itself"
+    if number == errno.ENOENT:
+        return "a symbolic link to nothing" if os.path.islink(path) else "no such file"  # noqa: PTH114
+    if number in (errno.EACCES, errno.EPERM):
+        return "cannot be read: permission denied"
+    if number == errno.ENXIO:
+        return "a socket, not a file"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _kind_of_file(mode: int) -> str:
+    for test, kind in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    ):
+        if test(mode):
+            return kind
+    return "not a regular file"

@@ -6,22 +6,19 @@ reader for ever). Everything that can be wrong with one is a `DataError` of one 
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import re
-import stat
-import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.files import read_file, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,71 +69,6 @@ class Picture:
     frames: int = 1
 
 
-def shown(path: str | bytes | os.PathLike[Any]) -> str:
-    """A file's name as one printable line: bytes that are not UTF-8 and control characters become escapes.
-
-    >>> shown("a photo.jpg")
-    'a photo.jpg'
-    >>> shown(b"caf\\xe9\\n.jpg")
-    'caf\\\\xe9\\\\x0a.jpg'
-    """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cf") else c for c in text)
-
-
-def read_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES, what: str = "picture") -> bytes:
-    """The bytes of a regular file; never blocks on a pipe or a device.
-
-    Raises:
-        DataError: no such file, not a regular file, not readable, empty, or larger than `maximum_bytes`.
-    """
-    name = shown(path)
-    descriptor = _open_regular(path, what)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_size > maximum_bytes:
-            raise DataError(
-                f"{name}: {status.st_size / 2**20:.0f} MiB, more than the "
-                f"{maximum_bytes / 2**20:.0f} MiB that a {what} may have"
-            )
-        try:
-            content = file.read(maximum_bytes + 1)
-        except OSError as error:
-            raise DataError(f"{name}: cannot be read: {error.strerror or error}") from error
-    if not content:
-        raise DataError(f"{name}: the file is empty (0 bytes)")
-    if len(content) > maximum_bytes:  # it grew while being read, or lies about its size as files of /proc do
-        raise DataError(f"{name}: more than the {maximum_bytes / 2**20:.0f} MiB that a {what} may have")
-    return content
-
-
-def check_regular(path: str | os.PathLike[str], *, what: str = "picture") -> None:
-    """Make sure that a path is a regular file with something in it that may be read, without ever blocking on it.
-
-    Raises:
-        DataError: no such file, not a regular file, not readable, or empty.
-    """
-    descriptor = _open_regular(path, what)
-    size = os.fstat(descriptor).st_size
-    os.close(descriptor)
-    if not size:
-        raise DataError(f"{shown(path)}: the file is empty (0 bytes)")
-
-
-def _open_regular(path: str | os.PathLike[str], what: str) -> int:
-    name = shown(path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{name}: {_why_not_opened(error, path)}") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise DataError(f"{name}: {_kind_of_file(status.st_mode)}, not a {what} file")
-    return descriptor
-
-
 def read_picture(
     source: str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any],
     *,
@@ -173,7 +105,7 @@ def read_picture(
         if len(content) > maximum_bytes:
             raise DataError(f"{label}: {len(content)} bytes, more than the {maximum_bytes} that a picture may have")
     elif isinstance(source, (str, os.PathLike)):
-        content, label = read_file(source, maximum_bytes=maximum_bytes), name or shown(source)
+        content, label = read_file(source, maximum_bytes=maximum_bytes, what="picture"), name or shown(source)
     else:  # mypy knows the kinds that may come, a caller without it may not
         kind = type(source).__name__  # type: ignore[unreachable]
         raise DataError(f"cannot read a picture from {kind}: give a path, bytes, a Pillow image or an array")
@@ -186,7 +118,7 @@ def read_picture(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{label}: has far more pixels than the {maximum_pixels:,} that a picture may have") from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
-        raise DataError(f"{label}: damaged: {_one_line(error)}") from error
+        raise DataError(f"{label}: damaged: {one_line(error)}") from error
     with image:
         return _from_pillow(image, label, maximum_pixels)
 
@@ -274,7 +206,7 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
     except MemoryError as error:
         raise DataError(f"{name}: {width}x{height} pixels do not fit into memory") from error
     except Exception as error:
-        raise DataError(f"{name}: damaged or truncated: {_one_line(error)}") from error
+        raise DataError(f"{name}: damaged or truncated: {one_line(error)}") from error
     return Picture(pixels, frames)
 
 
@@ -327,32 +259,6 @@ def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:
     return array_to_rgb(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 
 
-def _why_not_opened(error: OSError | ValueError, path: str | os.PathLike[str]) -> str:
-    number = getattr(error, "errno", None)
-    if number == errno.ELOOP:
-        return "a symbolic link that leads back to itself"
-    if number == errno.ENOENT:
-        return "a symbolic link to nothing" if Path(path).is_symlink() else "no such file"
-    if number in (errno.EACCES, errno.EPERM):
-        return "cannot be read: permission denied"
-    if number == errno.ENXIO:
-        return "a socket, not a file"
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def _kind_of_file(mode: int) -> str:
-    for test, kind in (
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    ):
-        if test(mode):
-            return kind
-    return "not a regular file"
-
-
 def _why_not_a_picture(content: bytes) -> str:
     head = content[:512]
     known = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip archive", b"%!": "PostScript"}
@@ -368,7 +274,3 @@ def _why_not_a_picture(content: bytes) -> str:
     if text and all(c.isprintable() or c.isspace() for c in text):
         return "a text file, not a picture"
     return "not a picture, or damaged from its first bytes on"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

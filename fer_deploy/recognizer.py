@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
+from fer_deploy.files import read_file, shown
 from fer_deploy.model.contract import MAXIMUM_BYTES, ModelContract, check_model_bytes
-from fer_deploy.pictures import Pixels, array_to_rgb, read_file, read_picture, shown
+from fer_deploy.pictures import Pixels, array_to_rgb, read_picture
 
 if TYPE_CHECKING:
     import onnxruntime

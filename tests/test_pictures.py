@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
 import struct
 import tracemalloc
 import zlib
@@ -15,7 +14,7 @@ from PIL import Image
 
 from fer_deploy import pictures
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import array_to_rgb, read_file, read_picture, shown
+from fer_deploy.pictures import array_to_rgb, read_picture
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -184,77 +183,15 @@ class TestBadPictures:
         path.write_bytes(encode(Image.fromarray(gradient())))
         with pytest.raises(DataError, match="60x40 pixels, more than the 2,399"):
             read_picture(path, maximum_pixels=60 * 40 - 1)
-        with pytest.raises(DataError, match="MiB that a picture may have"):
+        with pytest.raises(DataError, match="more than the 10 bytes that a picture may have"):
             read_picture(path, maximum_bytes=10)
         assert read_picture(path, maximum_pixels=60 * 40).pixels.shape == (40, 60, 3)
 
 
-class TestThingsThatAreNotFiles:
-    def test_a_named_pipe_does_not_hang(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe.jpg")
-        with pytest.raises(DataError, match=r"pipe\.jpg: a named pipe, not a picture file"):
-            read_picture(tmp_path / "pipe.jpg")
-
-    def test_a_folder_a_device_a_socket(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)  # the path of a socket is short
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind("socket.jpg")
-            for path, words in (
-                (Path(), "a folder"),
-                (Path("/dev/zero"), "a device"),
-                (Path("socket.jpg"), "a socket"),
-            ):
-                with pytest.raises(DataError, match=words):
-                    read_picture(path)
-
-    def test_symbolic_links(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jpg").symlink_to("b.jpg")
-        (tmp_path / "b.jpg").symlink_to("a.jpg")
-        with pytest.raises(DataError, match="leads back to itself"):
-            read_picture(tmp_path / "a.jpg")
-        (tmp_path / "c.jpg").symlink_to("nothing")
-        with pytest.raises(DataError, match="a symbolic link to nothing"):
-            read_picture(tmp_path / "c.jpg")
-        (tmp_path / "real.png").write_bytes(encode(Image.fromarray(gradient())))
-        (tmp_path / "d.png").symlink_to("real.png")
-        assert read_picture(tmp_path / "d.png").pixels.shape == (40, 60, 3)
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-    def test_an_unreadable_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "a.jpg"
-        path.write_bytes(b"x")
-        path.chmod(0)
-        with pytest.raises(DataError, match="permission denied"):
-            read_picture(path)
-
-    def test_permission_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(*_: object, **__: object) -> int:
-            raise PermissionError(13, "Permission denied")
-
-        monkeypatch.setattr(os, "open", refuse)
-        with pytest.raises(DataError, match=r"a\.jpg: cannot be read: permission denied"):
-            read_file(tmp_path / "a.jpg")
-
-    def test_a_file_that_reads_longer_than_it_says(self) -> None:
-        with pytest.raises(DataError, match=r"0 bytes|more than the"):
-            read_file("/proc/self/maps", maximum_bytes=100)
-
-    def test_impossible_names(self) -> None:
-        with pytest.raises(DataError, match="cannot be read"):
-            read_file("a\0b")
-        with pytest.raises(DataError, match="cannot be read"):
-            read_file("a" * 5000)
-
-
-def test_names_are_shown_on_one_line(tmp_path: Path) -> None:
-    assert shown("Grüße 写真.jpg") == "Grüße 写真.jpg"
-    assert shown("a\nb\x1b[31m\u202e.jpg") == "a\\x0ab\\x1b[31m\\x202e.jpg"
-    folder = os.fsencode(tmp_path)
-    name = folder + b"/caf\xe9.jpg"
-    with pytest.raises(DataError) as caught:
-        read_picture(Path(os.fsdecode(name)))
-    assert str(caught.value).endswith("caf\\xe9.jpg: no such file")
-    str(caught.value).encode("utf-8")  # it can be printed
+def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe\.jpg: a named pipe, not a picture"):
+        read_picture(tmp_path / "pipe.jpg")
 
 
 def test_arrays_are_checked_and_made_rgb() -> None:

@@ -69,10 +69,11 @@ def _cut_out(photo: Path, target: Path, detector: FaceDetector) -> bool:
     from PIL import Image
 
     from fer_deploy.faces.dataset import SIZE
-    from fer_deploy.pictures import read_file, read_picture, shown
+    from fer_deploy.files import read_file, shown
+    from fer_deploy.pictures import MAXIMUM_BYTES, read_picture
     from fer_deploy.reading.draw import save
 
-    pixels = read_picture(read_file(photo), name=shown(photo)).pixels
+    pixels = read_picture(read_file(photo, maximum_bytes=MAXIMUM_BYTES, what="picture"), name=shown(photo)).pixels
     boxes = detector.detect(pixels)
     if not boxes:
         return False

@@ -130,13 +130,15 @@ def _output_kind(kind: str | None, output: Path | None) -> str | None:
 
 
 def _find(photos: tuple[Path, ...], files_from: Path | None, *, leave_out: list[Path]) -> Inputs:
-    from fer_deploy.pictures import read_file
+    from fer_deploy.files import read_file
     from fer_deploy.reading.inputs import find_inputs, read_names
 
     words: list[Any] = list(photos)
     if files_from is not None:
         from_stdin = str(files_from) == "-"
-        words += read_names(sys.stdin.buffer.read() if from_stdin else read_file(files_from, what="list"))
+        words += read_names(
+            sys.stdin.buffer.read() if from_stdin else read_file(files_from, maximum_bytes=1 << 28, what="list")
+        )
     return find_inputs(words, leave_out=leave_out)
 
 

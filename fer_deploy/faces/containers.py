@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import shown
+from fer_deploy.files import shown
 
 LARGEST_UNPACKED = 2 << 30
 """Bytes that an archive may unpack to: 2 GiB, seven times FER2013's table."""

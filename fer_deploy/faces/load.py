@@ -26,8 +26,7 @@ from fer_deploy.faces.splits import hold_out
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
 from fer_deploy.faces.table import read_table
 from fer_deploy.faces.tree import Tree, folder_tree, read_tree, tree_key, walk, zip_tree
-from fer_deploy.files import sha256_of
-from fer_deploy.pictures import shown
+from fer_deploy.files import sha256_of, shown
 
 VARIABLE = "FERDEPLOY_DATA"
 """The environment variable that names the data set to use where none is given."""

@@ -24,7 +24,8 @@ from fer_deploy.faces.containers import refuse_bomb
 from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
 from fer_deploy.faces.reading import Reading
 from fer_deploy.faces.splits import split_of
-from fer_deploy.pictures import PICTURE_SUFFIXES, read_file, read_picture, shown
+from fer_deploy.files import read_file, shown
+from fer_deploy.pictures import PICTURE_SUFFIXES, read_picture
 
 LARGEST_PICTURE = 16 << 20
 """Bytes that one picture may have."""
@@ -152,7 +153,7 @@ def folder_tree(folder: Path, names: Iterable[str]) -> Tree | None:
     return find_tree(
         shown(folder.resolve().name or folder),
         names,
-        lambda name: read_file(folder / name, maximum_bytes=LARGEST_PICTURE),
+        lambda name: read_file(folder / name, maximum_bytes=LARGEST_PICTURE, what="picture"),
     )
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SIZE, Dataset, pixel_keys
-from fer_deploy.faces.tree import face_from_picture, walk
-from fer_deploy.pictures import PICTURE_SUFFIXES, read_file, shown
+from fer_deploy.faces.tree import LARGEST_PICTURE, face_from_picture, walk
+from fer_deploy.files import read_file, shown
+from fer_deploy.pictures import PICTURE_SUFFIXES
 
 
 def read_unlabelled(folder: Path, dataset: Dataset) -> NDArray[np.uint8]:
@@ -35,7 +36,9 @@ def read_unlabelled(folder: Path, dataset: Dataset) -> NDArray[np.uint8]:
     found: dict[bytes, None] = {}
     for name in sorted(walk(folder)):
         if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
-            face, _ = face_from_picture(read_file(folder / name), shown(folder / name))
+            face, _ = face_from_picture(
+                read_file(folder / name, maximum_bytes=LARGEST_PICTURE, what="picture"), shown(folder / name)
+            )
             found[face.tobytes()] = None
     kept = [pixels for pixels in found if pixels not in known]
     if not kept:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from fer_deploy.errors import DataError, UnavailableError, install
-from fer_deploy.pictures import Pixels, check_regular, shown
+from fer_deploy.files import check_regular, shown
+from fer_deploy.pictures import Pixels
 
 CONTAINERS = frozenset(
     {"mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "ivf"}

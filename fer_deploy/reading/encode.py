@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import replacing
-from fer_deploy.pictures import Pixels, shown
+from fer_deploy.files import replacing, shown
+from fer_deploy.pictures import Pixels
 from fer_deploy.reading.decode import load_av
 
 _TICKS = 90_000  # a second, as video containers count it

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import PICTURE_SUFFIXES, shown
+from fer_deploy.files import shown
+from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import shown
+from fer_deploy.files import shown
 from fer_deploy.reading.inputs import Source
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.detector import FaceDetector
 from fer_deploy.errors import DataError, FerDeployError
-from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture, shown
+from fer_deploy.files import shown
+from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
 from fer_deploy.reading.inputs import Source
 from fer_deploy.reading.journal import Journal
 from fer_deploy.reading.outputs import Outputs

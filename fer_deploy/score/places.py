@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import replacing, write_bytes
-from fer_deploy.pictures import read_file, shown
+from fer_deploy.files import read_file, replacing, shown, write_bytes
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,7 @@ class Place:
             DataError: it is not there, not a regular file, cannot be read, is empty or larger than `maximum_bytes`.
         """
         if self.is_local:
-            return read_file(os.fsdecode(self._local(name)), maximum_bytes=maximum_bytes)
+            return read_file(os.fsdecode(self._local(name)), maximum_bytes=maximum_bytes, what="picture")
         with self.open(name) as stream:
             content: bytes = stream.read(maximum_bytes + 1)
         if len(content) > maximum_bytes:

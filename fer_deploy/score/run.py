@@ -22,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError, install
+from fer_deploy.files import read_file, shown
 from fer_deploy.model.contract import MAXIMUM_BYTES
-from fer_deploy.pictures import read_file, shown
 from fer_deploy.recognizer import Recognizer, default_model
 from fer_deploy.score.part import PartResult, read_result, score_part
 from fer_deploy.score.places import Place

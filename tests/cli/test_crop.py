@@ -14,7 +14,8 @@ from fer_deploy.cli.crop import main
 from fer_deploy.detection.detector import FaceDetector
 from fer_deploy.faces.synthetic import synthetic_dataset
 from fer_deploy.faces.unlabelled import read_unlabelled
-from fer_deploy.pictures import read_file, read_picture
+from fer_deploy.files import read_file
+from fer_deploy.pictures import read_picture
 
 PHOTO = Path(__file__).parents[1] / "pictures" / "astronaut.jpg"
 
@@ -46,7 +47,7 @@ def test_the_largest_face_of_each_photo_becomes_a_picture(photos: Path, tmp_path
     assert one.shape == two.shape == (48, 48)
     assert np.corrcoef(one.ravel(), two.ravel())[0, 1] > 0.8  # a pixel or two away
     assert abs(one.mean() - two.mean()) < 15  # the large one of the two, not the dark one
-    pixels = read_picture(read_file(PHOTO), name="astronaut").pixels
+    pixels = read_picture(read_file(PHOTO, maximum_bytes=1 << 24), name="astronaut").pixels
     detector = FaceDetector()
     (box,) = detector.detect(pixels)
     grey = np.asarray(Image.fromarray(detector.crop(pixels, box)).convert("L")).astype(float)

@@ -176,8 +176,8 @@ class TestBadVideos:
     def test_pipes_folders_and_absent_files(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe.mp4")
         for path, words in (
-            (tmp_path / "pipe.mp4", "a named pipe, not a video file"),
-            (tmp_path, "a folder, not a video file"),
+            (tmp_path / "pipe.mp4", "a named pipe, not a video"),
+            (tmp_path, "a folder, not a video"),
             (tmp_path / "absent.mp4", "no such file"),
         ):
             with pytest.raises(DataError, match=words):

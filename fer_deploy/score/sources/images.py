@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES, shown
+from fer_deploy.files import shown
+from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.places import Place, WalkNotes
 from fer_deploy.score.sources import Block, Options, Part, Picture
 

@@ -15,7 +15,8 @@ from typing import IO
 import pyarrow as pa
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES, shown
+from fer_deploy.files import shown
+from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.places import Place, WalkNotes
 from fer_deploy.score.sources import Block, Options, Part, Picture, check_unchanged
 
