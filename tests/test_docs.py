@@ -89,5 +89,6 @@ def test_the_python_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.
     for block in blocks:
         exec(block, variables)
     happy, neutral = printed[:2]
-    assert happy.startswith("happy") and neutral.startswith("neutral")
+    assert happy.startswith("happy")
+    assert neutral.startswith("neutral")
     assert variables["probabilities"].shape == (1, 7)
