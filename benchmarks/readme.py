@@ -25,10 +25,10 @@ from fer_deploy.bench.pages.markdown import table, table_of, with_block
 from fer_deploy.bench.pages.plots import cost_plot, latency_plot
 from fer_deploy.bench.quality import Quality
 from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
-from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.errors import FerDeployError, MeasurementError
 from fer_deploy.files import write_text
-from fer_deploy.recipes.load import STUDY_ORDER, load_recipe
+from fer_deploy.recipes import load_recipe
+from fer_deploy.study import STUDY_ROWS, STUDY_VARIANTS
 from fer_deploy.training.run import list_runs
 
 FILE_ENGINE = "ort-cpu"
@@ -155,7 +155,7 @@ def epochs_trained(folder: Path) -> dict[str, str]:
     return {
         run.name: f"{run.record['epochs_run']} of {sum(stage.ran for stage in load_recipe(run.name).stages)}"
         for run in list_runs(folder)
-        if run.name in STUDY_ORDER
+        if run.name in STUDY_VARIANTS
     }
 
 

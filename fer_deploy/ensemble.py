@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from fer_deploy.study import STUDY_ENSEMBLES
 
 Fusion = Literal["wap", "rrf"]
 """`wap`: weighted average of probabilities. `rrf`: reciprocal rank fusion."""
@@ -66,25 +67,6 @@ class Weights:
     def equal(cls, count: int) -> Self:
         """The same share for each of `count` members."""
         return cls((1 / count,) * count, "equal")
-
-
-@dataclass(frozen=True)
-class StudyEnsemble:
-    """A fusion that the study published: its members in order, their weights, how they are fused."""
-
-    members: tuple[str, ...]
-    weights: tuple[float, ...]
-    fusion: Fusion
-
-
-STUDY_ENSEMBLES: Mapping[str, StudyEnsemble] = MappingProxyType(
-    {
-        "A+B+C+D+E": StudyEnsemble(("A", "B", "C", "D", "E"), (0.1, 0.3, 0.1, 0.2, 0.3), "wap"),
-        "B+E": StudyEnsemble(("B", "E"), (0.45, 0.55), "wap"),
-        "B+E.rrf": StudyEnsemble(("B", "E"), (0.55, 0.45), "rrf"),
-    }
-)
-"""The study's own three, by the name that the file gets."""
 
 
 def split_member(name: str) -> tuple[str, bool]:

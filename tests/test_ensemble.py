@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fer_deploy.ensemble import (
-    STUDY_ENSEMBLES,
     STUDY_SOURCE,
     AdaptiveTemperature,
     Weights,
@@ -23,6 +22,7 @@ from fer_deploy.ensemble import (
     search_weights,
     weighted_average,
 )
+from fer_deploy.study import STUDY_ENSEMBLES
 
 
 def _probabilities(members: int, rows: int, *, seed: int = 0) -> list[np.ndarray]:

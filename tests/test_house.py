@@ -25,7 +25,7 @@ FLOORS = (
     ("recipes",),
     ("models",),
     ("faces",),
-    ("pictures", "files", "machine", "errors", "emotions"),
+    ("pictures", "files", "machine", "study", "errors", "emotions"),
 )
 """From the top down; a part imports from its own floor and from those below it."""
 

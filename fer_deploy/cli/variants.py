@@ -65,6 +65,7 @@ def _table(recipes: list[object], workspace: Path) -> None:
     from fer_deploy.cli.console import report_console
     from fer_deploy.recipes import Recipe
     from fer_deploy.recipes.costs import network_key
+    from fer_deploy.study import STUDY_VARIANTS
     from fer_deploy.training.record import read_record
 
     known = [recipe for recipe in recipes if isinstance(recipe, Recipe)]
@@ -77,7 +78,7 @@ def _table(recipes: list[object], workspace: Path) -> None:
         left = heading in ("variant", "what", "init")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "what")
     for recipe in known:
-        cost = costs[network_key(recipe.network)]
+        cost, study = costs[network_key(recipe.network)], STUDY_VARIANTS.get(recipe.name)
         record = workspace / "training" / recipe.name / "run.json"
         here = ""
         if record.exists():
@@ -90,7 +91,7 @@ def _table(recipes: list[object], workspace: Path) -> None:
             recipe.name, *([recipe.title] if described else []),
             f"{cost.gflops:.5f}", _short(cost.parameters), _short(cost.activations),
             str(len(recipe.stages)), initial,
-            f"{recipe.study.accuracy:.2%}" if recipe.study else "", here,
+            f"{study.accuracy:.2%}" if study else "", here,
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -115,10 +116,15 @@ def _show(recipe: object) -> None:
     from fer_deploy.recipes import Recipe
     from fer_deploy.recipes.costs import network_key
     from fer_deploy.recipes.write import recipe_to_toml
+    from fer_deploy.study import STUDY_VARIANTS
 
     assert isinstance(recipe, Recipe)
     cost = _costs([recipe.network])[network_key(recipe.network)]
     head = f"# {cost.gflops:.6f} GFLOPs, {cost.parameters:,} parameters, {cost.activations:,} activations\n"
+    study = STUDY_VARIANTS.get(recipe.name)
+    if study:
+        head += f"# the study: {study.accuracy:.2%} on PrivateTest at {study.gflops:.5f} GFLOPs"
+        head += f" ({study.note})\n" if study.note else "\n"
     text = head + recipe_to_toml(recipe)
     console = Console()
     if console.is_terminal:

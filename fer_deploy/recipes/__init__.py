@@ -1,7 +1,6 @@
 """Recipes: one TOML file a variant, and the typed schema that reads them. Never imports torch."""
 
 from fer_deploy.recipes.load import (
-    STUDY_ORDER,
     apply_settings,
     list_recipes,
     load_recipe,
@@ -19,11 +18,9 @@ from fer_deploy.recipes.schema import (
     Recipe,
     Schedule,
     Stage,
-    Study,
 )
 
 __all__ = [
-    "STUDY_ORDER",
     "Augmentation",
     "Distillation",
     "Loss",
@@ -33,7 +30,6 @@ __all__ = [
     "Recipe",
     "Schedule",
     "Stage",
-    "Study",
     "apply_settings",
     "list_recipes",
     "load_recipe",

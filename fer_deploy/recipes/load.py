@@ -16,20 +16,15 @@ from typing import Any, TypeVar
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes.schema import Recipe
+from fer_deploy.study import STUDY_VARIANTS
 
 T = TypeVar("T")
-
-STUDY_ORDER = (
-    "baseline", "resemotenet", "vgg19", "efficientnet-b1", "mobilenetv3-large", "efficientnetv2-s",
-    "A", "B", "C", "D", "E",
-)  # fmt: skip
-"""The study's eleven variants, in the order of its table."""
 
 
 def list_recipes() -> tuple[str, ...]:
     """Names of the package's recipes: the study's in the order of its table, then ours by name."""
     found = {entry.name.removesuffix(".toml") for entry in _folder().iterdir() if entry.name.endswith(".toml")}
-    return (*(name for name in STUDY_ORDER if name in found), *sorted(found - set(STUDY_ORDER)))
+    return (*(name for name in STUDY_VARIANTS if name in found), *sorted(found - set(STUDY_VARIANTS)))
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -71,6 +66,7 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
 def recipe_from_dict(content: Mapping[str, Any], *, source: str) -> Recipe:
     """Make a recipe from nested dictionaries, as TOML or `recipe_to_dict` give them."""
     content = dict(content)
+    content.pop("study", None)  # records of earlier runs hold the study's figures, which decide nothing about a run
     if "stage" in content:
         content["stages"] = content.pop("stage")
     recipe: Recipe = _build(Recipe, content, source, "")

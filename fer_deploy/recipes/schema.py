@@ -265,18 +265,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Study:
-    """What the study published for this variant, where it is one of the study's."""
-
-    accuracy: float
-    """PrivateTest accuracy, 0 to 1."""
-    gflops: float
-    """fvcore's count, rounded as published."""
-    note: str = ""
-    """What its text leaves out."""
-
-
-@dataclass(frozen=True)
 class Recipe:
     """A variant: everything that decides its weights but the data and the seed."""
 
@@ -301,8 +289,6 @@ class Recipe:
     (Wu and Johnson, 2021): networks learn from turned, cut and mixed ones, and read others."""
     labels: Literal["fer2013", "ferplus"] = "fer2013"
     """`ferplus` trains on the shares of FER+'s votes, and is never scored as FER2013."""
-    study: Study | None = None
-    """The study's own figures."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stage", "needs at least one stage")

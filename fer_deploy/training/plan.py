@@ -9,29 +9,18 @@ from pathlib import Path
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RecipeError
-from fer_deploy.recipes import STUDY_ORDER, Recipe, apply_settings, load_recipe
+from fer_deploy.recipes import Recipe, apply_settings, load_recipe
+from fer_deploy.study import STUDY_ENSEMBLES, STUDY_VARIANTS
 from fer_deploy.training.distill import require_teachers
 from fer_deploy.training.stages import share_budget
 
 DEFAULT_VARIANTS = ("B", "E")
 """What `ferdeploy train` trains when it is given no name: the pair that the study deployed."""
 
-WHOLE_TABLE = (
-    "A",
-    "B",
-    "C",
-    "D",
-    "E",
-    "mobilenetv3-large",
-    "efficientnet-b1",
-    "efficientnetv2-s",
-    "baseline",
-    "resemotenet",
-    "vgg19",
-)
-"""What `all` trains: the study's eleven networks, those that its ensembles need first."""
+_MEMBERS = {member for ensemble in STUDY_ENSEMBLES.values() for member in ensemble.members}
 
-assert set(WHOLE_TABLE) == set(STUDY_ORDER)
+WHOLE_TABLE = tuple(sorted(STUDY_VARIANTS, key=lambda name: (name not in _MEMBERS, STUDY_VARIANTS[name].gflops)))
+"""What `all` trains: the study's eleven networks, its ensembles' members first, then from the cheapest on."""
 
 
 @dataclass(frozen=True)

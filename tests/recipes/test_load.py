@@ -9,7 +9,6 @@ import pytest
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes import (
-    STUDY_ORDER,
     Recipe,
     Schedule,
     Stage,
@@ -22,6 +21,7 @@ from fer_deploy.recipes import (
 )
 from fer_deploy.recipes.load import field_documentation
 from fer_deploy.recipes.write import recipe_to_toml
+from fer_deploy.study import STUDY_VARIANTS
 
 MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
 TAUGHT = 'distillation = { teachers = ["a"], view = "cached", mixup_alpha = 1.0 }\n' + MINIMAL
@@ -85,11 +85,11 @@ def _schedule(schedule: Schedule) -> tuple[object, ...]:
 
 
 def test_the_study_is_whole() -> None:
-    assert set(STUDY_STAGES) == set(STUDY_ORDER)
-    assert list_recipes()[: len(STUDY_ORDER)] == STUDY_ORDER
+    assert set(STUDY_STAGES) == set(STUDY_VARIANTS)
+    assert list_recipes()[: len(STUDY_VARIANTS)] == tuple(STUDY_VARIANTS)
 
 
-@pytest.mark.parametrize("name", STUDY_ORDER)
+@pytest.mark.parametrize("name", STUDY_VARIANTS)
 def test_stages_are_the_studys(name: str) -> None:
     recipe = load_recipe(name)
     told = [
@@ -108,7 +108,6 @@ def test_stages_are_the_studys(name: str) -> None:
     assert {stage.optimiser.decay for stage in recipe.stages} == {"all" if everything else "matrices"}
     half = name in ("efficientnet-b1", "mobilenetv3-large")
     assert {stage.precision for stage in recipe.stages} == {"float16" if half else "float32"}
-    assert recipe.study is not None
 
 
 def test_augmentations_are_the_studys() -> None:

@@ -962,6 +962,7 @@ def test_a_run_older_than_a_key_of_the_schema_is_gone_on_with(
     record = json.loads(path.read_text())
     for stage in record["fingerprint"]["recipe"]["stage"]:
         del stage["patience"]
+    record["fingerprint"]["recipe"]["study"] = {"accuracy": 0.5, "gflops": 0.1}  # earlier versions kept it there
     path.write_text(json.dumps(record))
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
     record["fingerprint"]["recipe"]["stage"][0]["epochs"] = 99

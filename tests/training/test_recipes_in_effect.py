@@ -12,7 +12,8 @@ from torch import nn
 
 from fer_deploy.faces import Dataset
 from fer_deploy.models import build_network
-from fer_deploy.recipes import STUDY_ORDER, Loss, Network, Recipe, Stage, load_recipe
+from fer_deploy.recipes import Loss, Network, Recipe, Stage, load_recipe
+from fer_deploy.study import STUDY_VARIANTS
 from fer_deploy.training import fit
 from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
 from fer_deploy.training.optim import Scheduler, make_optimiser, parameter_groups
@@ -50,7 +51,7 @@ TABLE = {
 
 
 def test_the_table_has_every_stage() -> None:
-    stages = {(name, index) for name in STUDY_ORDER for index in range(len(load_recipe(name).stages))}
+    stages = {(name, index) for name in STUDY_VARIANTS for index in range(len(load_recipe(name).stages))}
     assert set(TABLE) == stages
 
 
@@ -150,7 +151,7 @@ def cut(name: str, epochs: int, batch: int) -> Recipe:
     return dataclasses.replace(recipe, network=network, initialisation="default", stages=stages)
 
 
-@pytest.mark.parametrize("name", STUDY_ORDER)
+@pytest.mark.parametrize("name", STUDY_VARIANTS)
 def test_the_loop_runs_every_stage_as_the_table_says(
     name: str, tmp_path: Path, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,8 +23,8 @@ from fer_deploy.bench.pages.drawing import STYLE
 from fer_deploy.bench.pages.markdown import about, first_answers, p_value
 from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
 from fer_deploy.bench.report import Report, Row, cost_front, latency_front
-from fer_deploy.bench.study import STUDY_ROWS, STUDY_SOURCE
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.study import STUDY_REFERENCE, STUDY_ROWS
 
 
 def html_report(report: Report, *, by: SortKey = "accuracy") -> str:
@@ -64,7 +64,7 @@ def html_report(report: Report, *, by: SortKey = "accuracy") -> str:
             _pairs(report),
         ]
     parts += _calls(rows)
-    parts += ["<h2>The study's figures</h2>", f'<p class="note">{escape(STUDY_SOURCE)}</p>', _study()]
+    parts += ["<h2>The study's figures</h2>", f'<p class="note">{escape(STUDY_REFERENCE)}</p>', _study()]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'

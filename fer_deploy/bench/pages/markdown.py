@@ -21,9 +21,9 @@ from fer_deploy.bench.pages.columns import (
     without_figures,
 )
 from fer_deploy.bench.report import Report, Row, cost_front, latency_front
-from fer_deploy.bench.study import STUDY_ROWS, STUDY_SOURCE
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
+from fer_deploy.study import STUDY_REFERENCE, STUDY_ROWS
 
 
 def markdown_report(report: Report, *, by: SortKey = "accuracy") -> str:
@@ -74,7 +74,7 @@ def study_table() -> str:
         for row in STUDY_ROWS
     ]
     heading = ["study's model", "accuracy %", "GFLOPs", "efficiency", "remark"]
-    return f"{STUDY_SOURCE}\n\n" + table(heading, lines, numeric=[False, True, True, True, False])
+    return f"{STUDY_REFERENCE}\n\n" + table(heading, lines, numeric=[False, True, True, True, False])
 
 
 def table(heading: Sequence[str], lines: Iterable[Sequence[str]], *, numeric: Sequence[bool]) -> str:

@@ -25,9 +25,9 @@ from fer_deploy.bench.pages.drawing import (
 )
 from fer_deploy.bench.quality import CalibrationBin
 from fer_deploy.bench.report import PEER, Report, Row, pareto_front
-from fer_deploy.bench.study import STUDY_ROWS
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import MIRROR
+from fer_deploy.study import STUDY_ROWS
 
 
 @dataclass(frozen=True)
