@@ -1,10 +1,12 @@
-"""Photos, videos and cameras: from files named on a command line to rows and annotated copies.
+"""Read faces in pictures, videos and a camera's stream: from file names to rows, annotated copies and plots.
 
-`inputs` finds the files and `outputs` names their annotated copies. `read` reads each file. `journal` remembers what
-is done, `rows` gives results their columns, `table_files` writes them, and `draw` annotates a picture.
-For videos, `decode` gives frames, `track` follows each face, `smooth` steadies its probabilities, `render` and
-`encode` write an annotated copy, and `plot` draws probabilities over time. `live` reads a camera and shows it in
-`window`.
+* `inputs` finds the files, `outputs` decides where copies go, `read` reads one file after the other.
+* `pictures` reads one picture; `draw` annotates it.
+* `videos` reads one video: `decode` gives its frames, `track` follows each face, `smooth` averages its probabilities.
+  `encode` writes an annotated copy and `plot` draws probabilities over time.
+* `live` reads a camera and shows it in a `window`.
+* `rows` defines the columns of a result, `tables` writes them as JSON, CSV or Parquet, and `journal` remembers on disk
+  what is done, so that a run can be resumed.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""Frames of a video file or camera, through PyAV (FFmpeg's libraries, which its wheels hold).
+"""Decode the frames of a video file with PyAV, whose wheels contain FFmpeg's libraries.
 
-A file is handed to FFmpeg as an open file, and FFmpeg is told to take only containers that hold their frames
-themselves: a playlist named .mp4 cannot make it open other files or addresses.
+FFmpeg gets an open file and a list of permitted containers, all of which hold their frames themselves: a playlist that
+is named .mp4 cannot make it open other files or addresses.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,20 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from fer_deploy.errors import DataError, UnavailableError, install
+from fer_deploy.errors import DataError, UnavailableError, install, one_line
 from fer_deploy.files import check_regular, shown
 from fer_deploy.pictures import Pixels
 
 CONTAINERS = frozenset(
     {"mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "ivf"}
 )
-"""FFmpeg's names of the containers that are read."""
+"""The containers that are read, by FFmpeg's names."""
 
 MAXIMUM_PIXELS = 35_389_440
 """Frames larger than 8192x4320 are refused."""
 
 MAXIMUM_BAD_FRAMES = 100
-"""A video of which this many frames in a row cannot be decoded is given up."""
+"""Reading stops when this many frames in a row cannot be decoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +38,7 @@ class Frame:
     """One frame.
 
     Attributes:
-        number: from 0, counting every frame of the video, those left out as well.
+        number: from 0; frames that `every` and `start` skip are counted.
         time_s: seconds since the first frame.
         pixels: uint8 (height, width, 3), RGB, upright.
     """
@@ -51,13 +50,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What a container says of its video.
+    """What a container states about its video.
 
     Attributes:
-        width: pixels, as stored; a phone's video may have to be turned, which `frames` does.
+        width: pixels, as stored: before rotation, which `frames` applies.
         height: pixels, as stored.
-        frames_per_s: average frames a second; 25 where the file does not say.
-        frames: how many frames there are; None where the file does not say.
+        frames_per_s: average frames per second; 25 if the file does not state it.
+        frames: number of frames; None if the file does not state it.
     """
 
     width: int
@@ -67,14 +66,14 @@ class VideoFacts:
 
 
 class Video:
-    """A video file, opened. Use it in a `with` block; each call of `frames` reads from the start.
+    """An open video file. Use it in a `with` block.
 
     Args:
         path: the file.
 
     Raises:
         UnavailableError: PyAV is not installed.
-        DataError: there is no such file, or it is not a video that can be read.
+        DataError: the file does not exist, or is not a video that can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,24 +82,24 @@ class Video:
         check_regular(path, what="video")
         self._file = path.open("rb")
         try:
-            only = {"format_whitelist": ",".join(sorted(CONTAINERS))}  # before a demuxer opens what the file names
-            self._container = av.open(self._file, mode="r", metadata_errors="replace", options=only)
+            permitted = {"format_whitelist": ",".join(sorted(CONTAINERS))}  # checked before a demuxer opens other files
+            self._container = av.open(self._file, mode="r", metadata_errors="replace", options=permitted)
             if not self._container.streams.video:
                 raise DataError(f"{self._name}: no video in this file")
             self._stream = self._container.streams.video[0]
             if self._stream.codec_context is None:
-                raise DataError(f"{self._name}: its video is of a kind that cannot be decoded here: save it as MP4")
+                raise DataError(f"{self._name}: its video codec cannot be decoded here: save it as MP4")
             self._stream.thread_type = "AUTO"
             self._stream.codec_context.thread_count = min(4, os.cpu_count() or 1)
             self.facts = self._read_facts()
         except DataError:
             self.close()
             raise
-        except Exception as error:  # PyAV raises a class for each of FFmpeg's errors, and ValueError and more
+        except Exception as error:  # PyAV has a class for each of FFmpeg's errors, and raises ValueError and others too
             self.close()
-            why = f"not a video, or damaged: {_reason(error)}"
-            if getattr(error, "errno", None) == errno.EINVAL:  # how FFmpeg refuses what is not on the list
-                why = "not a video file that is read here, or damaged: save it as MP4"
+            why = f"not a video, or damaged: {reason_of(error)}"
+            if getattr(error, "errno", None) == errno.EINVAL:  # how FFmpeg refuses a container that is not permitted
+                why = "not a video in a format that is read here, or damaged: save it as MP4"
             raise DataError(f"{self._name}: {why}") from error
 
     def __enter__(self) -> Video:
@@ -116,12 +115,12 @@ class Video:
         self._file.close()
 
     def frames(self, *, every: int = 1, start: int = 0) -> Iterator[Frame]:
-        """Every `every`th frame whose number is at least `start`; earlier ones are decoded and left out.
+        """Each `every`th frame whose number is at least `start`. Earlier frames are decoded and skipped.
 
-        A damaged frame is left out, as players do; a video cut short ends where it ends.
+        Frames that cannot be decoded are skipped, as players do.
 
         Raises:
-            DataError: nothing could be decoded, or MAXIMUM_BAD_FRAMES in a row could not.
+            DataError: no frame can be decoded, or MAXIMUM_BAD_FRAMES in a row cannot.
         """
         number = good = bad = 0
         first: float | None = None
@@ -151,7 +150,7 @@ class Video:
                 packet = next(packets)
             except StopIteration:
                 return
-            except Exception:  # the container ends in the middle: what came before it is good
+            except Exception:  # the file ends in the middle: the frames before that are good
                 return
             yield packet
 
@@ -176,42 +175,8 @@ class Video:
         return VideoFacts(width, height, Fraction(rate), frames)
 
 
-class Camera:
-    """A camera, opened; `frames` never ends by itself. Use it in a `with` block.
-
-    Args:
-        name: its number from 0, or the system's own name for it.
-
-    Raises:
-        UnavailableError: PyAV is not installed, or there is no such camera.
-    """
-
-    def __init__(self, name: str = "0") -> None:
-        av = load_av()
-        kind, address = _camera_address(name)
-        try:
-            self._container = av.open(address, format=kind, mode="r")
-            self._stream = self._container.streams.video[0]
-        except Exception as error:
-            raise UnavailableError(f"camera {name}: cannot be opened ({address}): {_reason(error)}") from error
-
-    def __enter__(self) -> Camera:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-    def frames(self) -> Iterator[Frame]:
-        """Frames as they come."""
-        first: float | None = None
-        for number, frame in enumerate(self._container.decode(self._stream)):
-            time = frame.time if frame.time is not None else number / 25
-            first = time if first is None else first
-            yield Frame(number, time - first, np.ascontiguousarray(frame.to_ndarray(format="rgb24")))
-
-
 def load_av() -> Any:
-    """PyAV.
+    """Import PyAV.
 
     Raises:
         UnavailableError: it is not installed.
@@ -224,15 +189,6 @@ def load_av() -> Any:
     return av
 
 
-def _camera_address(name: str) -> tuple[str, str]:
-    """FFmpeg's input format and address for a camera on this system."""
-    if sys.platform == "darwin":
-        return "avfoundation", name
-    if sys.platform == "win32":
-        return "dshow", name if name.startswith("video=") else f"video={name}"
-    return "v4l2", f"/dev/video{name}" if name.isdigit() else name
-
-
-def _reason(error: Exception) -> str:
-    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(words).split())[:200]
+def reason_of(error: Exception) -> str:
+    """FFmpeg's own words for an error, without the error number and file name that PyAV adds."""
+    return one_line(getattr(error, "strerror", None) or error)

@@ -1,4 +1,4 @@
-"""Paint what was read onto a picture: a box and a word for each face."""
+"""Annotate a picture: a box and a label for each face."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "neutral": (128, 128, 128),
     }
 )
-"""A colour a label, RGB: Okabe and Ito's palette, which people with colour-blindness can tell apart
+"""RGB colour for each label: Okabe and Ito's palette, which colour-blind people can distinguish
 (https://jfly.uni-koeln.de/color/)."""
 
 _SAVED_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 
 def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[str] = ()) -> Pixels:
-    """A copy of a picture with each face's box, label and probability.
+    """Copy a picture and draw each face's box, label and probability.
 
     Args:
         pixels: uint8 (height, width, 3).
-        faces: what was read; one without a box is the whole picture.
-        names: a word before each label, such as a track's number; none when empty.
+        faces: the results; a face without a box fills the picture.
+        names: a word before each label, such as a track's number; empty for none.
 
     Returns:
         uint8 (height, width, 3).
@@ -52,19 +52,22 @@ def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[st
         colour = COLOURS.get(face.label, (255, 255, 255))
         draw.rectangle(edges, outline=(0, 0, 0), width=line + 1)
         draw.rectangle(edges, outline=colour, width=line)
-        words = f"{names[position]} " if names else ""
-        words += f"{face.label} {face.probability:.0%}"
-        _write(draw, words, edges, colour, (width, height))
+        text = f"{names[position]} " if names else ""
+        text += f"{face.label} {face.probability:.0%}"
+        _write(draw, text, edges, colour, (width, height))
     return np.asarray(image).copy()
 
 
 def saved_as(path: Path) -> Path:
-    """The path itself where its ending is that of a format which `save` writes, else with .png behind it."""
+    """The path that `save` writes to: `path`, with .png appended if its ending names no format that is written."""
     return path if path.suffix.lower() in _SAVED_AS else path.with_name(f"{path.name}.png")
 
 
 def save(path: Path, pixels: Pixels) -> Path:
-    """Save a picture as PNG, or in the format of the path's ending; see `saved_as`, whose path is returned.
+    """Save a picture in the format of the path's ending, or as PNG.
+
+    Returns:
+        The file's path, as `saved_as` gives it.
 
     Raises:
         DataError: the picture cannot be written.
@@ -80,19 +83,20 @@ def save(path: Path, pixels: Pixels) -> Path:
 
 def _write(
     draw: ImageDraw.ImageDraw,
-    words: str,
+    text: str,
     edges: tuple[float, float, float, float],
     colour: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
-    """Words on a plate of the box's colour: above the box, or inside it where there is no room."""
+    """Write text on a plate of the box's colour: above the box, or inside it if there is no room above."""
     width, height = size
     points = min(max(11.0, (edges[2] - edges[0]) / 7), max(11.0, height / 12))
     font = ImageFont.load_default(points)
-    left, top, right, bottom = draw.textbbox((0, 0), words, font=font)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     across, down = right - left + 6, bottom - top + 6
     x = min(max(0.0, edges[0]), max(0.0, width - across))
     y = edges[1] - down if edges[1] >= down else min(max(0.0, edges[1]), max(0.0, height - down))
     draw.rectangle((x, y, x + across, y + down), fill=colour)
+    # Rec. 601 luma decides whether white or black text is easier to read.
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 110
-    draw.text((x + 3 - left, y + 3 - top), words, font=font, fill=(255, 255, 255) if dark else (0, 0, 0))
+    draw.text((x + 3 - left, y + 3 - top), text, font=font, fill=(255, 255, 255) if dark else (0, 0, 0))

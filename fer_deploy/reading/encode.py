@@ -8,16 +8,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import replacing, shown
 from fer_deploy.pictures import Pixels
 from fer_deploy.reading.decode import load_av
 
-_TICKS = 90_000  # a second, as video containers count it
+_TICKS = 90_000  # per second, the usual time base of MPEG containers
 
 
 class VideoWriter:
-    """Takes frames with their times. Made by `writing_video`."""
+    """Encodes frames with their times. Made by `writing_video`."""
 
     def __init__(self, container: Any, av: Any, rate: Fraction) -> None:
         self._container, self._av, self._rate = container, av, rate
@@ -28,9 +28,10 @@ class VideoWriter:
         """Append one frame.
 
         Args:
-            pixels: uint8 (height, width, 3); all frames of one size; an odd last row or column is cut off, since video
-                stores colour for blocks of two by two.
-            time_s: when it is shown, in seconds, later than the frame before; one that is not is moved just after it.
+            pixels: uint8 (height, width, 3); the same size for all frames. An odd last row or column is cut off, since
+                video stores colour for blocks of two by two pixels.
+            time_s: when to show it, in seconds. A time that is not later than the previous frame's is moved just after
+                it.
         """
         height, width = (side - side % 2 for side in pixels.shape[:2])
         if self._stream is None:
@@ -41,7 +42,7 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Write the frames that the encoder has buffered."""
         if self._stream is not None:
             self._container.mux(self._stream.encode(None))
 
@@ -49,7 +50,7 @@ class VideoWriter:
         options = {"crf": "20", "preset": "veryfast"}
         try:
             stream = self._container.add_stream("libx264", rate=self._rate, options=options)
-        except Exception:  # a build without it
+        except Exception:  # this build of FFmpeg lacks it
             stream = self._container.add_stream("mpeg4", rate=self._rate)
             stream.bit_rate = 4_000_000
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -59,11 +60,11 @@ class VideoWriter:
 
 @contextmanager
 def writing_video(path: Path, *, frames_per_s: Fraction) -> Iterator[VideoWriter]:
-    """Give a writer for an MP4 file without sound, which is there, whole, when the block ends well.
+    """Write an MP4 file without sound. It appears, complete, when the block ends without an error.
 
     Args:
         path: the file.
-        frames_per_s: about how many frames a second will come.
+        frames_per_s: the approximate frame rate.
 
     Raises:
         UnavailableError: PyAV is not installed.
@@ -78,4 +79,4 @@ def writing_video(path: Path, *, frames_per_s: Fraction) -> Iterator[VideoWriter
                 yield writer
                 writer.finish()
         except av.error.FFmpegError as error:
-            raise DataError(f"{shown(path)}: cannot be encoded: {' '.join(str(error).split())[:200]}") from error
+            raise DataError(f"{shown(path)}: cannot be encoded: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""Which files are meant by the words on a command line: files, folders, patterns, a list of names."""
+"""Find the files that the words of a command line mean: files, folders, patterns, a list of names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fer_deploy.pictures import PICTURE_SUFFIXES
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
 )
-"""Endings, lower case, of files that are read as videos."""
+"""Endings, in lower case, of files that are read as videos."""
 
 STANDARD_INPUT = "-"
-"""The word that stands for a picture's bytes on standard input."""
+"""The word for a picture on standard input."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Source:
     """One picture or video to read.
 
     Attributes:
-        path: the file; `Path("-")` stands for standard input.
-        place: where its annotated copy goes below an output folder: the path within the folder that was named, or the
-            file's name.
+        path: the file; `Path("-")` is standard input.
+        place: the path of its annotated copy within an output folder: its path within the folder that was named, or
+            the file's name.
     """
 
     path: Path
@@ -41,23 +41,23 @@ class Source:
 
     @property
     def is_video(self) -> bool:
-        """Whether the file is read as a video, by its ending."""
+        """Whether the file is read as a video, judged by its ending."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     @property
     def is_standard_input(self) -> bool:
-        """Whether it is a picture's bytes on standard input."""
+        """Whether this is a picture on standard input."""
         return str(self.path) == STANDARD_INPUT
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was found.
+    """The files that were found.
 
     Attributes:
-        sources: pictures and videos, each once, in the order named; a folder's in the order of their names.
+        sources: pictures and videos, each once, in the order named; those of a folder sorted by name.
         problems: one line for each word that names nothing readable.
-        others: how many files in folders are neither pictures nor videos, by their endings.
+        others: how many files in folders have the ending of neither a picture nor a video.
     """
 
     sources: tuple[Source, ...]
@@ -66,22 +66,17 @@ class Inputs:
 
 
 def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[Path] = ()) -> Inputs:
-    """Find the pictures and videos that are meant.
+    """Find pictures and videos. No file is opened: one that cannot be read is reported when it is read.
 
     Args:
-        words: files (read whatever their ending), folders (searched with their subfolders, symbolic links to folders
-            left alone, so that a loop of them ends), patterns with `*`, `?`, `[...]` and `**` (for shells that do not
-            expand them), or `-`.
-        leave_out: folders that are left alone where they lie in one that is searched, such as those that a run before
-            this one has written its pictures to.
-
-    Returns:
-        What was found. Nothing is opened: a file that cannot be read shows when its turn comes.
+        words: files (read whatever their ending), folders (searched with their subfolders, but not through symbolic
+            links), patterns with `*`, `?`, `[...]` and `**` (for shells that do not expand them), or `-`.
+        leave_out: folders that are not searched when they lie in another, such as the output folders of earlier runs.
     """
     sources: dict[str, Source] = {}
     problems: list[str] = []
     others = 0
-    written = frozenset(folder.resolve() for folder in leave_out)
+    excluded = frozenset(folder.resolve() for folder in leave_out)
 
     def add(path: Path, place: Path) -> None:
         sources.setdefault(os.path.normpath(path), Source(path, place))
@@ -90,7 +85,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[
         path = Path(word)
         if str(word) != STANDARD_INPUT and _is_folder(path):
             before = len(sources)
-            for found in _walk(path, problems, leave_out=written):
+            for found in _walk(path, problems, leave_out=excluded):
                 if found.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
                     add(found, found.relative_to(path))
                 else:
@@ -110,7 +105,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[
 
 
 def read_names(content: bytes) -> Sequence[str]:
-    """File names from a list: one a line, or separated by zero bytes as `find -print0` writes them.
+    """File names from a list: one per line, or separated by zero bytes as `find -print0` writes them.
 
     Raises:
         DataError: the list is empty.
@@ -134,7 +129,7 @@ def _walk(folder: Path, problems: list[str], *, leave_out: frozenset[Path]) -> I
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; False, where `Path.is_dir` raises, of a name too long or in a folder that is locked."""
+    """Whether it is a folder; False for names too long or in a locked folder, for which `Path.is_dir` raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 

@@ -1,33 +1,38 @@
-"""What a long run has done so far, kept on disk, so that a run that was stopped goes on where it stood.
+"""What a long run has done so far, kept on disk, so that a stopped run can be resumed.
 
-One JSON line for each thing done, appended and handed to the operating system at once. A line that a kill cut short is
-dropped when the journal is read. The journal stands beside the output as `<output>.partial` and goes when the output is
-written.
+The journal lies beside the output as `<output>.partial` and is removed when the output is written. It holds one JSON
+line for each thing done, appended and handed to the operating system at once. A last line that a kill cut short is
+dropped when the journal is read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError
+from fer_deploy.recognizer import Recognition
 
 _VERSION = 1
 
 
 class Journal:
-    """An append-only list of JSON objects for one set of settings.
+    """An append-only list of JSON objects that belongs to one set of settings.
 
     Args:
         path: the journal's file.
-        settings: plain values; a journal written with other settings is set aside and a new one begun.
-        restart: begin anew even where there is one.
+        settings: plain values; a journal that was written with other settings is dropped and a new one started.
+        restart: start a new journal in any case.
 
     Attributes:
-        discarded: why a journal that was there is not continued; empty when it is, or when there was none.
+        discarded: why an existing journal was dropped; empty if it was continued or there was none.
+
+    Raises:
+        DataError: another run is writing this journal.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
@@ -36,18 +41,18 @@ class Journal:
         header = {"journal": _VERSION, "settings": json.loads(json.dumps(settings))}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: IO[bytes] = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        self._lock()  # before anything is read: another run may be writing
+        self._lock()  # before anything is read, since another run may be writing
         self._segments: dict[str, list[tuple[int, int]]] = {}
         self._end = 0 if restart else self._read_index(header)
         if not self._end and os.fstat(self._file.fileno()).st_size:
-            self.discarded = "asked to begin anew" if restart else "it was made with other settings or another version"
+            self.discarded = "--restart was given" if restart else "it was made with other settings or another version"
         self._file.truncate(self._end)
         self._file.seek(self._end)
         if not self._end:
             self._write(header)
 
     def add(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Append one entry about `key`; it survives a kill of this process from here on."""
+        """Append an entry for `key`. Once this returns, a kill of the process cannot lose it."""
         start = self._end
         self._write({"key": key, **entry})
         self._note(key, start, self._end)
@@ -56,7 +61,7 @@ class Journal:
         return key in self._segments
 
     def entries(self, key: str) -> Iterator[dict[str, Any]]:
-        """The entries about `key`, oldest first, read from disk one at a time."""
+        """The entries for `key`, oldest first, read from disk one at a time."""
         with self.path.open("rb") as file:
             for start, end in tuple(self._segments.get(key, ())):
                 file.seek(start)
@@ -70,7 +75,7 @@ class Journal:
         self._end += len(line)
 
     def _note(self, key: str, start: int, end: int) -> None:
-        """Remember where entries about `key` lie: entries that follow each other are one segment."""
+        """Remember the position of an entry. Entries that follow each other share one segment: a video has many."""
         segments = self._segments.setdefault(key, [])
         if segments and segments[-1][1] == start:
             segments[-1] = (segments[-1][0], end)
@@ -78,13 +83,13 @@ class Journal:
             segments.append((start, end))
 
     def close(self, *, remove: bool = False) -> None:
-        """Close the file; `remove` it when all it holds has been written elsewhere."""
+        """Close the file, and `remove` it if its contents have been written elsewhere."""
         self._file.close()
         if remove:
             self.path.unlink(missing_ok=True)
 
     def _read_index(self, header: Mapping[str, Any]) -> int:
-        """Find what the journal holds; where its last whole entry ends, 0 when it does not begin with `header`."""
+        """Index the journal; returns where its last complete entry ends, 0 if it does not begin with `header`."""
         start = 0
         for end, entry in self._lines():
             if start == 0 and entry != header:
@@ -95,6 +100,7 @@ class Journal:
         return start
 
     def _lock(self) -> None:
+        # The journal itself is locked and not a file beside it, which would remain when the run is finished.
         if os.name != "posix":
             return
         import fcntl
@@ -105,7 +111,7 @@ class Journal:
             raise DataError(f"{self.path}: another run is writing this output: wait for it, or name another") from error
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(end, entry) of each whole line up to the first that is not JSON."""
+        """(end, entry) for each complete line up to the first that is not a JSON object."""
         end = 0
         with self.path.open("rb") as file:
             for line in file:
@@ -117,3 +123,21 @@ class Journal:
                 if not isinstance(entry, dict):
                     return
                 yield end, entry
+
+
+def pack_faces(faces: Iterable[Recognition]) -> list[list[Any]]:
+    """Faces as plain numbers for a journal: for each its box [left, top, right, bottom, score] or None, and its
+    probabilities in the model's label order."""
+    packed: list[list[Any]] = []
+    for face in faces:
+        box = face.box
+        edges = None if box is None else [box.left, box.top, box.right, box.bottom, box.score]
+        packed.append([edges, list(face.probabilities.values())])
+    return packed
+
+
+def unpack_faces(packed: Iterable[Sequence[Any]], labels: Sequence[str]) -> list[Recognition]:
+    """The inverse of `pack_faces`; `labels` are the model's, in its order."""
+    return [
+        Recognition.from_row(values, labels, box=None if edges is None else Box(*edges)) for edges, values in packed
+    ]

@@ -1,4 +1,4 @@
-"""Where annotated copies and plots go: no two to one place, and none over a file that is to be read."""
+"""Decide where annotated copies and plots go: never two to one place, and never over an input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fer_deploy.reading.inputs import Source
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written of one source besides its rows.
+    """The files written for one source besides its rows.
 
     Attributes:
         copy: the annotated picture or video; None for none.
-        plot: a video's plot; None for none.
+        plot: the plot of a video; None for none.
     """
 
     copy: Path | None = None
@@ -26,14 +26,19 @@ class Outputs:
 
 
 def outputs_of(sources: Sequence[Source], *, draw: Path | None, plot: Path | None) -> dict[Source, Outputs]:
-    """Each source's outputs: annotated copies below the folder `draw`, plots below `plot`, None for none of them.
+    """Choose the outputs of each source. Nothing is written yet.
 
-    A source keeps its place and its name, with an ending behind it where another format is written: clip.mov's copy is
-    clip.mov.mp4, its plot clip.mov.png. Where two would be one file, all sources are placed by their paths as they were
-    named, a/1.jpg and b/1.jpg, and numbered where that does not tell them apart either. Nothing is written yet.
+    A copy keeps the source's path within its folder, and its name. An ending is appended if the copy has another
+    format: the copy of clip.mov is clip.mov.mp4, its plot clip.mov.png. If two copies would be one file, all sources
+    keep the paths under which they were named (a/1.jpg and b/1.jpg), and a number is added where those clash too.
+
+    Args:
+        sources: all inputs.
+        draw: the folder for annotated copies; None for no copies.
+        plot: the folder for plots of videos; None for no plots.
 
     Raises:
-        DataError: one would be written over a source.
+        DataError: an output would overwrite a source.
     """
     if draw is None and plot is None:
         return {}
@@ -47,18 +52,18 @@ def outputs_of(sources: Sequence[Source], *, draw: Path | None, plot: Path | Non
 def _lay_out(
     sources: Sequence[Source], draw: Path | None, plot: Path | None, *, whole: bool
 ) -> tuple[dict[Source, Outputs], bool]:
-    """Outputs by the sources' `whole` paths or their places, and whether none had to be numbered."""
+    """Outputs by the sources' `whole` paths or their places, and whether no number had to be added."""
     taken: set[str] = set()
     unique = True
 
     def free(path: Path) -> Path:
         nonlocal unique
-        found, number = path, 1
-        while (key := str(found).casefold()) in taken:  # a folder may be one that ignores case
+        candidate, number = path, 1
+        while (key := str(candidate).casefold()) in taken:  # the file system may ignore case
             unique, number = False, number + 1
-            found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
         taken.add(key)
-        return found
+        return candidate
 
     outputs: dict[Source, Outputs] = {}
     for source in sources:
@@ -69,7 +74,7 @@ def _lay_out(
 
 
 def _inside(source: Source, *, whole: bool) -> Path:
-    """Where below an output folder what is made of a source goes; never outside it."""
+    """The path of a source's output within an output folder; never outside it."""
     if source.is_standard_input:
         return Path("stdin.png")
     named = source.path if whole else source.place
@@ -78,7 +83,7 @@ def _inside(source: Source, *, whole: bool) -> Path:
 
 
 def _copy_of(source: Source, place: Path) -> Path:
-    """`place` with an ending that a copy of the source's kind is written with."""
+    """`place` with the ending of the format that the copy is written in."""
     if source.is_video:
         return place if place.suffix.lower() == ".mp4" else place.with_name(f"{place.name}.mp4")
     from fer_deploy.reading.draw import saved_as
@@ -87,21 +92,20 @@ def _copy_of(source: Source, place: Path) -> Path:
 
 
 def _refuse_sources(outputs: dict[Source, Outputs]) -> None:
-    """DataError when an output is, by whatever name, a file that is to be read."""
-    read = {identity: source for source in outputs if (identity := _identity(source.path)) is not None}
+    """DataError if an output is one of the sources, under any name."""
+    inputs = {identity: source for source in outputs if (identity := _identity(source.path)) is not None}
     for source, output in outputs.items():
         for path, what in ((output.copy, "annotated copy"), (output.plot, "plot")):
             identity = None if path is None else _identity(path)
-            if path is not None and identity in read:
-                over = read[identity]
+            if path is not None and identity in inputs:
                 raise DataError(
-                    f"{source.name}: its {what} would be written over {over.name}, which is to be read: "
-                    f"give a folder that nothing is read from, not {shown(path.parent)}"
+                    f"{source.name}: its {what} would overwrite the input {inputs[identity].name}: "
+                    f"name a folder without inputs instead of {shown(path.parent)}"
                 )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from every other one, whatever it is called; None when there is none."""
+    """Identifies a file whatever its name, also through links; None if there is no such file."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The seven probabilities of a video's faces against time, as a picture."""
+"""Plot the probabilities of a video's faces over time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fer_deploy.reading.draw import COLOURS
 from fer_deploy.reading.rows import Row
 
 MAXIMUM_TRACKS = 6
-"""At most this many faces are drawn, those seen longest."""
+"""The plot shows at most this many faces: those seen longest."""
 
 
 def plot_probabilities(path: Path, rows: Sequence[Row], labels: Sequence[str], *, title: str) -> int:
-    """Draw one panel a face, its seven smoothed probabilities as lines over time.
+    """Draw one panel per face with its smoothed probabilities as lines over time.
 
     Args:
-        path: a PNG file.
+        path: the PNG file.
         rows: a video's rows, in order of time.
         labels: the model's labels.
-        title: the picture's heading, such as the video's name.
+        title: the heading, such as the video's name.
 
     Returns:
-        How many faces were left out because only MAXIMUM_TRACKS are drawn.
+        How many faces were left out because the plot shows at most MAXIMUM_TRACKS.
 
     Raises:
         UnavailableError: matplotlib is not installed.

@@ -1,27 +1,23 @@
-"""Read pictures and videos one after the other, and go on where an earlier run stood.
+"""Read pictures and videos one after the other, and resume where an earlier run stopped.
 
-One bad file gives one line and does not stop the rest.
+A file that cannot be read gives one line of error and does not stop the others.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fer_deploy.detection.box import Box
-from fer_deploy.detection.detector import FaceDetector
-from fer_deploy.errors import DataError, FerDeployError
-from fer_deploy.files import shown
-from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
+from fer_deploy.errors import FerDeployError
 from fer_deploy.reading.inputs import Source
-from fer_deploy.reading.journal import Journal
+from fer_deploy.reading.journal import Journal, pack_faces, unpack_faces
 from fer_deploy.reading.outputs import Outputs
+from fer_deploy.reading.pictures import FaceReader, read_faces
 from fer_deploy.reading.rows import Row
-from fer_deploy.reading.smooth import DEFAULT_CONSTANT_S, Smoother
-from fer_deploy.recognizer import Recognition, Recognizer
+from fer_deploy.reading.smooth import DEFAULT_CONSTANT_S
+from fer_deploy.reading.videos import Follower, FrameFaces, read_frames, write_outputs
 
 
 @dataclass(frozen=True)
@@ -29,213 +25,132 @@ class Done:
     """A picture or video that is finished.
 
     Attributes:
-        source: which.
+        source: the file.
         faces: how many rows it gave.
-        error: why it could not be read, in one line; None when it could.
-        notes: remarks, each one line, such as that only the first frame of an animation was read.
-        was_done: an earlier run had done it.
+        error: why it could not be read, in one line; None if it could.
+        notes: remarks of one line each, such as "a.gif: 2 frames or pages: only the first was read".
+        resumed: an earlier run had read it.
     """
 
     source: Source
     faces: int
     error: str | None = None
     notes: tuple[str, ...] = ()
-    was_done: bool = False
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How files are read.
+class Reader:
+    """Reads files, with these settings.
 
     Attributes:
-        recognizer: the model.
-        detector: finds the faces; None when each picture is a face.
-        video_detector: finds those of videos; None takes `detector`.
-        every: of videos, every how many frames one is read.
-        smoothing_s: the time constant of videos' smoothing, seconds.
-        outputs: where annotated copies and plots go, as `outputs_of` gives it; a source that it lacks has none.
-        journal: remembers what is done; None for nothing to be remembered.
-        on_frame: called with the number of frames of a video that were read, and how many there are, if known.
+        pictures: reads the faces of a picture.
+        videos: reads the faces of a video's frame.
+        every: read each `every`th frame of a video.
+        smoothing_s: time constant of the smoothing of videos, in seconds.
+        outputs: where annotated copies and plots go, from `outputs_of`; a source that is missing here has none.
+        journal: remembers what is done; None to remember nothing.
+        on_frame: called after each frame of a video with the number of frames so far and their total, None if unknown.
     """
 
-    recognizer: Recognizer
-    detector: FaceDetector | None = None
-    video_detector: FaceDetector | None = None
+    pictures: FaceReader
+    videos: FaceReader
     every: int = 1
     smoothing_s: float = DEFAULT_CONSTANT_S
     outputs: Mapping[Source, Outputs] = field(default_factory=dict)
     journal: Journal | None = None
-    on_frame: Callable[[int, int | None], None] = field(default=lambda _done, _of: None)
+    on_frame: Callable[[int, int | None], None] = field(default=lambda _done, _total: None)
 
     def read(self, sources: Iterable[Source]) -> Iterator[Row | Done]:
         """Read each source: its rows, then its `Done`.
 
-        What an earlier run has done comes from the journal; a video that it stood in goes on after its last frame. What
-        it could not read is tried again: a full disk or an absent package may have been the reason.
+        Files that an earlier run finished come from the journal; a video that it had begun resumes after its last
+        frame. Files that it could not read are tried again: the reason may have been a full disk or a missing package.
         """
         for source in sources:
-            faces = 0
-            notes: list[str] = []
-            key = _key(source)
-            journal = self._journal_of(source)
-            finished = journal is not None and _is_finished(journal.entries(key))
-            steps = self._again(source, key) if finished else self._anew(source, key, notes)
-            try:
-                for row in steps:
-                    faces += 1
-                    yield row
-            except FerDeployError as error:
-                text = " ".join(str(error).split())
-                yield Done(source, faces, text, tuple(notes))
-            else:
-                if not faces and not notes:
-                    notes.append(f"{source.name}: no face found")
-                yield Done(source, faces, None, tuple(notes), was_done=finished)
+            yield from self._read_one(source)
 
-    def _anew(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
-        if source.is_video:
-            return self._video(source, key, notes)
-        return self._picture(source, key, notes)
-
-    def _again(self, source: Source, key: str) -> Iterator[Row]:
-        """A finished source's rows, from the journal."""
-        assert self.journal is not None
-        smoothing = _Following(self.smoothing_s)
-        for entry in self.journal.entries(key):
-            faces = self._unpack(entry.get("faces", ()))
-            if "frame" in entry:
-                yield from smoothing.rows(source.name, entry["frame"], entry["time_s"], faces)
-            else:
-                yield from (Row(source.name, face) for face in faces)
-
-    def _picture(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
-        if source.is_standard_input:
-            content = sys.stdin.buffer.read(MAXIMUM_BYTES + 1)
-            picture = read_picture(content, name="standard input")
+    def _read_one(self, source: Source) -> Iterator[Row | Done]:
+        # Standard input may hold another picture when the run is resumed, so it is never remembered.
+        journal = None if source.is_standard_input else self.journal
+        key = _key(source)
+        finished = journal is not None and any("done" in entry for entry in journal.entries(key))
+        notes: list[str] = []
+        if journal is not None and finished:
+            steps = self._rows_of(source, journal.entries(key))
+        elif source.is_video:
+            steps = self._read_video(source, key, notes)
         else:
-            picture = read_picture(source.path)
-        if picture.frames > 1:
-            notes.append(f"{source.name}: {picture.frames} frames or pages, of which the first was read")
-        faces = self._faces(picture.pixels, self.detector)
-        if not faces:
-            notes.append(f"{source.name}: no face found")
-        copy = self._outputs(source).copy
-        if copy is not None:
-            from fer_deploy.reading.draw import annotate, save
+            steps = self._read_picture(source, key, journal, notes)
+        count = 0
+        try:
+            for row in steps:
+                count += 1
+                yield row
+        except FerDeployError as error:
+            yield Done(source, count, " ".join(str(error).split()), tuple(notes))
+        else:
+            if not count and not notes:
+                notes.append(f"{source.name}: no face found")
+            yield Done(source, count, None, tuple(notes), resumed=finished)
 
-            save(copy, annotate(picture.pixels, faces))
-        journal = self._journal_of(source)
+    def _read_picture(self, source: Source, key: str, journal: Journal | None, notes: list[str]) -> Iterator[Row]:
+        faces, remarks = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
+        notes += remarks
         if journal is not None:
-            journal.add(key, {"faces": self._pack(faces), "done": True})
+            journal.add(key, {"faces": pack_faces(faces), "done": True})
         yield from (Row(source.name, face) for face in faces)
 
-    def _video(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
-        from fer_deploy.reading.decode import Video
-
-        following = _Following(self.smoothing_s)
-        kept: list[Row] | None = [] if self._outputs(source) != Outputs() else None
-        start = 0
-        with Video(source.path) as video:
-            if self.journal is not None:
-                for entry in self.journal.entries(key):
-                    if "frame" not in entry:  # an error, as journals once noted them
-                        continue
-                    start = entry["frame"] + 1
-                    rows = following.rows(source.name, entry["frame"], entry["time_s"], self._unpack(entry["faces"]))
-                    if kept is not None:
-                        kept += rows
-                    yield from rows
-            for frame in video.frames(every=self.every, start=start):
-                faces = self._faces(frame.pixels, self.video_detector or self.detector)
-                if self.journal is not None:
-                    entry = {"frame": frame.number, "time_s": frame.time_s, "faces": self._pack(faces)}
-                    self.journal.add(key, entry)
-                self.on_frame(frame.number + 1, video.facts.frames)
-                rows = following.rows(source.name, frame.number, frame.time_s, faces)
-                if kept is not None:
-                    kept += rows
-                yield from rows
-        if kept is not None:
-            self._show_video(source, kept, notes)
+    def _read_video(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
+        follower = Follower(source.name, self.smoothing_s)
+        outputs = self._outputs_of(source)
+        rows: list[Row] = []  # kept only where a copy or plot needs them
+        for frame in self._frames(source, key):
+            new = follower.rows(frame)
+            if outputs != Outputs():
+                rows += new
+            yield from new
+        notes += write_outputs(source, rows, outputs, labels=self.pictures.recognizer.labels, every=self.every)
         if self.journal is not None:
             self.journal.add(key, {"done": True})
 
-    def _show_video(self, source: Source, rows: Sequence[Row], notes: list[str]) -> None:
-        labels = self.recognizer.labels
-        outputs = self._outputs(source)
-        try:
-            self._write_video(source, rows, outputs, labels, notes)
-        except OSError as error:
-            where = shown(error.filename or outputs.plot or outputs.copy or source.path)
-            raise DataError(f"{where}: cannot be written: {error.strerror or error}") from error
+    def _frames(self, source: Source, key: str) -> Iterator[FrameFaces]:
+        """A video's frames: those in the journal, then the rest of the file."""
+        start = 0
+        for frame in self._remembered_frames(self.journal.entries(key) if self.journal is not None else ()):
+            start = frame.number + 1
+            yield frame
+        for frame in read_frames(source.path, self.videos, every=self.every, start=start, on_frame=self.on_frame):
+            if self.journal is not None:
+                entry = {"frame": frame.number, "time_s": frame.time_s, "faces": pack_faces(frame.faces)}
+                self.journal.add(key, entry)
+            yield frame
 
-    def _write_video(
-        self, source: Source, rows: Sequence[Row], outputs: Outputs, labels: tuple[str, ...], notes: list[str]
-    ) -> None:
-        if outputs.plot is not None:
-            from fer_deploy.reading.plot import plot_probabilities
+    def _rows_of(self, source: Source, entries: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+        """The rows of a source that an earlier run finished."""
+        if source.is_video:
+            follower = Follower(source.name, self.smoothing_s)
+            for frame in self._remembered_frames(entries):
+                yield from follower.rows(frame)
+            return
+        for entry in entries:
+            for face in unpack_faces(entry.get("faces", ()), self.pictures.recognizer.labels):
+                yield Row(source.name, face)
 
-            left_out = plot_probabilities(outputs.plot, rows, labels, title=source.name)
-            if left_out:
-                notes.append(f"{source.name}: the plot shows the faces seen longest and leaves out {left_out}")
-        if outputs.copy is not None:
-            from fer_deploy.reading.render import render
+    def _remembered_frames(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[FrameFaces]:
+        for entry in entries:
+            if "frame" in entry:
+                faces = unpack_faces(entry["faces"], self.pictures.recognizer.labels)
+                yield FrameFaces(entry["frame"], entry["time_s"], faces)
 
-            render(source.path, outputs.copy, rows, every=self.every)
-
-    def _journal_of(self, source: Source) -> Journal | None:
-        """The journal; None for standard input, which may hold another picture in the run that goes on."""
-        return None if source.is_standard_input else self.journal
-
-    def _outputs(self, source: Source) -> Outputs:
+    def _outputs_of(self, source: Source) -> Outputs:
         return self.outputs.get(source, Outputs())
-
-    def _faces(self, pixels: Pixels, detector: FaceDetector | None) -> list[Recognition]:
-        if detector is None:
-            return [self.recognizer.predict(pixels)]
-        return self.recognizer.read_pixels(pixels, detector=detector)
-
-    def _pack(self, faces: Sequence[Recognition]) -> list[list[Any]]:
-        """Faces as plain numbers: box (or null) and probabilities."""
-        packed: list[list[Any]] = []
-        for face in faces:
-            box = face.box
-            edges = None if box is None else [box.left, box.top, box.right, box.bottom, box.score]
-            packed.append([edges, list(face.probabilities.values())])
-        return packed
-
-    def _unpack(self, packed: Iterable[list[Any]]) -> list[Recognition]:
-        return [
-            Recognition.from_row(values, self.recognizer.labels, box=None if edges is None else Box(*edges))
-            for edges, values in packed
-        ]
-
-
-class _Following:
-    """Turns the faces of frames into rows: a track for each, and the smoothed result."""
-
-    def __init__(self, constant_s: float) -> None:
-        from fer_deploy.reading.track import Tracker
-
-        self._tracker, self._smoother = Tracker(), Smoother(constant_s)
-
-    def rows(self, name: str, frame: int, time_s: float, faces: Sequence[Recognition]) -> list[Row]:
-        whole = Box(0, 0, 1, 1)  # for videos that are a face already: one track
-        tracks = self._tracker.update([face.box or whole for face in faces], time_s)
-        return [
-            Row(name, face, frame, time_s, track, self._smoother.update(track, face, time_s))
-            for face, track in zip(faces, tracks, strict=True)
-        ]
 
 
 def _key(source: Source) -> str:
-    """Names a file and its contents as they are now; a file that changed is read again."""
+    """Identifies a file and its present contents, so that a file that changed is read again."""
     try:
         status = source.path.stat()
     except (OSError, ValueError):
         return f"{source.name}|absent"
     return f"{os.fsencode(source.path)!r}|{status.st_size}|{status.st_mtime_ns}"
-
-
-def _is_finished(entries: Iterable[dict[str, Any]]) -> bool:
-    return any("done" in entry for entry in entries)

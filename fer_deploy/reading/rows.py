@@ -1,4 +1,4 @@
-"""The columns that results have wherever they are written: JSON, CSV, Parquet."""
+"""Results as rows, with the same columns in JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 from fer_deploy.recognizer import Recognition
 
 PLACE_COLUMNS = ("left", "top", "right", "bottom", "score")
-"""A face's box in pixels of the upright picture, and the detector's score; empty for pictures that are faces."""
-
-VIDEO_COLUMNS = ("frame", "time_s", "track")
-"""For videos: the frame's number from 0, its time in seconds from the first frame, and the face's track."""
+"""A face's box in pixels of the upright picture, and the detector's score; empty if the picture is one face."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +18,11 @@ class Row:
 
     Attributes:
         file: the picture or video, as one printable line.
-        face: what was found and read.
+        face: the result.
         frame: the frame's number from 0; None for a picture.
         time_s: the frame's time in seconds; None for a picture.
-        track: the face's number within its video: the same for one face from frame to frame; None for a picture.
-        smoothed: the same face's result smoothed over time; None for a picture.
+        track: the face's number within its video, the same in all its frames; None for a picture.
+        smoothed: the face's result, smoothed over time; None for a picture.
     """
 
     file: str
@@ -37,7 +34,11 @@ class Row:
 
 
 def columns(labels: Sequence[str], *, video: bool) -> dict[str, type]:
-    """Column names, in order, each with the type of its values; with a video's own where there is one among the input.
+    """The columns in order, each name with the type of its values.
+
+    Args:
+        labels: the model's labels.
+        video: whether to include the columns for videos.
 
     >>> list(columns(["sad", "happy"], video=False))
     ['file', 'left', 'top', 'right', 'bottom', 'score', 'label', 'probability', 'sad', 'happy']
@@ -54,7 +55,7 @@ def columns(labels: Sequence[str], *, video: bool) -> dict[str, type]:
 
 
 def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
-    """A row's value for each of `columns`; None where it has none."""
+    """A row's value for each of `columns`; None where it does not apply."""
     box = row.face.box
     values: dict[str, Any] = {"file": row.file}
     if video:
@@ -68,7 +69,7 @@ def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """A row as one line of JSON holds it: what does not apply is left out."""
+    """A row as a JSON object, without the keys that do not apply."""
     values: dict[str, Any] = {"file": row.file}
     if row.frame is not None:
         values |= {"frame": row.frame, "time_s": round(row.time_s or 0.0, 6), "track": row.track}

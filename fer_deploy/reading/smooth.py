@@ -1,7 +1,7 @@
-"""Steady the probabilities of a face over time: an exponential average that knows how much time passed.
+"""Smooth the probabilities of a face over time with an exponential average.
 
-A single frame is read with the noise of one look. The average weighs a frame `t` seconds back with exp(-t / constant),
-whatever the frame rate and however many frames are left out.
+The result of a single frame is noisy. The average weights a frame `t` seconds ago with exp(-t / constant), so that the
+frame rate and skipped frames do not matter.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from types import MappingProxyType
 from fer_deploy.recognizer import Recognition
 
 DEFAULT_CONSTANT_S = 0.4
-"""The time constant in seconds: long against a frame, short against an expression, which lasts 0.5 to 4 s (Ekman,
-Emotions Revealed, 2003)."""
+"""The default time constant in seconds: much longer than a frame and shorter than an expression, which lasts 0.5 to 4
+seconds (Ekman, Emotions Revealed, 2003)."""
 
 
 class Smoother:
-    """Averages each track's probabilities.
+    """Averages the probabilities of each track.
 
     Args:
-        constant_s: the time constant in seconds; 0 smooths nothing.
+        constant_s: the time constant in seconds; 0 turns smoothing off.
+
+    Raises:
+        ValueError: the constant is negative.
     """
 
     def __init__(self, constant_s: float = DEFAULT_CONSTANT_S) -> None:
@@ -31,17 +34,20 @@ class Smoother:
         self._tracks: dict[int, tuple[float, dict[str, float]]] = {}
 
     def update(self, track: int, face: Recognition, time_s: float) -> Recognition:
-        """A face's smoothed result, with its own box.
+        """Smooth the next frame of a track; the first frame is its own average.
 
         Args:
-            track: the face's number; its first frame is its own average.
-            face: what was read in this frame.
+            track: the face's number.
+            face: its result in this frame.
             time_s: the frame's time in seconds.
+
+        Returns:
+            The smoothed result, with the box of `face`.
         """
-        before = self._tracks.get(track)
-        new = dict(face.probabilities)
-        if before is not None and self._constant_s > 0:
-            keep = math.exp(-max(0.0, time_s - before[0]) / self._constant_s)
-            new = {label: keep * before[1][label] + (1 - keep) * value for label, value in new.items()}
-        self._tracks[track] = (time_s, new)
-        return replace(face, label=max(new, key=new.__getitem__), probabilities=MappingProxyType(new))
+        average = dict(face.probabilities)
+        if track in self._tracks and self._constant_s > 0:
+            last_time_s, last = self._tracks[track]
+            keep = math.exp(-max(0.0, time_s - last_time_s) / self._constant_s)
+            average = {label: keep * last[label] + (1 - keep) * value for label, value in average.items()}
+        self._tracks[track] = (time_s, average)
+        return replace(face, label=max(average, key=average.__getitem__), probabilities=MappingProxyType(average))

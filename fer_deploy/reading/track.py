@@ -1,8 +1,8 @@
-"""Follow faces from frame to frame: a number that stays with each.
+"""Follow faces from frame to frame and give each a number.
 
-Boxes of one frame are matched with the tracks that were there before, nearest first, by overlap, or, for fast faces in
-slow videos, by how far the centre moved. There is no look at the face itself: somebody who leaves and comes back later
-gets a new number, and nobody is recognised.
+The boxes of a frame are matched with the existing tracks, best match first: by overlap or, for fast faces at low frame
+rates, by how far the centre moved. The face's pixels are not compared: people are not recognised, and someone who
+leaves and returns later gets a new number.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from fer_deploy.detection.box import Box
 
 MINIMUM_OVERLAP = 0.2
-"""Boxes that overlap a track's last one by more (intersection over union) may continue it."""
+"""A box may continue a track if it overlaps the track's last box by more than this (intersection over union)."""
 
 MAXIMUM_MOVE = 0.8
-"""So may boxes whose centre moved by less than this many of the face's sizes, if the size is like."""
+"""It also may if its centre moved by less than this multiple of the face's size and the size is similar."""
 
 MAXIMUM_GAP_S = 0.7
-"""A track that was not seen for longer is over, if frames came in between."""
+"""A track ends if its face was missing for longer than this and from at least one frame."""
 
 
 @dataclass
@@ -31,27 +31,29 @@ class _Track:
 
 
 class Tracker:
-    """Gives numbers to faces, from 1. The same boxes in the same order give the same numbers."""
+    """Numbers faces from 1. The same boxes in the same order get the same numbers."""
 
     def __init__(self) -> None:
         self._tracks: list[_Track] = []
         self._last = 0
-        self._before_s = 0.0
+        self._previous_s = 0.0
 
     def update(self, boxes: Sequence[Box], time_s: float) -> list[int]:
-        """The track of each box of one frame.
+        """Match the boxes of the next frame.
 
         Args:
             boxes: the frame's faces.
-            time_s: the frame's time in seconds, not before the last frame's.
+            time_s: the frame's time in seconds, not earlier than the last frame's.
 
         Returns:
-            A number for each box, no two alike.
+            The track of each box, all different.
         """
         self._tracks = [
-            track for track in self._tracks if track.seen_s >= self._before_s or time_s - track.seen_s <= MAXIMUM_GAP_S
+            track
+            for track in self._tracks
+            if track.seen_s >= self._previous_s or time_s - track.seen_s <= MAXIMUM_GAP_S
         ]
-        self._before_s = time_s
+        self._previous_s = time_s
         pairs = [
             (likeness, position, track)
             for position, box in enumerate(boxes)
@@ -59,15 +61,15 @@ class Tracker:
             if (likeness := _likeness(track.box, box)) > 0
         ]
         pairs.sort(key=lambda pair: (-pair[0], pair[1], pair[2].number))
-        found: dict[int, _Track] = {}
+        matches: dict[int, _Track] = {}
         taken: set[int] = set()
         for _, position, track in pairs:
-            if position not in found and track.number not in taken:
-                found[position] = track
+            if position not in matches and track.number not in taken:
+                matches[position] = track
                 taken.add(track.number)
         numbers = []
         for position, box in enumerate(boxes):
-            known = found.get(position)
+            known = matches.get(position)
             if known is None:
                 self._last += 1
                 known = _Track(self._last, box, time_s)
@@ -78,7 +80,7 @@ class Tracker:
 
 
 def _likeness(old: Box, new: Box) -> float:
-    """Above 0 when `new` may be `old` a moment later; larger for the likelier."""
+    """Above 0 if `new` may be `old` a moment later; larger for a better match."""
     overlap = old.overlap(new)
     if overlap > MINIMUM_OVERLAP:
         return 1 + overlap

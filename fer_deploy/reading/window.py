@@ -1,15 +1,15 @@
-"""A window that shows pictures as they come, through Tk, which Python brings along."""
+"""A window that shows pictures, made with Tk, which is part of Python."""
 
 from __future__ import annotations
 
 from fer_deploy.errors import UnavailableError
 from fer_deploy.pictures import Pixels
 
-_LARGEST_SHARE = 0.8  # of the screen's width and height that a picture may take
+_LARGEST_SHARE = 0.8  # of the screen's width and height
 
 
 class Window:
-    """An open window. Escape, q or the window's own button closes it.
+    """An open window. Escape, q or its close button closes it.
 
     Raises:
         UnavailableError: there is no display, or Python was built without Tk.
@@ -36,7 +36,7 @@ class Window:
         self._root.protocol("WM_DELETE_WINDOW", self.close)
 
     def show(self, pixels: Pixels) -> None:
-        """Show a picture, uint8 (height, width, 3), shrunk to the screen, and answer keys and clicks."""
+        """Show a picture, uint8 (height, width, 3), reduced to fit the screen, and handle keys and clicks."""
         if not self.is_open:
             return
         from PIL import Image
@@ -44,7 +44,7 @@ class Window:
         image = Image.fromarray(pixels)
         screen = self._root.winfo_screenwidth(), self._root.winfo_screenheight()
         image.thumbnail((int(screen[0] * _LARGEST_SHARE), int(screen[1] * _LARGEST_SHARE)))
-        self._photo = self._image_tk.PhotoImage(image)  # kept here, since Tk itself holds no reference
+        self._photo = self._image_tk.PhotoImage(image)  # kept here, since Tk holds no reference to it
         self._label.configure(image=str(self._photo))
         self._root.update()
 

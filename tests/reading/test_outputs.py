@@ -68,11 +68,13 @@ def test_what_would_be_written_over_a_source_is_refused(folder: Path) -> None:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"x")
     assert copies("in/1.jpg", draw="other") == ["1.jpg"], "what is not read may be an earlier copy"
-    own = r"^in/1\.jpg: its annotated copy would be written over in/1\.jpg, .* not "
+    own = r"^in/1\.jpg: its annotated copy would overwrite the input in/1\.jpg: .* instead of "
     for words, draw in ((["in/1.jpg"], "in"), (["in/1.jpg"], str(folder / "in")), (["in/1.jpg", "other/1.jpg"], ".")):
         with pytest.raises(DataError, match=own):
             copies(*words, draw=draw)
-    with pytest.raises(DataError, match=r"^in/1\.jpg: .* over other/1\.jpg, .* not other$"):
+    with pytest.raises(DataError, match=r"^in/1\.jpg: .* overwrite the input other/1\.jpg: .* instead of other$"):
         copies("in/1.jpg", ".", draw="other")
-    with pytest.raises(DataError, match=r"^clip\.mp4: its plot would be written over clip\.mp4\.png, .* not \.$"):
+    with pytest.raises(
+        DataError, match=r"^clip\.mp4: its plot would overwrite the input clip\.mp4\.png: .* instead of \.$"
+    ):
         outputs_of(find_inputs(["clip.mp4", "clip.mp4.png"]).sources, draw=None, plot=Path())

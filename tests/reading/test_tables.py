@@ -9,7 +9,7 @@ import pytest
 from fer_deploy.detection import Box
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.reading.rows import Row, as_json, as_values, columns
-from fer_deploy.reading.table_files import writing
+from fer_deploy.reading.tables import writing
 from fer_deploy.recognizer import Recognition
 
 FACE = Recognition.from_row([0, 0, 0.25, 0.5, 0.25, 0, 0], EMOTIONS, box=Box(1, 2, 3.5, 5, 0.75))
@@ -64,7 +64,7 @@ def test_json_lines_can_be_read_again(tmp_path: Path) -> None:
 
 def test_parquet_can_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("fer_deploy.reading.table_files._ROW_GROUP", 2)
+    monkeypatch.setattr("fer_deploy.reading.tables._ROW_GROUP", 2)
     path = tmp_path / "out.parquet"
     with writing(path, "parquet", EMOTIONS, video=True) as writer:
         for row in (PICTURE, FRAME, PICTURE):

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fer_deploy.errors import UnavailableError
+from fer_deploy.reading.window import Window
+
 PROGRAM = """
 import numpy as np
 from fer_deploy.reading.window import Window
@@ -41,3 +44,11 @@ def test_a_picture_is_shown_and_escape_closes_the_window() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=90)
     assert done.stdout.strip() == "shown and closed", done.stderr
+
+
+def test_without_a_display_the_error_names_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux":
+        pytest.skip("other systems always have a display")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(UnavailableError, match="a window needs"):
+        Window("x")

@@ -1,4 +1,4 @@
-"""Write rows as JSON lines, CSV or Parquet, one at a time: memory does not grow with their number."""
+"""Write rows as JSON lines, CSV or Parquet, one at a time, so that memory use does not grow with their number."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fer_deploy.files import replacing
 from fer_deploy.reading.rows import Row, as_json, as_values, columns
 
 FORMATS: dict[str, str] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
-"""Endings of output files, and the format that each means."""
+"""The format for each ending of an output file."""
 
 _ROW_GROUP = 50_000  # rows of Parquet held in memory: about 10 MB
 
 
 class RowWriter(Protocol):
-    """Takes rows, in the order in which they are to stand."""
+    """Writes rows in the order of the calls."""
 
     def write(self, row: Row) -> None:
         """Write one row."""
@@ -28,19 +28,19 @@ class RowWriter(Protocol):
 
 
 class JsonWriter:
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
 
     def write(self, row: Row) -> None:
-        """Write one row and flush it, so that a reader at the other end of a pipe has it at once."""
+        """Write one row and flush it, so that the reader of a pipe gets it at once."""
         self._file.write(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
 
 class CsvWriter:
-    """CSV as RFC 4180 has it, with a heading; empty cells where a column does not apply."""
+    """CSV (RFC 4180) with a header line; cells of columns that do not apply are empty."""
 
     def __init__(self, file: IO[str], labels: Sequence[str], *, video: bool) -> None:
         self._file, self._labels, self._video = file, labels, video
@@ -70,13 +70,13 @@ class ParquetWriter:
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: Row) -> None:
-        """Take one row; a row group is written when enough have come."""
+        """Add one row; row groups are written when they are full."""
         self._rows.append(as_values(row, self._labels, video=self._video))
         if len(self._rows) >= _ROW_GROUP:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left, and the file's end."""
+        """Write the remaining rows and the file's footer."""
         self._flush()
         self._writer.close()
 
@@ -88,13 +88,13 @@ class ParquetWriter:
 
 @contextmanager
 def writing(path: Path, kind: str, labels: Sequence[str], *, video: bool) -> Iterator[RowWriter]:
-    """Give a writer for `path`, which is there, whole, when the block ends well, and untouched when it does not.
+    """Write a table to `path`. The file appears, complete, when the block ends without an error, else it is unchanged.
 
     Args:
         path: the file.
         kind: "csv", "json" or "parquet".
         labels: the model's labels.
-        video: whether a video's columns are wanted.
+        video: whether to include the columns for videos.
     """
     with replacing(path) as temporary:
         if kind == "parquet":

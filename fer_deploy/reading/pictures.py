@@ -1,0 +1,67 @@
+"""Read the faces of one picture, and write its annotated copy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fer_deploy.detection.detector import FaceDetector
+from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
+from fer_deploy.reading.inputs import Source
+from fer_deploy.recognizer import Recognition, Recognizer
+
+
+@dataclass(frozen=True)
+class FaceReader:
+    """Finds the faces of a picture or frame and classifies each.
+
+    Attributes:
+        recognizer: the classifier.
+        detector: finds the faces; None if each picture is one face.
+    """
+
+    recognizer: Recognizer
+    detector: FaceDetector | None = None
+
+    def read(self, pixels: Pixels) -> list[Recognition]:
+        """The faces of a picture, from left to right: uint8 (height, width, 3), RGB, upright."""
+        if self.detector is None:
+            return [self.recognizer.predict(pixels)]
+        return self.recognizer.read_pixels(pixels, detector=self.detector)
+
+
+def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) -> tuple[list[Recognition], list[str]]:
+    """Read one picture.
+
+    Args:
+        source: the file, or standard input.
+        reader: finds and classifies the faces.
+        copy: write an annotated copy here; None for no copy.
+
+    Returns:
+        The faces, and remarks of one line each, such as "a.gif: 2 frames or pages: only the first was read".
+
+    Raises:
+        DataError: the picture cannot be read, or the copy cannot be written.
+    """
+    if source.is_standard_input:
+        picture = read_picture(sys.stdin.buffer.read(MAXIMUM_BYTES + 1), name="standard input")
+    else:
+        picture = read_picture(source.path)
+    notes = []
+    if picture.frames > 1:
+        notes.append(f"{source.name}: {picture.frames} frames or pages: only the first was read")
+    faces = reader.read(picture.pixels)
+    if not faces:
+        notes.append(f"{source.name}: no face found")
+    if copy is not None:
+        _save_annotated(copy, picture.pixels, faces)
+    return faces, notes
+
+
+def _save_annotated(path: Path, pixels: Pixels, faces: Sequence[Recognition]) -> None:
+    from fer_deploy.reading.draw import annotate, save  # Pillow's drawing and fonts, which most runs never need
+
+    save(path, annotate(pixels, faces))
