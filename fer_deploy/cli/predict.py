@@ -167,14 +167,13 @@ def _find(settings: Settings) -> Inputs:
     from fer_deploy.files import read_file
     from fer_deploy.reading.inputs import find_inputs, read_names
 
-    words: list[Any] = list(settings.photos)
+    words: list[str | Path] = list(settings.photos)
     if settings.files_from is not None:
-        from_stdin = str(settings.files_from) == "-"
-        words += read_names(
-            sys.stdin.buffer.read()
-            if from_stdin
-            else read_file(settings.files_from, maximum_bytes=MAXIMUM_LIST_BYTES, what="list")
-        )
+        if str(settings.files_from) == "-":
+            content = sys.stdin.buffer.read()
+        else:
+            content = read_file(settings.files_from, maximum_bytes=MAXIMUM_LIST_BYTES, what="list")
+        words += read_names(content)
     return find_inputs(words, leave_out=[folder for folder in (settings.draw, settings.plot) if folder is not None])
 
 
