@@ -29,7 +29,7 @@ from drawn_faces import encoded_faces
 
 from fer_deploy.errors import MeasurementError
 from fer_deploy.recognizer import Recognizer
-from fer_deploy.serve.settings import usable_cores
+from fer_deploy.machine import available_cores
 
 HANGS_AFTER_SECONDS = 30.0
 """A request without an answer by then hangs. The service's own limit is 10 s."""
@@ -305,7 +305,7 @@ def main(
     """Measure direct calls and the service side by side, on this machine."""
     if soak_only and not soak:
         raise click.UsageError("--soak-only needs --soak SECONDS")
-    count = threads or usable_cores()
+    count = threads or available_cores()
     contents = encoded_faces(256)
     rows = [] if soak_only else _side_by_side(model, contents, threads=count, seconds=seconds)
     samples: list[float] = []

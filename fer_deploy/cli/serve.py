@@ -65,18 +65,18 @@ def command(
 
         try:
             from fer_deploy.serve.server import serve
-            from fer_deploy.serve.settings import Settings
+            from fer_deploy.serve.settings import ServiceSettings
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('serve')}") from error
         maximum_bytes = int(megabytes * 1_000_000)
-        settings = Settings(
+        settings = ServiceSettings(
             host=host,
             port=port,
             threads=threads or 0,
             maximum_queue=maximum_queue,
             maximum_batch=maximum_batch,
             maximum_bytes=maximum_bytes,
-            maximum_held_bytes=max(Settings.maximum_held_bytes, maximum_bytes),
+            maximum_held_bytes=max(ServiceSettings.maximum_held_bytes, maximum_bytes),
             maximum_pixels=int(megapixels * 1_000_000),
             maximum_seconds=maximum_seconds,
             drain_seconds=drain_seconds,

@@ -1,11 +1,11 @@
 """The bounded queue, and the threads that empty it: many small requests become few calls of ONNX Runtime.
 
-A thread that is free takes everything that waits, up to a batch; nobody waits for a batch to fill. While all threads
-are busy the queue grows, and so do the batches: throughput rises with load, and a lone request pays nothing for it.
-Pillow and ONNX Runtime let go of Python's lock while they work, so the threads really run side by side.
+A free thread takes everything in the queue, up to one batch; it never waits for a batch to fill. While all threads are
+busy the queue grows, and so do the batches: throughput rises with load, and a single request is not delayed.
+Pillow and ONNX Runtime release Python's lock while they work, so the threads run in parallel.
 
-Everything is decoded by the thread that computes it. What waits is therefore encoded, and small; and the memory for
-decoded pictures is bounded by the number of threads, however many requests there are.
+The thread that computes a face also decodes it. The queue therefore holds encoded pictures, which are small, and the
+memory for decoded ones depends on the number of threads, not on the number of requests.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from fer_deploy.errors import DataError, FerDeployError
 from fer_deploy.pictures import Pixels, read_picture
 
 _SMALL = 256 * 1024
-"""A larger encoded picture ends a batch: it takes long to decode, and others should not wait for it."""
+"""Encoded bytes that end a batch: large pictures take long to decode, and other requests should not wait for them."""
 
 _BATCH_PIXELS = 4_000_000
-"""So does reaching this many decoded pixels (12 MB)."""
+"""Decoded pixels that end a batch too (12 MB)."""
 
 
 class OverloadedError(FerDeployError):
-    """The queue is full; nothing was queued."""
+    """The queue is full; no face was queued."""
 
 
 class TooLateError(FerDeployError):
-    """The time limit passed before a thread came to the request."""
+    """The time limit passed before the result was ready."""
 
 
 class Model(Protocol):
-    """What is needed of a `Recognizer`."""
+    """The part of `Recognizer` that the threads call."""
 
     def probabilities_of(self, faces: Sequence[Pixels]) -> NDArray[np.float32]:
-        """float32 (n, 7) for pictures of any sizes."""
+        """float32 (n, classes) for uint8 pictures (height, width, 3) of any sizes."""
 
 
 class Observer(Protocol):
-    """Is told what the threads do. Called by them, so it must be safe between threads."""
+    """Receives measurements. The threads call it, so it must be thread-safe."""
 
     def waited(self, seconds: float) -> None:
-        """A face left the queue after so long."""
+        """A face left the queue after so many seconds."""
 
     def computed(self, faces: int, decode_seconds: float, model_seconds: float) -> None:
-        """A batch was decoded and computed."""
+        """A batch was decoded and computed, in so many seconds each."""
 
 
 @dataclass(eq=False)
@@ -69,12 +69,12 @@ class Batcher:
     """A bounded queue of encoded faces, emptied by threads.
 
     Args:
-        model: reads the faces; shared by the threads.
-        threads: how many to start.
+        model: computes the probabilities; the threads share it.
+        threads: how many threads to start.
         maximum_queue: faces that may wait; see `submit`.
         maximum_batch: faces that a thread takes at a time.
-        maximum_pixels: see `read_picture`.
-        observer: is told of waits and batches.
+        maximum_pixels: pixels that a picture may have; see `read_picture`.
+        observer: receives waiting times and batches.
     """
 
     def __init__(
@@ -107,29 +107,29 @@ class Batcher:
         return len(self._queue)
 
     def has_room(self, faces: int = 1) -> bool:
-        """Whether so many faces would be queued now."""
+        """Whether the queue has room for so many faces now."""
         return not self._closed and len(self._queue) + faces <= self._maximum_queue
 
     def submit(self, contents: Sequence[bytes], *, deadline: float) -> list[asyncio.Future[NDArray[np.float32]]]:
-        """Queue encoded faces, all or none; call it in the event loop that will await the results.
+        """Queue encoded faces, all or none. Call it in the event loop that awaits the results.
 
         Args:
             contents: each an encoded picture that is a face.
-            deadline: on `time.monotonic`'s clock; a face that a thread takes up later fails with `TooLateError`.
+            deadline: on the clock of `time.monotonic`; a face that a thread takes later fails with `TooLateError`.
 
         Returns:
-            A future a face: float32 (7,), or DataError for a picture that can't be read, `TooLateError`, or whatever
-            the model raised. Cancelling one takes its face out of the queue.
+            One future per face: float32 (classes,), or DataError for a picture that cannot be read, `TooLateError`, or
+            the error of the model. Cancelling a future removes its face from the queue.
 
         Raises:
-            OverloadedError: there is no room, or `close` was called.
+            OverloadedError: the queue has no room for all of them, or `close` was called.
         """
         loop = asyncio.get_running_loop()
         jobs = [_Job(content, deadline, loop.create_future()) for content in contents]
         with self._changed:
             if not self.has_room(len(jobs)):
                 raise OverloadedError(
-                    f"{len(self._queue)} faces wait already, of at most {self._maximum_queue}: try later"
+                    f"{len(self._queue)} of {self._maximum_queue} places in the queue are taken: try later"
                 )
             self._queue.extend(jobs)
             self._changed.notify(len(jobs))
@@ -138,7 +138,7 @@ class Batcher:
         return [job.future for job in jobs]
 
     def close(self, *, timeout_seconds: float = 5.0) -> None:
-        """Take nothing more, let what is queued end, and join the threads."""
+        """Accept no more faces, finish those in the queue, and join the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -150,13 +150,13 @@ class Batcher:
         def forget(future: asyncio.Future[NDArray[np.float32]]) -> None:
             if not future.cancelled():
                 return
-            with self._changed, suppress(ValueError):  # a thread may have it already
+            with self._changed, suppress(ValueError):  # a thread may have taken it already
                 self._queue.remove(job)
 
         return forget
 
     def _take(self) -> list[_Job]:
-        """The next batch, at least one face; nothing once the queue is closed and empty."""
+        """The next batch, of at least one face; an empty list once the queue is closed and empty."""
         with self._changed:
             while True:
                 jobs: list[_Job] = []
@@ -174,7 +174,7 @@ class Batcher:
         while jobs := self._take():
             try:
                 self._run(jobs)
-            except BaseException as error:  # whatever it is, those who wait must hear of it, and the thread goes on
+            except BaseException as error:  # the requests must get any error, and the thread must survive it
                 _answer([(job, error) for job in jobs])
 
     def _run(self, jobs: list[_Job]) -> None:
@@ -195,7 +195,9 @@ class Batcher:
                 answers.append((job, error))
                 continue
             if pictures and pixels + picture.size // 3 > _BATCH_PIXELS:
-                _answer([*answers, *self._compute(batch, pictures, started)])  # they need not wait for the rest
+                _answer(
+                    [*answers, *self._compute(batch, pictures, started)]
+                )  # these faces need not wait for the others
                 answers = []
                 batch, pictures, pixels, started = [], [], 0, time.monotonic()
             batch.append(job)
@@ -214,7 +216,7 @@ class Batcher:
         except Exception as error:
             if len(batch) == 1:
                 return [(batch[0], error)]
-            # One picture may be to blame (a size that a file of fixed size does not take): the others shall not pay.
+            # One picture may be the cause (a size that a model of fixed size rejects): retry each on its own.
             alone = [self._compute([job], [picture], decoded) for job, picture in zip(batch, pictures, strict=True)]
             return [answer for answers in alone for answer in answers]
         if self._observer is not None:
@@ -223,7 +225,7 @@ class Batcher:
 
 
 def _answer(answers: Sequence[tuple[_Job, NDArray[np.float32] | BaseException]]) -> None:
-    """Hand results to the event loop: one call for all of a batch."""
+    """Hand results to the event loop, in one call per batch."""
     if not answers:
         return
 
@@ -238,5 +240,5 @@ def _answer(answers: Sequence[tuple[_Job, NDArray[np.float32] | BaseException]])
 
     try:
         answers[0][0].future.get_loop().call_soon_threadsafe(deliver)
-    except RuntimeError:  # the loop is closed: the service has ended, nobody waits
+    except RuntimeError:  # the loop is closed: the service has stopped and no request waits
         return

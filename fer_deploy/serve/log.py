@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on standard output, or one readable line where a person asks for `text`.
+"""Structured logs on standard output: one JSON object per line, or one readable line with the format `text`.
 
-Nothing that could name or show a person is logged: no picture, no result, no client's address, no file name.
+Nothing that could identify a person is logged: no picture, no result, no client address, no file name.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 LOGGER = logging.getLogger("fer_deploy.serve")
-"""Where the service logs to. An event's fields are given as `extra={"fields": {...}}`."""
+"""The logger of the service. Callers pass an event's fields as `extra={"fields": {...}}`."""
 
 _LEVELS = {"INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "error", "DEBUG": "debug"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, event, then the event's own fields."""
+    """One JSON object per line: time (UTC, ISO 8601), level, event, then the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as a line."""
@@ -37,7 +37,7 @@ class TextFormatter(logging.Formatter):
     """`12:30:01 request  status=200 milliseconds=1.2`, for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, with a traceback below where there is one."""
+        """The record as a line; a traceback follows on further lines."""
         fields = "  ".join(f"{name}={value}" for name, value in getattr(record, "fields", {}).items())
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
@@ -46,15 +46,15 @@ class TextFormatter(logging.Formatter):
 
 
 def set_up_logs(kind: str, *, stream: TextIO | None = None) -> None:
-    """Send this service's logs, and uvicorn's warnings, to `stream` (standard output by default).
+    """Send the logs of the service and the errors of uvicorn to a stream.
 
     Args:
         kind: `json` or `text`.
-        stream: where to.
+        stream: standard output by default.
     """
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
-    for name, level in (("fer_deploy.serve", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+    for name, level in (("fer_deploy.serve", logging.INFO), ("uvicorn", logging.ERROR), ("asyncio", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
@@ -65,9 +65,9 @@ def event(name: str, *, level: int = logging.INFO, error: BaseException | None =
     """Log one event.
 
     Args:
-        name: what happened, in a word or two that never change: `request`, `listening`.
-        level: of the logging module.
-        error: its traceback is logged too.
+        name: what happened, in one or two fixed words, such as `request` or `listening`.
+        level: a level of the module `logging`.
+        error: an exception whose traceback is logged too.
         fields: numbers and short strings.
     """
     LOGGER.log(level, name, extra={"fields": fields}, exc_info=error)

@@ -1,4 +1,4 @@
-"""What the service answers, as OpenAPI tells it. The answers themselves are built as plain dictionaries."""
+"""The answers of the service, for OpenAPI. The routes build them as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _Answer(BaseModel):
 
 
 class Probabilities(_Answer):
-    """How sure the model is of each label; together 1, but for rounding to six digits."""
+    """One probability per label. They sum to 1, except for rounding to six digits."""
 
     angry: float = Field(ge=0, le=1)
     disgust: float = Field(ge=0, le=1)
@@ -28,10 +28,10 @@ class Probabilities(_Answer):
 
 
 class FaceAnswer(_Answer):
-    """What the model says of one face."""
+    """The expression of one face."""
 
     label: str = Field(json_schema_extra=_LABEL, description="The most probable label.")
-    probability: float = Field(ge=0, le=1, description="The label's own.")
+    probability: float = Field(ge=0, le=1, description="The probability of the label.")
     probabilities: Probabilities
 
 
@@ -42,37 +42,37 @@ class OneAnswer(FaceAnswer):
 
 
 class ListedFace(_Answer):
-    """A picture of several: `face` where it could be read, else `error`, one line saying why not."""
+    """One picture of a form: either `face`, or `error`, one line that names the file and the reason."""
 
     face: FaceAnswer | None
     error: str | None
 
 
 class ManyAnswer(_Answer):
-    """Several pictures, in the order in which they were sent."""
+    """One result per picture, in the order of the form."""
 
     model: str = Field(description="The model's name.")
     results: list[ListedFace]
 
 
 class ModelAnswer(_Answer):
-    """The model that is served."""
+    """The model in use."""
 
     name: str
     labels: list[str]
     precision: str
     sha256: str
-    metadata: dict[str, str] = Field(description="Everything that the file says of itself.")
+    metadata: dict[str, str] = Field(description="All metadata of the model file.")
 
 
 class StatusAnswer(_Answer):
-    """`ok`, or why not."""
+    """`ok`, or what the service is doing instead."""
 
     status: str
 
 
 class Problem(_Answer):
-    """An error, as RFC 9457 has it."""
+    """An error (RFC 9457)."""
 
     type: str = Field(default="about:blank")
     title: str
@@ -84,15 +84,15 @@ _PROBLEMS: dict[int, str] = {
     400: "The request is malformed.",
     408: "The body did not arrive within the time limit.",
     413: "The body is larger than the limit.",
-    415: "The body is of a kind that this route does not take.",
+    415: "The route does not accept this kind of body.",
     422: "The picture is damaged, has too many pixels, or is not a picture.",
-    500: "A fault of the service.",
-    503: "The service is full, or too slow just now: try again after `Retry-After` seconds.",
+    500: "The service failed.",
+    503: "The service is overloaded: try again after `Retry-After` seconds.",
 }
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer with these errors."""
+    """The `responses` of a route that may answer with these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {

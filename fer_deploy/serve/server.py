@@ -1,15 +1,11 @@
-"""Start the service, and end it gracefully: what was begun is finished, what is new is sent elsewhere."""
+"""Start the service, and stop it gracefully: running requests are finished, new ones are sent elsewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import signal
 import socket
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 import uvicorn
 
@@ -17,22 +13,21 @@ from fer_deploy.errors import UnavailableError
 from fer_deploy.recognizer import Recognizer
 from fer_deploy.serve.application import Service
 from fer_deploy.serve.log import event, set_up_logs
-from fer_deploy.serve.protocol import bounded_protocol
-from fer_deploy.serve.settings import Settings
+from fer_deploy.serve.settings import ServiceSettings
 
 
-def serve(recognizer: Recognizer, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then end gracefully; a second signal ends at once.
+def serve(recognizer: Recognizer, settings: ServiceSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then stop gracefully; a second signal stops at once.
 
-    On the first signal `/ready` turns to 503 and, for `drain_seconds`, all goes on as before. Then no connection is
-    taken any more, and requests under way have `stop_seconds` to end.
+    After the first signal `/ready` reports 503 and, for `drain_seconds`, requests are answered as before. Then no
+    connection is accepted any more, and running requests have `stop_seconds` to finish.
 
     Args:
-        recognizer: the model; with `threads=1`, for the service has threads of its own.
+        recognizer: the model, opened with `threads=1`, because the service starts its own threads.
         settings: the limits.
 
     Raises:
-        UnavailableError: the port is taken, or may not be used.
+        UnavailableError: the port is taken or may not be used, or the host is not an address of this machine.
     """
     set_up_logs(settings.log)
     listener = listen(settings)
@@ -56,16 +51,16 @@ def serve(recognizer: Recognizer, settings: Settings) -> None:
 
 
 def address_of(listener: socket.socket) -> str:
-    """The URL at which a listening socket is reached."""
+    """The URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket that listens where the settings say.
+def listen(settings: ServiceSettings) -> socket.socket:
+    """A socket that listens on the host and port of the settings.
 
     Raises:
-        UnavailableError: the port is taken, may not be used, or the host is none of this machine's.
+        UnavailableError: the port is taken or may not be used, or the host is not an address of this machine.
     """
     where = f"{settings.host}:{settings.port}"
     try:
@@ -89,45 +84,50 @@ def listen(settings: Settings) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server for a service: it drains first, and leaves with exit code 0 when it was asked to stop."""
+    """uvicorn's server for a service: it drains before it stops, and a requested stop ends with exit code 0.
+
+    It uses only what uvicorn offers publicly: options of `Config`, the protocol class that `Config.load` finds, and the
+    methods `serve`, `startup` and `handle_exit`.
+    """
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
-        super().__init__(
-            uvicorn.Config(
-                service,
-                http=bounded_protocol(settings),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=5,
-                timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
-            )
+        config = uvicorn.Config(
+            service,
+            http="h11",  # the parser that bounds heads, and that reads the body of a request that offers an upgrade
+            h11_max_incomplete_event_size=settings.maximum_head_bytes,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         )
+        config.load()
+        config.http_protocol_class = service.connections.guarded(config.http_protocol_class)  # type: ignore[assignment]
+        super().__init__(config)
         self._service = service
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    @contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Install the handlers for as long as it serves."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        loop = asyncio.get_running_loop()
-        before = {
-            number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._asked)) for number in numbers
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer requests until a signal or `should_exit` ends it."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
 
-    def _asked(self) -> None:
-        """A signal asks for the end."""
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and log that the service is ready."""
+        await super().startup(sockets=sockets)
+        event("ready")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Begin to stop at the first signal, and stop at once at the second."""
+        # A signal handler may run between any two instructions: the event loop does the work.
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         settings = self._service.settings
         if self._service.draining:
             event("stopping at once")
@@ -139,8 +139,3 @@ class Server(uvicorn.Server):
 
     def _end(self) -> None:
         self.should_exit = True
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets=sockets)
-        event("ready")

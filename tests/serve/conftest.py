@@ -20,7 +20,7 @@ from tiny_model import grey_face, tiny_model
 from fer_deploy import Recognizer
 from fer_deploy.serve.application import Service
 from fer_deploy.serve.server import Server, listen
-from fer_deploy.serve.settings import Settings
+from fer_deploy.serve.settings import ServiceSettings
 
 
 def encoded(label: str, kind: str = "PNG", *, height: int = 48, width: int = 48) -> bytes:
@@ -82,7 +82,7 @@ class Running:
 @contextmanager
 def running(recognizer: Recognizer | None = None, **settings: object) -> Iterator[Running]:
     """Serve for as long as the block lasts."""
-    chosen = Settings(**{"port": 0, "threads": 1} | settings)  # type: ignore[arg-type]
+    chosen = ServiceSettings(**{"port": 0, "threads": 1} | settings)  # type: ignore[arg-type]
     listener = listen(chosen)
     service = Service(recognizer or Recognizer(tiny_model(), threads=1), chosen)
     server = Server(service)

@@ -123,7 +123,7 @@ def test_a_full_queue_refuses_at_once_and_takes_nothing_in_part() -> None:
         futures = queue.submit([png("happy")], deadline=soon())
         await until(lambda: queue.waiting == 0)
         futures += queue.submit([png("sad")] * 3, deadline=soon())
-        with pytest.raises(OverloadedError, match="3 faces wait already, of at most 5"):
+        with pytest.raises(OverloadedError, match="3 of 5 places in the queue are taken"):
             queue.submit([png("fear")] * 3, deadline=soon())
         assert queue.waiting == 3
         futures += queue.submit([png("fear")] * 2, deadline=soon())

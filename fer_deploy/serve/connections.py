@@ -1,0 +1,161 @@
+"""Connections: how many there may be, and when one that is too slow is cut off.
+
+uvicorn bounds the size of a request's head (`h11_max_incomplete_event_size`), but neither the number of connections,
+nor the time for a head or for the rest of a refused body, nor the time for a client to read its answer. Without these
+limits one client can hold connections and memory until the service is restarted.
+
+The limits need no knowledge of uvicorn's protocol: a wrapper around it counts connections and passes every call on, the
+application reports when a request begins and ends, and one sweep looks at all connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from fer_deploy.serve.settings import ServiceSettings
+
+_CURRENT: ContextVar[Connection] = ContextVar("connection")
+"""The connection whose bytes are being parsed. Tasks that uvicorn starts for a request inherit it."""
+
+_FULL_BODY = b"too many connections: try later\n"
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+    b"retry-after: 1\r\nconnection: close\r\n\r\n%s" % (len(_FULL_BODY), _FULL_BODY)
+)
+
+
+class Connections:
+    """The open connections of a service.
+
+    Args:
+        settings: the limits.
+    """
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        self.settings = settings
+        self._open: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._sweep_seconds = min(1.0, settings.header_seconds / 4, settings.maximum_seconds / 4)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def guarded(self, protocol: Callable[..., asyncio.Protocol]) -> Callable[..., Connection]:
+        """A protocol factory like `protocol`, whose connections are counted and timed."""
+        return lambda **options: Connection(protocol(**options), self)
+
+    @contextmanager
+    def request_under_way(self) -> Iterator[None]:
+        """For the length of a request, stop the clock of its connection. The application calls this."""
+        connection = _CURRENT.get(None)
+        if connection is None:  # called without a server, as tests of ASGI applications do
+            yield
+            return
+        connection.requests += 1
+        try:
+            yield
+        finally:
+            connection.requests -= 1
+            connection.idle_since = time.monotonic()
+
+    def add(self, connection: Connection) -> bool:
+        """Count a connection; False where there are too many."""
+        self._open.add(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(self._sweep_seconds, self._cut_off_slow)
+        return len(self._open) <= self.settings.maximum_connections
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
+
+    def _cut_off_slow(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._open):
+            connection.check(now, self.settings)
+        self._sweep = None
+        if self._open:
+            self._sweep = asyncio.get_running_loop().call_later(self._sweep_seconds, self._cut_off_slow)
+
+
+class Connection(asyncio.Protocol):
+    """One connection: passes everything on to a protocol, unless there are too many connections.
+
+    Attributes:
+        requests: requests that the application is answering.
+        idle_since: when the connection was made, or its last request was answered, on the clock of `time.monotonic`.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol, connections: Connections) -> None:
+        self.requests = 0
+        self.idle_since = time.monotonic()
+        self._protocol = protocol
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._accepted = False
+        self._unread_since: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Accept the connection, or refuse it where there are too many."""
+        self._transport = transport
+        self._accepted = self._connections.add(self)
+        if self._accepted:
+            self._protocol.connection_made(transport)
+        else:
+            transport.write(_FULL)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._connections.remove(self)
+        if self._accepted:
+            self._protocol.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on; a request that they complete is counted as this connection's."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        token = _CURRENT.set(self)
+        try:
+            self._protocol.data_received(data)
+        finally:
+            _CURRENT.reset(token)
+
+    def eof_received(self) -> bool | None:
+        """Pass it on."""
+        return self._protocol.eof_received() if self._accepted else None
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._protocol.resume_writing()
+
+    def check(self, now: float, settings: ServiceSettings) -> None:
+        """Close the connection if no request has come in time, and drop it if its client does not read.
+
+        A body that is still arriving after its request was answered counts as the head of the next one: its client has
+        as long to end it, and can read its answer meanwhile.
+
+        Args:
+            now: on the clock of `time.monotonic`.
+            settings: the limits.
+        """
+        if self._transport is None:
+            return
+        if not self._transport.get_write_buffer_size():
+            self._unread_since = None
+        elif self._unread_since is None:
+            self._unread_since = now
+        elif now - self._unread_since > settings.maximum_seconds:
+            self._transport.abort()
+            return
+        if not self.requests and now - self.idle_since > settings.header_seconds:
+            self._transport.close()
