@@ -136,7 +136,7 @@ class BodyReader:
             ) from None
 
     def _check_room(self, more: int) -> None:
-        if self.held_bytes + more > self.settings.maximum_held_bytes:
+        if self.held_bytes + more > self.settings.held_bytes_limit:
             raise OverloadedError("too many bytes are in memory already: try later")
 
     def _too_large(self) -> RequestRefusedError:

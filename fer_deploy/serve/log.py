@@ -45,15 +45,17 @@ class TextFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def set_up_logs(kind: str, *, stream: TextIO | None = None) -> None:
+def set_up_logs(format_name: str, *, stream: TextIO | None = None) -> None:
     """Send the logs of the service and the errors of uvicorn to a stream.
 
     Args:
-        kind: `json` or `text`.
+        format_name: `json`, `text`, or `auto` for text on a terminal and json elsewhere.
         stream: standard output by default.
     """
-    handler = logging.StreamHandler(stream or sys.stdout)
-    handler.setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
+    stream = stream or sys.stdout
+    as_text = format_name == "text" or (format_name == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     for name, level in (("fer_deploy.serve", logging.INFO), ("uvicorn", logging.ERROR), ("asyncio", logging.ERROR)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

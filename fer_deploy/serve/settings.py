@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fer_deploy.machine import available_cores
 
@@ -16,27 +17,36 @@ class ServiceSettings:
     """
 
     host: str = "127.0.0.1"
-    """Address to listen on. The default reaches this machine alone: the service has no passwords and no encryption."""
+    """Address to listen on; 0.0.0.0 is every address of this machine.
+
+    The default reaches this machine alone: the service has no passwords and no encryption."""
     port: int = 8000
     """Port to listen on; 0 takes a free one, which the log names."""
-    threads: int = 0
-    """Threads that decode and compute, each with one thread of ONNX Runtime; 0 starts one per available core."""
+    threads: int | None = None
+    """Threads that decode and compute, each with one thread of ONNX Runtime. Default: one per available core."""
     maximum_queue: int = 256
-    """Faces that may wait. More are refused at once with 503, because a longer queue would delay every request."""
+    """Faces that may wait. More are refused at once with 503.
+
+    A longer queue would not answer more requests, only later."""
     maximum_batch: int = 32
-    """Faces that one thread takes from the queue together. No thread waits for a batch to fill: the faces that arrive
-    while all threads are busy form the next batch, so a single request is never delayed."""
+    """Faces that one thread takes from the queue together, at most.
+
+    No thread waits for a batch to fill: the faces that arrive while all threads are busy form the next batch, so a
+    single request is never delayed."""
     maximum_bytes: int = 10_000_000
-    """Bytes of a request's body. More is refused with 413."""
-    maximum_held_bytes: int = 256_000_000
-    """Bytes of bodies in memory at a time, over all requests. More is refused with 503."""
+    """Size of a request's body, at most. More is refused with 413."""
+    maximum_held_bytes: int | None = None
+    """Bytes of bodies in memory at a time, over all requests. More is refused with 503. None allows 256 MB, or one body
+    of `maximum_bytes` if that is more."""
     maximum_pixels: int = 25_000_000
-    """Pixels of a picture, by its header. More is refused with 422 before anything is decoded."""
+    """Size of a picture by its header, at most. More is refused with 422 before anything is decoded."""
     maximum_pictures: int = 64
     """Pictures in one form, and never more than `maximum_queue`."""
     maximum_seconds: float = 10.0
-    """Time from the end of a request's head to its answer, in seconds. An incomplete body is then answered with 408,
-    a missing result with 503. A client that does not read its answer is cut off after the same time."""
+    """Time from the end of a request's head to its answer, in seconds.
+
+    An incomplete body is then answered with 408, a missing result with 503. A client that does not read its answer is
+    cut off after the same time."""
     header_seconds: float = 10.0
     """Time for a connection to send the whole head of its next request, in seconds; then it is closed."""
     maximum_head_bytes: int = 32 * 1024
@@ -44,30 +54,40 @@ class ServiceSettings:
     maximum_connections: int = 1000
     """Open connections. Each further one is answered with 503 and closed."""
     drain_seconds: float = 0.0
-    """After SIGTERM, time during which requests are still answered while `/ready` reports 503, in seconds. It lets a
-    load balancer notice."""
+    """Time after SIGTERM in which requests are still answered while /ready reports 503, in seconds.
+
+    It lets a load balancer notice."""
     stop_seconds: float = 20.0
     """After that, time for running requests to finish, in seconds."""
-    log: str = "json"
-    """`json` writes one object per line; `text` writes lines for a terminal."""
+    log: Literal["auto", "json", "text"] = "auto"
+    """Format of the log: one JSON object per line, or text. auto takes text on a terminal, else json."""
 
     def __post_init__(self) -> None:
-        for name in ("maximum_queue", "maximum_batch", "maximum_bytes", "maximum_held_bytes", "maximum_pixels",
+        for name in ("maximum_queue", "maximum_batch", "maximum_bytes", "held_bytes_limit", "maximum_pixels",
                      "maximum_pictures", "maximum_head_bytes", "maximum_connections"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("maximum_seconds", "header_seconds", "stop_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)}")
-        if self.threads < 0 or self.drain_seconds < 0:
-            raise ValueError("threads and drain_seconds must not be negative")
-        if self.maximum_held_bytes < self.maximum_bytes:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.drain_seconds < 0:
+            raise ValueError(f"drain_seconds must not be negative, got {self.drain_seconds}")
+        if self.held_bytes_limit < self.maximum_bytes:
             raise ValueError("maximum_held_bytes must be at least maximum_bytes, or no body of that size is accepted")
 
     @property
     def thread_count(self) -> int:
         """Threads that decode and compute."""
         return self.threads or available_cores()
+
+    @property
+    def held_bytes_limit(self) -> int:
+        """Bytes of bodies in memory at a time."""
+        if self.maximum_held_bytes is None:
+            return max(256_000_000, self.maximum_bytes)
+        return self.maximum_held_bytes
 
     @property
     def pictures_per_form(self) -> int:

@@ -12,13 +12,16 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from tiny_model import level_of, tiny_model, write_tiny_model
 
 from fer_deploy import EMOTIONS, Recognizer
+from fer_deploy.cli import cli
 from fer_deploy.errors import UnavailableError
 from fer_deploy.serve.log import JsonFormatter, TextFormatter, event
 from fer_deploy.serve.server import listen
@@ -487,6 +490,29 @@ def test_settings_are_checked() -> None:
         ServiceSettings(maximum_queue=0)
     with pytest.raises(ValueError, match="maximum_held_bytes"):
         ServiceSettings(maximum_bytes=2, maximum_held_bytes=1)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        ServiceSettings(threads=0)
+
+
+@pytest.mark.parametrize(("megabytes", "limit"), [("1", 256_000_000), ("10", 256_000_000), ("300", 300_000_000)])
+def test_the_limit_on_all_bodies_is_never_below_that_on_one(
+    megabytes: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[ServiceSettings] = []
+    monkeypatch.setattr("fer_deploy.serve.server.serve", lambda _recognizer, settings: started.append(settings))
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    done = CliRunner().invoke(cli, ["serve", "--model", str(model), "--megabytes", megabytes])
+    assert done.exit_code == 0, done.output
+    assert started[0].maximum_bytes == int(megabytes) * 1_000_000
+    assert started[0].held_bytes_limit == limit
+
+
+def test_the_program_has_the_defaults_of_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[ServiceSettings] = []
+    monkeypatch.setattr("fer_deploy.serve.server.serve", lambda _recognizer, settings: started.append(settings))
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    assert CliRunner().invoke(cli, ["serve", "--model", str(model)]).exit_code == 0
+    assert started == [ServiceSettings()]
 
 
 # The program
