@@ -28,8 +28,8 @@ import numpy as np
 from drawn_faces import encoded_faces
 
 from fer_deploy.errors import MeasurementError
-from fer_deploy.recognizer import Recognizer
 from fer_deploy.machine import available_cores
+from fer_deploy.recognizer import Recognizer
 
 HANGS_AFTER_SECONDS = 30.0
 """A request without an answer by then hangs. The service's own limit is 10 s."""
