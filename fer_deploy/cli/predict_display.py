@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fer_deploy.cli.console import ProgressBar, console
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
     from fer_deploy.reading.inputs import Source
     from fer_deploy.reading.read import Done
@@ -40,17 +41,15 @@ class ResultTable:
 
     def show(self) -> None:
         """Print the table on stdout."""
-        from rich.console import Console
-
-        console = Console(highlight=False)
+        screen = console()
         if self._faces:
-            self._show_faces(console)
+            self._show_faces(screen)
         if self._left_out:
-            console.print(f"... and {self._left_out:,} more faces: --csv, --json or --output has them all")
+            screen.print(f"... and {self._left_out:,} more faces: --csv, --json or --output has them all")
         if self._tracks:
-            self._show_tracks(console)
+            self._show_tracks(screen)
 
-    def _show_faces(self, console: Console) -> None:
+    def _show_faces(self, screen: Console) -> None:
         from rich.markup import escape
         from rich.table import Column, Table
 
@@ -65,9 +64,9 @@ class ResultTable:
             if box is not None:
                 place = f"{box.left:.0f},{box.top:.0f} {box.width:.0f}x{box.height:.0f}"
             table.add_row(name, place, f"[bold]{first[0]}[/]", f"{first[1]:.0%}", second[0], f"{second[1]:.0%}")
-        console.print(table)
+        screen.print(table)
 
-    def _show_tracks(self, console: Console) -> None:
+    def _show_tracks(self, screen: Console) -> None:
         from rich.markup import escape
         from rich.table import Column, Table
 
@@ -82,50 +81,44 @@ class ResultTable:
             shares = ", ".join(f"{label} {count / len(rows):.0%}" for label, count in most)
             span = f"{rows[0].time_s or 0:.1f} to {rows[-1].time_s or 0:.1f}"
             table.add_row(escape(name), f"#{track}", span, str(len(rows)), shares)
-        console.print(table)
+        screen.print(table)
         if len(self._tracks) > TABLE_ROWS:
             more = len(self._tracks) - TABLE_ROWS
-            console.print(f"... and {more:,} more faces of videos: --csv, --json or --output has them all")
+            screen.print(f"... and {more:,} more faces of videos: --csv, --json or --output has them all")
 
 
 class ReadingProgress:
     """A progress bar, where there is one, and lines of notes. Made by `reading_progress`."""
 
-    def __init__(self, sources: Sequence[Source], bar: Progress | None) -> None:
-        self._bar, self._finished = bar, 0
-        self._task = bar.add_task("", total=len(sources)) if bar is not None else None
+    def __init__(self, total: int, bar: ProgressBar | None) -> None:
+        self._bar, self._total, self._finished = bar, total, 0
 
     def note(self, line: str) -> None:
         """Print one line on stderr."""
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.say(line)
         else:
             click.echo(line, err=True)
 
     def frame(self, read: int, total: int | None) -> None:
         """A video's frame was read: `read` so far, of `total`, None if unknown."""
-        if self._bar is not None and self._task is not None:
+        if self._bar is not None:
             share = min(1.0, read / total) if total else 0.0
-            self._bar.update(self._task, completed=self._finished + share, description=f"frame {read}")
+            self._bar.update("files", self._finished + share, self._total, note=f"frame {read:,}")
 
     def advance(self, done: Done) -> None:
         """A file is finished."""
         self._finished += 1
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._finished, description=done.source.path.name[-30:])
+        if self._bar is not None:
+            self._bar.update("files", self._finished, self._total, note=done.source.path.name[-30:])
 
 
 @contextmanager
 def reading_progress(sources: Sequence[Source]) -> Iterator[ReadingProgress]:
     """Show a bar where stderr is a terminal and the work is long: more than three files, or a video."""
     is_long = len(sources) > 3 or any(source.is_video for source in sources)
-    if not (is_long and sys.stderr.isatty()):
-        yield ReadingProgress(sources, None)
+    if not (is_long and sys.stderr.isatty()):  # the bar needs rich, which takes longer to load than a face to read
+        yield ReadingProgress(len(sources), None)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    name = TextColumn("{task.description}", markup=False)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), name)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield ReadingProgress(sources, bar)
+    with ProgressBar() as bar:
+        yield ReadingProgress(len(sources), bar)

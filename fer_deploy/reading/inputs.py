@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import shown
+from fer_deploy.files import LeftOut, is_hidden, shown, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
@@ -55,53 +55,28 @@ class Inputs:
     """The files that were found.
 
     Attributes:
-        sources: pictures and videos, each once, in the order named; those of a folder sorted by name.
-        problems: one line for each word that names nothing readable.
-        others: how many files in folders have the ending of neither a picture nor a video.
+        sources: pictures and videos, each once, in the order named; those of a folder in `files.walk`'s order.
+        problems: one line for each word that names nothing readable, and for each folder that cannot be searched.
+        left_out: counts what the search of folders and patterns left out, by reason.
     """
 
     sources: tuple[Source, ...]
     problems: tuple[str, ...]
-    others: int = 0
+    left_out: LeftOut
 
 
-def find_inputs(words: Iterable[str | os.PathLike[str]], *, leave_out: Iterable[Path] = ()) -> Inputs:
+def find_inputs(words: Iterable[str | os.PathLike[str]], *, except_in: Collection[Path] = ()) -> Inputs:
     """Find pictures and videos. No file is opened: one that cannot be read is reported when it is read.
 
     Args:
-        words: files (read whatever their ending), folders (searched with their subfolders, but not through symbolic
-            links), patterns with `*`, `?`, `[...]` and `**` (for shells that do not expand them), or `-`.
-        leave_out: folders that are not searched when they lie in another, such as the output folders of earlier runs.
+        words: files (read whatever their ending), folders (searched by the rule of `files.walk`), patterns with `*`,
+            `?`, `[...]` and `**` (for shells that do not expand them), or `-`.
+        except_in: folders that are not searched when they lie in another, such as the output folders of earlier runs.
     """
-    sources: dict[str, Source] = {}
-    problems: list[str] = []
-    others = 0
-    excluded = frozenset(folder.resolve() for folder in leave_out)
-
-    def add(path: Path, place: Path) -> None:
-        sources.setdefault(os.path.normpath(path), Source(path, place))
-
+    search = _Search(except_in)
     for word in words:
-        path = Path(word)
-        if str(word) != STANDARD_INPUT and _is_folder(path):
-            before = len(sources)
-            for found in _walk(path, problems, leave_out=excluded):
-                if found.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES:
-                    add(found, found.relative_to(path))
-                else:
-                    others += 1
-            if len(sources) == before:
-                problems.append(f"{shown(path)}: no picture or video in this folder")
-        elif glob.has_magic(str(word)) and not _is_there(path):
-            matches = sorted(glob.glob(str(word), recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
-            files = [Path(match) for match in matches if not _is_folder(Path(match))]
-            if not files:
-                problems.append(f"{shown(path)}: no file matches this pattern")
-            for found in files:
-                add(found, Path(found.name))
-        else:
-            add(path, Path(path.name))
-    return Inputs(tuple(sources.values()), tuple(problems), others)
+        search.add_word(os.fspath(word))
+    return Inputs(tuple(search.sources.values()), tuple(search.problems), search.left_out)
 
 
 def read_names(content: bytes) -> Sequence[str]:
@@ -118,20 +93,63 @@ def read_names(content: bytes) -> Sequence[str]:
     return names
 
 
-def _walk(folder: Path, problems: list[str], *, leave_out: frozenset[Path]) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        problems.append(f"{shown(error.filename)}: cannot be searched: {error.strerror}")
+class _Search:
+    """Collects the files that words mean."""
 
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not leave_out or Path(place, name).resolve() not in leave_out)
-        for name in sorted(files):
-            yield Path(place, name)
+    def __init__(self, except_in: Collection[Path]) -> None:
+        self.sources: dict[str, Source] = {}
+        self.problems: list[str] = []
+        self.left_out = LeftOut()
+        self._except_in = except_in
+
+    def add_word(self, word: str) -> None:
+        """Add the files that one word means."""
+        if word == STANDARD_INPUT:
+            self._add(Path(word), Path(word))
+        elif _is_folder(word):
+            self._add_folder(Path(word))
+        elif glob.has_magic(word) and not os.path.lexists(word):
+            self._add_matches(word)
+        else:
+            self._add(Path(word), Path(Path(word).name))
+
+    def _add(self, path: Path, place: Path) -> None:
+        self.sources.setdefault(os.path.normpath(path), Source(path, place))
+
+    def _add_folder(self, folder: Path) -> None:
+        count = 0
+        before = len(self.left_out.problems)
+        # A folder that is named is searched, even if it is one of the folders that searches of others leave out.
+        except_in = [place for place in self._except_in if not _is_same(place, folder)]
+        for file in walk(folder, self.left_out, suffixes=PICTURE_SUFFIXES | VIDEO_SUFFIXES, except_in=except_in):
+            self._add(folder / file.name, Path(file.name))
+            count += 1
+        self.problems += self.left_out.problems[before:]
+        if not count:
+            self.problems.append(f"{shown(folder)}: no picture or video in this folder")
+
+    def _add_matches(self, pattern: str) -> None:
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+        # As a shell would, a pattern that matches a folder names it; `**` lists the contents of folders itself.
+        matches = [match for match in matches if "**" not in pattern or not _is_folder(match)]
+        if not matches:
+            self.problems.append(f"{shown(pattern)}: no file matches this pattern")
+        for match in matches:
+            if is_hidden(Path(match).name):
+                self.left_out.add_hidden(Path(match).name)
+            elif _is_folder(match):
+                self._add_folder(Path(match))
+            else:
+                self._add(Path(match), Path(Path(match).name))
 
 
-def _is_folder(path: Path) -> bool:
+def _is_folder(path: str) -> bool:
     """Whether it is a folder; False for names too long or in a locked folder, for which `Path.is_dir` raises."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def _is_there(path: Path) -> bool:
-    return os.path.lexists(path)
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False

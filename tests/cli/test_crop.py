@@ -1,4 +1,4 @@
-"""`python -m fer_deploy.cli.crop`: faces cut out of photos, for recipes that learn from unlabelled ones."""
+"""`ferdeploy crop`: faces cut out of photos, for recipes with unlabelled faces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from fer_deploy.cli.crop import main
+from fer_deploy.cli.crop import command
 from fer_deploy.detection.detector import FaceDetector
 from fer_deploy.faces.synthetic import synthetic_dataset
 from fer_deploy.faces.unlabelled import read_unlabelled
@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 
 def test_the_largest_face_of_each_photo_becomes_a_picture(photos: Path, tmp_path: Path) -> None:
     output = photos / "faces"
-    done = CliRunner().invoke(main, [str(photos), "--output", str(output)])
+    done = CliRunner().invoke(command, [str(photos), "--output", str(output)])
     assert done.exit_code == 0, done.output
     assert "2 faces from 3 photos" in done.output
     assert sorted(path.relative_to(output).as_posix() for path in output.rglob("*.png")) == [
@@ -59,12 +59,12 @@ def test_the_largest_face_of_each_photo_becomes_a_picture(photos: Path, tmp_path
 
 def test_a_stopped_run_goes_on_and_what_is_broken_is_named(photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "faces"
-    CliRunner().invoke(main, [str(photos / "more"), "--output", str(output)])
+    CliRunner().invoke(command, [str(photos / "more"), "--output", str(output)])
     kept = (output / "two.png").stat().st_mtime_ns
     (photos / "more/torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
-    again = CliRunner().invoke(main, [str(photos / "more"), str(photos / "gone.jpg"), "--output", str(output)])
+    again = CliRunner().invoke(command, [str(photos / "more"), str(photos / "gone.jpg"), "--output", str(output)])
     assert again.exit_code == 1
-    assert "0 faces from 3 photos, 1 were there already" in again.output
+    assert "0 faces from 3 photos, 1 existed already, 1 without a face, 2 failed" in again.output
     assert "error: " in again.output
     assert "torn.jpg" in again.output
     assert "gone.jpg" in again.output
@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_and_what_is_broken_is_named(photos: Path, tmp_pat
 
 
 def test_faces_of_one_name_are_refused(photos: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, [str(photos / "astronaut.jpg"), str(PHOTO), "--output", str(tmp_path / "faces")])
+    done = CliRunner().invoke(command, [str(photos / "astronaut.jpg"), str(PHOTO), "--output", str(tmp_path / "faces")])
     assert done.exit_code == 1
-    assert "one name" in done.output
+    assert "would both become" in done.output
     assert not (tmp_path / "faces").exists()

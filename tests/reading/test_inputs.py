@@ -26,7 +26,7 @@ def names(*words: str) -> list[str]:
 def test_a_folder_is_searched_with_its_subfolders_in_order(folder: Path) -> None:
     found = find_inputs(["."])
     assert [source.name for source in found.sources] == ["a.PNG", "b.jpg", "deep/clip.MP4", "deep/er/c.webp"]
-    assert found.others == 2
+    assert str(found.left_out) == "left out: 1 *.txt, 1 without an ending"
     assert [source.is_video for source in found.sources] == [False, False, True, False]
     assert [str(source.place) for source in find_inputs(["deep"]).sources] == ["clip.MP4", "er/c.webp"]
 
@@ -58,13 +58,13 @@ def test_what_names_nothing_is_a_problem_of_one_line(folder: Path) -> None:
 
 
 def test_a_folder_to_leave_out_is_left_out_of_a_folder_that_is_searched(folder: Path) -> None:
-    def found(*words: str, leave_out: str) -> list[str]:
-        return [source.name for source in find_inputs(words, leave_out=[Path(leave_out)]).sources]
+    def found(*words: str, except_in: str) -> list[str]:
+        return [source.name for source in find_inputs(words, except_in=[Path(except_in)]).sources]
 
-    assert found(".", leave_out="deep/er") == ["a.PNG", "b.jpg", "deep/clip.MP4"]
-    assert found(".", leave_out=str(folder / "deep")) == ["a.PNG", "b.jpg"]
-    assert found(".", leave_out="er") == names(".")
-    assert found("deep/er", leave_out="deep/er") == ["deep/er/c.webp"], "named, it is read"
+    assert found(".", except_in="deep/er") == ["a.PNG", "b.jpg", "deep/clip.MP4"]
+    assert found(".", except_in=str(folder / "deep")) == ["a.PNG", "b.jpg"]
+    assert found(".", except_in="er") == names(".")
+    assert found("deep/er", except_in="deep/er") == ["deep/er/c.webp"], "named, it is read"
 
 
 def test_loops_of_links_end(folder: Path) -> None:
@@ -77,6 +77,18 @@ def test_standard_input_is_a_source(folder: Path) -> None:
     (source,) = find_inputs(["-"]).sources
     assert source.is_standard_input
     assert not find_inputs(["./-"]).sources[0].path.is_dir()
+
+
+def test_a_folder_whose_files_were_named_before_is_no_problem(folder: Path) -> None:
+    found = find_inputs(["deep/er/c.webp", "deep/er"])
+    assert (len(found.sources), found.problems) == (1, ())
+
+
+def test_a_pattern_that_matches_a_folder_searches_it_as_shells_would_have_it(folder: Path) -> None:
+    (folder / "Thumbs.db").touch()
+    found = find_inputs(["[adT]*"])
+    assert [source.name for source in found.sources] == ["a.PNG", "deep/clip.MP4", "deep/er/c.webp"]
+    assert str(found.left_out) == "left out: 1 Thumbs.db, 1 without an ending"
 
 
 def test_an_unreadable_folder_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
