@@ -1,8 +1,6 @@
-"""Count what the packaged recipes' networks cost, and write fer_deploy/recipes/costs.json.
+"""Measure what each recipe's network costs, and write fer_deploy/recipes/costs.json, which `ferdeploy variants` reads.
 
-    python benchmarks/costs.py
-
-Run it after adding a recipe. A test counts every network and compares.
+Run it after adding or changing a recipe: `python benchmarks/costs.py`.
 """
 
 from __future__ import annotations
@@ -13,23 +11,26 @@ from typing import Any
 
 from fer_deploy.files import write_json
 from fer_deploy.models import build_network, measure_cost
-from fer_deploy.recipes import list_recipes, load_recipe
+from fer_deploy.recipes import Network, list_experiments, list_recipes, load_recipe
 from fer_deploy.recipes.costs import Cost, network_key
 
-COSTS = Path(__file__).resolve().parents[1] / "fer_deploy" / "recipes" / "costs.json"
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def packaged_costs() -> dict[str, dict[str, Any]]:
-    """The cost of every packaged recipe's network, by `network_key`."""
-    networks = {network_key(recipe.network): recipe.network for recipe in map(load_recipe, list_recipes())}
-    costs = {}
-    for key, network in sorted(networks.items()):
-        options: dict[str, Any] = dict(network.options)
-        cost = measure_cost(build_network(network.name, **options), size=network.input_size)
-        costs[key] = asdict(Cost(cost.gflops, cost.parameters, cost.activations))
-    return costs
+def measure(network: Network) -> Cost:
+    """The cost of one face."""
+    options: dict[str, Any] = dict(network.options)
+    cost = measure_cost(build_network(network.name, **options), size=network.input_size)
+    return Cost(cost.gflops, cost.parameters, cost.activations)
+
+
+def networks() -> dict[str, Network]:
+    """The networks of the package's recipes and of the experiments, by key, in the order of the keys."""
+    recipes = [load_recipe(name, workspace=ROOT) for name in (*list_recipes(), *list_experiments(ROOT))]
+    by_key = {network_key(recipe.network): recipe.network for recipe in recipes}
+    return {key: by_key[key] for key in sorted(by_key)}
 
 
 if __name__ == "__main__":
-    write_json(COSTS, packaged_costs())
-    print(f"wrote {COSTS}")
+    costs = {key: asdict(measure(network)) for key, network in networks().items()}
+    write_json(ROOT / "fer_deploy" / "recipes" / "costs.json", costs)

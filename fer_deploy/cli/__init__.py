@@ -1,7 +1,6 @@
-"""The command line: one file a verb, found by its name and loaded only when it is called.
+"""The command line: one module per command, imported only when the command runs.
 
-`ferdeploy --help` therefore answers at once: it reads each verb's one-line summary from the table below and imports
-none of them.
+`ferdeploy --help` is therefore fast: it prints the summaries in the table below and imports no command.
 """
 
 from __future__ import annotations
@@ -16,46 +15,49 @@ import click
 from fer_deploy import __version__
 
 VERBS: dict[str, str] = {
-    "train": "Train variants; a stopped run goes on where it stood.",
-    "export": "Write runs as self-contained ONNX files, and prove each.",
-    "verify": "Prove an ONNX file again.",
+    "train": "Train variants, or resume an interrupted run.",
+    "export": "Write runs as self-contained ONNX files, and check each against PyTorch.",
+    "verify": "Check exported ONNX files again.",
     "bench": "Measure accuracy, cost and latency side by side.",
-    "predict": "Read the emotions in pictures.",
-    "score": "Read a whole data set, here or on a cluster.",
-    "serve": "Read faces over HTTP.",
-    "demo": "Serve a web page that reads faces in the browser.",
+    "predict": "Recognise emotions in pictures, videos and a camera's picture.",
+    "score": "Classify a whole data set, on this machine or a cluster.",
+    "serve": "Serve a model over HTTP.",
+    "demo": "Serve a web page that recognises emotions in the browser.",
     "variants": "Show the networks and recipes that can be trained.",
+    "crop": "Cut faces out of photos, to train on them unlabelled.",
+    "borrow": "Turn a published network's weights into a starting point for training.",
 }
+"""Each command with its summary, in the order in which a newcomer needs them."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in `fer_deploy.cli.<verb>` and are imported on first use."""
+    """A group whose commands live in `fer_deploy.cli.<name>` and are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The verbs, in the order in which a newcomer needs them."""
+        """The commands' names, in the table's order."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Import and give the command of a verb, or None when there is no such verb."""
+        """Import a command; None when there is none of that name."""
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"fer_deploy.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the verbs and their summaries without importing them."""
+        """Write names and summaries without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest verb named when there is no such one."""
+        """Find the command as click does; an unknown name gets a hint at the nearest one."""
         if args and args[0] not in VERBS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], VERBS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(VERBS)}."
+            hint = f" Did you mean {near[0]!r}?" if near else f" Commands: {', '.join(VERBS)}."
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -77,6 +79,6 @@ def cli(ctx: click.Context, debug: bool) -> None:
 def main(*arguments: Any) -> None:
     """Run the command line; the entry point of the program `ferdeploy`."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks shall end no command
+        if isinstance(stream, io.TextIOWrapper):  # a character outside its encoding must not end a command
             stream.reconfigure(errors="replace" if stream.errors == "strict" else stream.errors)
     cli.main(args=list(arguments) or None, prog_name="ferdeploy")

@@ -253,9 +253,7 @@ def _from_file(network: nn.Module, path: Path, name: str) -> str:
     try:
         source = load_file(path)
     except FileNotFoundError as error:
-        borrowed = (
-            ": `python -m fer_deploy.cli.borrow --help` says how to get one" if path.parent.name in BORROWED else ""
-        )
+        borrowed = ": `ferdeploy borrow --help` says how to get one" if path.parent.name in BORROWED else ""
         raise RunError(f"{path}: there is no such weights file{borrowed}") from error
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: not a readable safetensors file ({_one_line(error)})") from error

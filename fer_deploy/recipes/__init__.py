@@ -2,6 +2,7 @@
 
 from fer_deploy.recipes.load import (
     apply_settings,
+    list_experiments,
     list_recipes,
     load_recipe,
     parse_recipe,
@@ -31,6 +32,7 @@ __all__ = [
     "Schedule",
     "Stage",
     "apply_settings",
+    "list_experiments",
     "list_recipes",
     "load_recipe",
     "parse_recipe",

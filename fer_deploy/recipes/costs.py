@@ -1,6 +1,7 @@
-"""What the packaged networks cost, stored so that listing them needs neither torch nor time.
+"""What the package's networks cost, kept beside the recipes so that listing them needs neither torch nor time.
 
-`benchmarks/costs.py` writes `costs.json`; a test counts every network and compares.
+`python benchmarks/costs.py` measures the networks of all recipes and writes `costs.json`; a test fails where a network
+is missing or its cost differs.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from fer_deploy.recipes.schema import Network
 
 @dataclass(frozen=True)
 class Cost:
-    """What one face costs: fvcore's multiply-adds in units of 1e9, parameters, elements of the layers' outputs."""
+    """The cost of one face."""
 
     gflops: float
+    """Multiply-adds as fvcore counts them, in units of 1e9."""
     parameters: int
+    """Weights that training changes."""
     activations: int
+    """Elements in the outputs of convolutions and linear layers."""
 
 
 def network_key(network: Network) -> str:
-    """The network's specification as one canonical line."""
+    """The network's specification as one canonical line of JSON."""
     content = {"name": network.name, "options": dict(network.options), "input_size": network.input_size}
     return json.dumps(content, sort_keys=True)
 

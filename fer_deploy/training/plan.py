@@ -66,7 +66,7 @@ def plan_runs(
         settings.append(f"stage.*.batch_size={batch_size}")
     recipes = []
     for name in wanted:
-        recipe = load_recipe(name)
+        recipe = load_recipe(name, workspace=workspace)
         if settings:
             recipe = apply_settings(recipe, settings)
         if initialisation is not None:

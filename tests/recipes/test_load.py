@@ -13,16 +13,18 @@ from fer_deploy.recipes import (
     Schedule,
     Stage,
     apply_settings,
+    list_experiments,
     list_recipes,
     load_recipe,
     parse_recipe,
     recipe_from_dict,
     recipe_to_dict,
 )
-from fer_deploy.recipes.load import field_documentation
+from fer_deploy.recipes.load import RELEASED, field_documentation
 from fer_deploy.recipes.write import recipe_to_toml
 from fer_deploy.study import STUDY_VARIANTS
 
+ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
 TAUGHT = 'distillation = { teachers = ["a"], view = "cached", mixup_alpha = 1.0 }\n' + MINIMAL
 
@@ -106,8 +108,14 @@ def test_stages_are_the_studys(name: str) -> None:
     assert losses == LOSSES.get(name, [("cross-entropy", 0.0)] * len(recipe.stages))
     everything = name in ("baseline", "resemotenet", "vgg19")
     assert {stage.optimiser.decay for stage in recipe.stages} == {"all" if everything else "matrices"}
+<<<<<<< HEAD
     half = name in ("efficientnet-b1", "mobilenetv3-large")
     assert {stage.precision for stage in recipe.stages} == {"float16" if half else "float32"}
+=======
+    # bfloat16 where the device has it, in place of the notebook's float16 on CUDA
+    assert {stage.precision for stage in recipe.stages} == {"float32" if name == "baseline" else "bfloat16"}
+    assert recipe.study is not None
+>>>>>>> c28cc8c (crop and borrow are commands; experiments' recipes leave the package)
 
 
 def test_augmentations_are_the_studys() -> None:
@@ -123,9 +131,9 @@ def test_augmentations_are_the_studys() -> None:
     assert (focal.gamma, focal.class_weights) == (2.5, (1.2,) * 7)
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", [*list_recipes(), *list_experiments(ROOT)])
 def test_every_recipe_survives_the_round_trip(name: str) -> None:
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, workspace=ROOT)
     assert recipe.name == name
     assert recipe_from_dict(recipe_to_dict(recipe), source="again") == recipe
     assert parse_recipe(recipe_to_toml(recipe), source="again") == recipe
@@ -165,6 +173,36 @@ def test_a_wrong_recipe_gets_one_line(text: str, message: str) -> None:
         parse_recipe(text, source="mine.toml")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_package_lists_the_study_then_the_released_networks_and_has_all_their_teachers() -> None:
+    names = list_recipes()
+    assert names[: len(STUDY_ORDER) + len(RELEASED)] == (*STUDY_ORDER, *RELEASED)
+    for name in names:
+        recipe = load_recipe(name)
+        teachers = recipe.distillation.teachers if recipe.distillation else ()
+        parents = [Path(recipe.initialisation).parts[1]] if "/weights.safetensors" in recipe.initialisation else []
+        for run in (*teachers, *parents):
+            stem = run.removesuffix("~mirror")
+            repeat = stem.partition(".")[0]  # `.seed1`, or `.1` for a second seed
+            assert repeat in names, f"{name} needs {run}"
+
+
+def test_a_workspace_has_recipes_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "training" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text(MINIMAL)
+    (folder / "plain.toml").write_text(MINIMAL.replace('"mine"', '"plain"'))
+    assert list_experiments(tmp_path) == ("mine", "plain")
+    assert load_recipe("mine", workspace=tmp_path).name == "mine"
+    assert load_recipe("plain", workspace=tmp_path).title != "t", "the package's own recipes come first"
+    with pytest.raises(RecipeError, match="no variant 'mime': did you mean 'mine'"):
+        load_recipe("mime", workspace=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("mine").name == "mine"
+    (folder / "mine.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match=r"training/recipes/mine.toml: is not TOML"):
+        load_recipe("mine")
 
 
 def test_an_unknown_name_gets_the_nearest() -> None:

@@ -7,16 +7,39 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from fer_deploy.cli import cli
-from fer_deploy.recipes import list_recipes
+from fer_deploy.recipes import STUDY_ORDER, list_recipes
+from fer_deploy.recipes.load import RELEASED
 
 
-def test_nothing_is_cut_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
+def table_of(output: str) -> list[str]:
+    return output.partition("\n\n")[0].splitlines()
+
+
+def test_the_list_fits_a_terminal_of_80_by_24_and_nothing_is_cut(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["variants", "--workspace", str(tmp_path)], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output
-    table = done.output.partition("\n\n")[0].splitlines()
+    table = table_of(done.output)
     assert table[0].split() == ["variant", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]
-    assert [line.split()[0] for line in table[1:]] == list(list_recipes())
-    assert not any("\N{HORIZONTAL ELLIPSIS}" in line or len(line) > 80 for line in table)
+    assert [line.split()[0] for line in table[1:]] == [*STUDY_ORDER, *RELEASED]
+    lines = done.output.splitlines()
+    assert len(lines) <= 23  # and the shell's prompt
+    assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table)
+    assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+def test_all_lists_teachers_and_the_workspaces_own_recipes(tmp_path: Path) -> None:
+    folder = tmp_path / "training" / "recipes"
+    folder.mkdir(parents=True)
+    text = 'name = "{}"\ntitle = "t"\nnetwork = {{ name = "baseline" }}\n[[stage]]\nepochs = 1\n'
+    (folder / "mine.toml").write_text(text.format("mine"))
+    (folder / "B.toml").write_text(text.format("B"))
+    words = ["variants", "--workspace", str(tmp_path)]
+    done = CliRunner().invoke(cli, [*words, "--all"], env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    assert [line.split()[0] for line in table_of(done.output)[1:]] == [*list_recipes(), "mine"]
+    more = len(list_recipes()) + 1 - len(STUDY_ORDER) - len(RELEASED)
+    assert f"--all: {more} more" in CliRunner().invoke(cli, words).output
+    assert 'name = "mine"' in CliRunner().invoke(cli, [*words, "mine"]).output
 
 
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:

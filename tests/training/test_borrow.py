@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fer_deploy.cli.borrow import main
+from fer_deploy.cli.borrow import command
 from fer_deploy.errors import RecipeError, RunError
 from fer_deploy.models import build_network
 from fer_deploy.training.borrow import BORROWERS, _folded_norms, borrow, read_graph
@@ -192,14 +192,14 @@ def test_the_command_writes_a_start_for_training(tmp_path: Path) -> None:
     model = _written(tmp_path, _published("mobilenet-v1", given))
     output = tmp_path / "people/mobilenet-v1.safetensors"
     words = ["mobilenet-v1", str(model), "--data", "synthetic", "--input-size", "64", "--output", str(output)]
-    result = CliRunner().invoke(main, words)
+    result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
     state = load_file(output)
     network = build_network("mobilenet-v1")
     network.load_state_dict(state)
     last = network.state_dict()["blocks.4.1.bn2.running_var"]
     assert bool((last > 0).all())
-    result = CliRunner().invoke(main, [words[0], str(tmp_path / "none.json"), *words[2:]])
+    result = CliRunner().invoke(command, [words[0], str(tmp_path / "none.json"), *words[2:]])
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
     assert "none.json" in result.output
 
