@@ -17,7 +17,6 @@ from fer_deploy.recipes.schema import Recipe
 from fer_deploy.recipes.values import Place, build
 from fer_deploy.study import STUDY_VARIANTS
 
-
 RELEASED = ("plain-small-distilled", "lite-mini-taught", "lite-five-taught", "plain-distilled-2", "lite2-96-taught-3")
 """The networks of the released files, by cost. The package's further recipes are the teachers and first weights of
 these, and `plain-small`, which the quick start trains."""

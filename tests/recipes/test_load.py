@@ -108,14 +108,8 @@ def test_stages_are_the_studys(name: str) -> None:
     assert losses == LOSSES.get(name, [("cross-entropy", 0.0)] * len(recipe.stages))
     everything = name in ("baseline", "resemotenet", "vgg19")
     assert {stage.optimiser.decay for stage in recipe.stages} == {"all" if everything else "matrices"}
-<<<<<<< HEAD
-    half = name in ("efficientnet-b1", "mobilenetv3-large")
-    assert {stage.precision for stage in recipe.stages} == {"float16" if half else "float32"}
-=======
     # bfloat16 where the device has it, in place of the notebook's float16 on CUDA
     assert {stage.precision for stage in recipe.stages} == {"float32" if name == "baseline" else "bfloat16"}
-    assert recipe.study is not None
->>>>>>> c28cc8c (crop and borrow are commands; experiments' recipes leave the package)
 
 
 def test_augmentations_are_the_studys() -> None:
@@ -177,7 +171,7 @@ def test_a_wrong_recipe_gets_one_line(text: str, message: str) -> None:
 
 def test_the_package_lists_the_study_then_the_released_networks_and_has_all_their_teachers() -> None:
     names = list_recipes()
-    assert names[: len(STUDY_ORDER) + len(RELEASED)] == (*STUDY_ORDER, *RELEASED)
+    assert names[: len(STUDY_VARIANTS) + len(RELEASED)] == (*STUDY_VARIANTS, *RELEASED)
     for name in names:
         recipe = load_recipe(name)
         teachers = recipe.distillation.teachers if recipe.distillation else ()

@@ -7,8 +7,9 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from fer_deploy.cli import cli
-from fer_deploy.recipes import STUDY_ORDER, list_recipes
+from fer_deploy.recipes import list_recipes
 from fer_deploy.recipes.load import RELEASED
+from fer_deploy.study import STUDY_VARIANTS
 
 
 def table_of(output: str) -> list[str]:
@@ -20,7 +21,7 @@ def test_the_list_fits_a_terminal_of_80_by_24_and_nothing_is_cut(tmp_path: Path)
     assert done.exit_code == 0, done.output
     table = table_of(done.output)
     assert table[0].split() == ["variant", "GFLOPs", "params", "acts", "stages", "init", "study", "here"]
-    assert [line.split()[0] for line in table[1:]] == [*STUDY_ORDER, *RELEASED]
+    assert [line.split()[0] for line in table[1:]] == [*STUDY_VARIANTS, *RELEASED]
     lines = done.output.splitlines()
     assert len(lines) <= 23  # and the shell's prompt
     assert not any("\N{HORIZONTAL ELLIPSIS}" in line for line in table)
@@ -37,7 +38,7 @@ def test_all_lists_teachers_and_the_workspaces_own_recipes(tmp_path: Path) -> No
     done = CliRunner().invoke(cli, [*words, "--all"], env={"COLUMNS": "80"})
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in table_of(done.output)[1:]] == [*list_recipes(), "mine"]
-    more = len(list_recipes()) + 1 - len(STUDY_ORDER) - len(RELEASED)
+    more = len(list_recipes()) + 1 - len(STUDY_VARIANTS) - len(RELEASED)
     assert f"--all: {more} more" in CliRunner().invoke(cli, words).output
     assert 'name = "mine"' in CliRunner().invoke(cli, [*words, "mine"]).output
 
