@@ -20,12 +20,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from fer_deploy.bench.subjects import split_stem
 from fer_deploy.export.build import build_model, folded
 from fer_deploy.export.export import Plan, plan_ensemble, plan_run
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.precision import processor
-from fer_deploy.model.contract import PRECISIONS
+from fer_deploy.model.names import PRECISIONS, ModelName
 
 WARM_UP = 20
 
@@ -178,8 +177,8 @@ def show_precisions(folder: Path) -> None:
     """Every precision of each file of a folder."""
     families: dict[str, dict[str, bytes]] = {}
     for path in sorted(folder.glob("*.onnx")):
-        name, precision = split_stem(path)
-        families.setdefault(name, {})[precision] = path.read_bytes()
+        model = ModelName.parse(path)
+        families.setdefault(model.stem, {})[model.precision] = path.read_bytes()
     rows = []
     for name, contents in families.items():
         if len(contents) < 2:

@@ -14,11 +14,9 @@ normalisation, networks, fusion and softmax happen inside the graph. An app in a
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -26,37 +24,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.detection.box import Box
-from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
-from fer_deploy.files import read_file, shown
-from fer_deploy.model.contract import MAXIMUM_BYTES, ModelContract, check_model_bytes
+from fer_deploy.errors import DataError, FerDeployError
+from fer_deploy.model.contract import ModelContract
+from fer_deploy.model.names import default_model
+from fer_deploy.model.session import open_model
 from fer_deploy.pictures import Pixels, array_to_rgb, read_picture
 
 if TYPE_CHECKING:
-    import onnxruntime
     from PIL import Image
 
     from fer_deploy.detection.detector import FaceDetector
 
-__all__ = ["Box", "Face", "Recognition", "Recognizer", "default_model"]
+__all__ = ["Box", "Face", "Recognition", "Recognizer"]
 
 Face: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """One face's picture: a path, an encoded picture's bytes, a Pillow image, or a uint8 array."""
-
-PROVIDERS: Mapping[str, str] = MappingProxyType(
-    {
-        "cpu": "CPUExecutionProvider",
-        "cuda": "CUDAExecutionProvider",
-        "tensorrt": "TensorrtExecutionProvider",
-        "coreml": "CoreMLExecutionProvider",
-        "directml": "DmlExecutionProvider",
-        "openvino": "OpenVINOExecutionProvider",
-        "rocm": "ROCMExecutionProvider",
-        "migraphx": "MIGraphXExecutionProvider",
-        "webgpu": "WebGpuExecutionProvider",
-        "xnnpack": "XnnpackExecutionProvider",
-    }
-)
-"""Short names of ONNX Runtime's execution providers; its own names are taken too."""
 
 _BATCH = 64
 """Faces to a call of ONNX Runtime: larger batches gain nothing on a CPU and cost memory."""
@@ -149,49 +131,43 @@ class Recognizer:
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
-        if isinstance(model, bytes):
-            self._name, content = "the model's bytes", model
-        else:
-            path = default_model() if model is None else Path(model)
-            self._name, content = shown(path), _read_model(path)
-        self._contract = check_model_bytes(content, source=self._name, maximum_bytes=MAXIMUM_BYTES)
+        self._model = open_model(default_model() if model is None else model, threads=threads, providers=providers)
         self._threads = threads
         self._lock = threading.Lock()
         self._detector: FaceDetector | None = None
-        self._session = _open_session(content, self._name, threads, _provider_names(providers))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels, in the order of the probabilities."""
-        return self._contract.labels
+        return self._model.contract.labels
 
     @property
     def metadata(self) -> dict[str, str]:
         """The file's `metadata_props`, as strings; `labels`, `members` and `weights` are JSON lists."""
-        return dict(self._contract.metadata)
+        return dict(self._model.contract.metadata)
 
     @property
     def contract(self) -> ModelContract:
         """What the file says of itself: name, precision, members, weights, shape, SHA-256."""
-        return self._contract
+        return self._model.contract
 
     @property
     def name(self) -> str:
         """The model's name, as in `B+E`; the file's stem where the file does not say."""
-        return self._contract.name
+        return self._model.contract.name
 
     @property
     def source(self) -> str:
         """Where the model was read from, printable."""
-        return self._name
+        return self.contract.source
 
     @property
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's execution providers in use, first choice first."""
-        return tuple(self._session.get_providers())
+        return self._model.providers
 
     def __repr__(self) -> str:
-        return f"Recognizer({self._name!r}, threads={self._threads}, providers={list(self.providers)})"
+        return f"Recognizer({self.source!r}, threads={self._threads}, providers={list(self.providers)})"
 
     @overload  # a string is an iterable of strings too, but is taken as a path
     def predict(  # type: ignore[overload-overlap]
@@ -288,15 +264,15 @@ class Recognizer:
             return np.zeros((0, len(self.labels)), np.float32)
         if 0 in faces.shape:
             raise DataError(f"faces without pixels, shape {faces.shape}")
-        fixed_batch, *fixed_size = self._contract.shape
+        fixed_batch, *fixed_size = self._model.contract.shape
         for side, fixed, got in zip(("height", "width"), fixed_size, faces.shape[1:3], strict=True):
             if fixed is not None and fixed != got:
                 raise DataError(
-                    f"{self._name} takes faces of {side} {fixed} only, got {got}: resize them, or use a file exported "
+                    f"{self.source} takes faces of {side} {fixed} only, got {got}: resize them, or use a file exported "
                     "without --static"
                 )
         count = fixed_batch or max(1, min(_BATCH, _BATCH_BYTES // faces[0].nbytes))
-        parts = [self._run(faces[start : start + count], fixed_batch) for start in range(0, len(faces), count)]
+        parts = [self._model(faces[start : start + count]) for start in range(0, len(faces), count)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def probabilities_of(self, faces: Sequence[Pixels]) -> NDArray[np.float32]:
@@ -319,17 +295,6 @@ class Recognizer:
             rows[positions] = self.probabilities(np.stack([faces[position] for position in positions]))
         return rows
 
-    def _run(self, faces: NDArray[np.uint8], fixed_batch: int | None) -> NDArray[np.float32]:
-        count = len(faces)
-        if fixed_batch is not None and count < fixed_batch:
-            faces = np.concatenate([faces, np.repeat(faces[-1:], fixed_batch - count, axis=0)])
-        try:
-            (values,) = self._session.run(["probabilities"], {"faces": np.ascontiguousarray(faces)})
-        except Exception as error:  # ONNX Runtime raises classes of its own extension module
-            raise ModelFileError(f"{self._name}: ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
-        result: NDArray[np.float32] = values[:count]
-        return result
-
     def _predict_pixels(self, faces: Iterable[Pixels]) -> list[Recognition]:
         """Read faces of any sizes: those of one size go through together, a bounded number of bytes at a time."""
         results: list[Recognition] = []
@@ -337,93 +302,6 @@ class Recognizer:
             rows = self.probabilities_of(chunk)
             results.extend(Recognition.from_row(row, self.labels) for row in rows)
         return results
-
-
-_FIXED = re.compile(r"\.\d+x\d+x\d+(\.|$)")
-"""What the name of a file of fixed shape has in it."""
-
-
-def default_model(workspace: Path = Path()) -> Path:
-    """The model taken when none is named: the one inside this package, else one of the workspace's `exports/`.
-
-    Of `exports/`, files that take faces of any size come first, then fp32 ones, and of them the study's pair `B+E`,
-    then `B`, then the first by name.
-
-    Raises:
-        ModelFileError: there is neither.
-    """
-    packaged = sorted((Path(__file__).parent / "data").glob("*.onnx"))
-    if packaged:
-        return packaged[0]
-    found = sorted((workspace / "exports").glob("*.onnx"))
-    if not found:
-        raise ModelFileError(
-            "no model: name one with --model FILE.onnx, or make one with `ferdeploy train` and `ferdeploy export`"
-        )
-    preferred = ("B+E", "B")
-    return min(
-        found,
-        key=lambda path: (
-            bool(_FIXED.search(path.stem)),
-            path.stem.endswith((".fp16", ".int8")),
-            preferred.index(path.stem) if path.stem in preferred else len(preferred),
-            path.name,
-        ),
-    )
-
-
-def _read_model(path: Path) -> bytes:
-    try:
-        return read_file(path, maximum_bytes=MAXIMUM_BYTES, what="model")
-    except DataError as error:
-        raise ModelFileError(str(error)) from error
-
-
-def _provider_names(providers: Sequence[str] | None) -> list[str]:
-    if providers is None:
-        return [PROVIDERS["cpu"]]
-    if isinstance(providers, str):
-        providers = [providers]
-    by_lower = {name.lower(): name for name in PROVIDERS.values()} | dict(PROVIDERS)
-    names = [by_lower.get(name.lower(), name) for name in providers]
-    if not names:
-        raise UnavailableError(f"no provider named: give one of {', '.join(PROVIDERS)}")
-    return names
-
-
-def _open_session(content: bytes, name: str, threads: int | None, providers: list[str]) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    missing = [provider for provider in providers if provider not in available]
-    if missing:
-        raise UnavailableError(
-            f"ONNX Runtime {onnxruntime.__version__} here has no {', '.join(missing)}, only {', '.join(available)}: "
-            "install the build of ONNX Runtime for it, or ask for cpu"
-        )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its warnings and errors go to stderr by themselves; ours say it in one line
-    options.inter_op_num_threads = 1
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    wanted = providers if PROVIDERS["cpu"] in providers else [*providers, PROVIDERS["cpu"]]
-    try:
-        # Bytes, not the path: nothing beside the file can then be read as external data, and a swap of the file
-        # between check and load changes nothing.
-        session = onnxruntime.InferenceSession(content, options, providers=wanted, enable_fallback=0)
-    except Exception as error:  # ONNX Runtime raises classes of its own extension module
-        detail = " ".join(str(error).split())[:300]
-        if providers[0] != PROVIDERS["cpu"] and "ExecutionProvider" in detail:
-            raise UnavailableError(f"{providers[0]} cannot be started: {detail}") from error
-        raise ModelFileError(f"{name}: not an ONNX model that ONNX Runtime can load: {detail}") from error
-    session.disable_fallback()
-    in_use = session.get_providers()
-    if in_use[0] != providers[0]:
-        raise UnavailableError(
-            f"{providers[0]} could not be started, ONNX Runtime stepped down to {in_use[0]}: check its driver and "
-            "libraries, or ask for cpu"
-        )
-    return session
 
 
 def _is_pillow(value: object) -> bool:

@@ -20,6 +20,7 @@ import fer_deploy.recognizer as module
 from fer_deploy import EMOTIONS, Recognition, Recognizer
 from fer_deploy.detection import Box
 from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError
+from fer_deploy.model import names as model_names
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,13 @@ def test_mixed_sizes_keep_their_order(recognizer: Recognizer) -> None:
 def test_batches_are_bounded_in_bytes(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BATCH_BYTES", 3 * 48 * 48 * 3)
     seen: list[int] = []
-    run = recognizer._run
-    monkeypatch.setattr(recognizer, "_run", lambda batch, fixed: seen.append(len(batch)) or run(batch, fixed))
+    run = onnxruntime.InferenceSession.run
+
+    def count(session: object, names: object, inputs: dict[str, np.ndarray]) -> object:
+        seen.append(len(inputs["faces"]))
+        return run(session, names, inputs)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", count)
     batch = faces(14)
     results = recognizer.predict(list(batch))
     assert seen == [3, 3, 3, 3, 2]  # chunks of 12 pictures, calls of 3
@@ -254,8 +260,7 @@ def test_equal_probabilities_go_to_the_first_label() -> None:
 class TestDefaultModel:
     @pytest.fixture(autouse=True)
     def without_a_packaged_model(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        (tmp_path / "package").mkdir()
-        monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "recognizer.py"))
+        monkeypatch.setattr(model_names, "PACKAGED", tmp_path / "package" / "data")
         (tmp_path / "work").mkdir()
         monkeypatch.chdir(tmp_path / "work")
 
@@ -266,19 +271,19 @@ class TestDefaultModel:
     def test_the_pair_comes_before_the_rest_and_full_precision_before_less(self) -> None:
         for name in ("A.fp16", "zeta", "B.int8"):
             write_tiny_model(Path("exports") / f"{name}.onnx")
-        assert module.default_model().name == "zeta.onnx"
+        assert model_names.default_model().name == "zeta.onnx"
         write_tiny_model(Path("exports/alpha.1x48x48.onnx"))
         write_tiny_model(Path("exports/alpha.1x48x48.int8.onnx"))
-        assert module.default_model().name == "zeta.onnx"  # which takes faces of any size
+        assert model_names.default_model().name == "zeta.onnx"  # which takes faces of any size
         write_tiny_model(Path("exports/B.onnx"))
-        assert module.default_model().name == "B.onnx"
+        assert model_names.default_model().name == "B.onnx"
         write_tiny_model(Path("exports/B+E.onnx"))
         assert Recognizer().source == "exports/B+E.onnx"
 
     def test_the_package_comes_before_the_workspace(self, tmp_path: Path) -> None:
         write_tiny_model(Path("exports/B.onnx"))
         packaged = write_tiny_model(tmp_path / "package" / "data" / "tiny.onnx")
-        assert module.default_model() == packaged
+        assert model_names.default_model() == packaged
 
 
 def test_the_runtime_imports_neither_torch_nor_pillow_until_a_file_is_read(tmp_path: Path) -> None:
@@ -295,7 +300,7 @@ def test_the_runtime_imports_neither_torch_nor_pillow_until_a_file_is_read(tmp_p
 
 
 def test_the_examples_in_the_docstrings_run() -> None:
-    for each in (module, sys.modules["fer_deploy.pictures"], sys.modules["fer_deploy.detection.box"]):
+    for each in (module, sys.modules["fer_deploy.files"], sys.modules["fer_deploy.detection.box"]):
         outcome = doctest.testmod(each)
         assert outcome.attempted > 0
         assert outcome.failed == 0

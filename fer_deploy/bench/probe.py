@@ -18,6 +18,7 @@ from fer_deploy.bench.report import Load
 from fer_deploy.bench.subjects import Subject, find_subjects
 from fer_deploy.errors import FerDeployError, MeasurementError
 from fer_deploy.machine import peak_memory_bytes
+from fer_deploy.model.session import pad_batch
 
 TIMEOUT_S = 300
 """A subject that takes longer to load is given up."""
@@ -55,9 +56,7 @@ def main(workspace: str, name: str, precision: str, engine: str, threads: str) -
         start = time.perf_counter_ns()
         session = open_session(subject, engine, threads=int(threads))
         loaded = time.perf_counter_ns()
-        if session.fixed_batch:
-            face = np.repeat(face, session.fixed_batch, axis=0)
-        session.download(session.compute(session.upload(face)))
+        session.download(session.compute(session.upload(pad_batch(face, session.fixed_batch))))
         session.synchronise()
         answered = time.perf_counter_ns()
     except FerDeployError as error:

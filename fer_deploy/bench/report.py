@@ -22,6 +22,7 @@ from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
 from fer_deploy.errors import MeasurementError
 from fer_deploy.files import write_text
+from fer_deploy.model.names import in_precision
 
 FORMAT = "ferdeploy-bench"
 VERSION = 1
@@ -88,7 +89,7 @@ class Row:
     @property
     def model(self) -> str:
         """Name and precision, as files are named: `B+E.int8`."""
-        return self.name if self.precision in ("fp32", "as given") else f"{self.name}.{self.precision}"
+        return in_precision(self.name, self.precision)
 
     @property
     def label(self) -> str:

@@ -13,7 +13,8 @@ from typing import Literal
 from fer_deploy.bench.adapters import Adapter, find_adapter
 from fer_deploy.ensemble import split_member
 from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError
-from fer_deploy.model.contract import PRECISIONS, ModelContract, check_model_file
+from fer_deploy.model.contract import ModelContract, check_model_file
+from fer_deploy.model.names import PRECISIONS, ModelName, in_precision
 
 Kind = Literal["file", "run", "foreign", "peer"]
 """file: an exported ONNX file of ours. run: a run folder without one. foreign: another's ONNX file. peer: a package."""
@@ -47,7 +48,7 @@ class Subject:
     @property
     def key(self) -> str:
         """What tells this subject from the others of a run: `B+E.int8`."""
-        return self.name if self.precision in ("fp32", "as given") else f"{self.name}.{self.precision}"
+        return in_precision(self.name, self.precision)
 
     @property
     def learned_ferplus(self) -> bool:
@@ -95,16 +96,6 @@ def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: S
     return _told_apart(subjects)
 
 
-def split_stem(path: Path) -> tuple[str, str]:
-    """A file's name without precision, and its precision: `B+E.rrf.int8.onnx` is `B+E.rrf` and `int8`.
-
-    >>> split_stem(Path("exports/B+E.rrf.int8.onnx")), split_stem(Path("B.onnx"))
-    (('B+E.rrf', 'int8'), ('B', 'fp32'))
-    """
-    stem, dot, last = path.stem.rpartition(".")
-    return (stem, last) if dot and last in PRECISIONS else (path.stem, "fp32")
-
-
 def _told_apart(subjects: list[Subject]) -> list[Subject]:
     """The subjects, files of one name called after as many of their folders as tell them apart: `old/m`, `new/m`."""
     keys = Counter(subject.key for subject in subjects)
@@ -124,7 +115,7 @@ def _under_folders(subject: Subject, depth: int) -> Subject:
     """A file called by the last `depth` parts of its path; a run as it is."""
     if subject.path is None:
         return subject
-    name = subject.path.stem if subject.adapter else split_stem(subject.path)[0]
+    name = subject.path.stem if subject.adapter else ModelName.parse(subject.path).stem
     folders = subject.path.parent.resolve().parts[1:]
     return replace(subject, name="/".join([*folders[max(0, len(folders) - depth + 1) :], name]))
 
@@ -136,14 +127,14 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
             raise MeasurementError(f"{name} does not exist: give a file, or the name of an export or run")
         return [_from_file(path, workspace, adapters)]
     exports = workspace / "exports"
-    files = [path for path in sorted(exports.glob("*.onnx"), key=_file_order) if split_stem(path)[0] == name]
+    files = [path for path in sorted(exports.glob("*.onnx"), key=_file_order) if ModelName.parse(path).stem == name]
     if files:
         return [_from_file(path, workspace, adapters) for path in files]
     run = workspace / "training" / name
     if (run / "run.json").is_file():
         return [Subject(name=name, kind="run", precision="fp32", runs=(run,))]
     known = sorted(
-        {split_stem(path)[0] for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
+        {ModelName.parse(path).stem for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
     )
     raise MeasurementError(
         f"no export and no run named {name!r} in {workspace}; there {'are ' + ', '.join(known) if known else 'is none'}"
@@ -151,16 +142,16 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
 
 
 def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subject:
-    name, precision = split_stem(path)
+    model = ModelName.parse(path)
     adapter = find_adapter(path, adapters)
     if adapter is not None:
         return Subject(name=adapter.name, kind="foreign", precision="as given", path=path, adapter=adapter)
     try:
         contract = check_model_file(path)
     except ModelFileError as error:
-        return Subject(name=name, kind="file", precision=precision, path=path, refusal=str(error))
+        return Subject(name=model.stem, kind="file", precision=model.precision, path=path, refusal=str(error))
     return Subject(
-        name=name,
+        name=model.stem,
         kind="file",
         precision=contract.precision,
         path=path,
@@ -186,8 +177,8 @@ def _run_folders(workspace: Path) -> list[Path]:
 
 def _file_order(path: Path) -> tuple[int, str, int]:
     """Single models before ensembles, then by name, then fp32, fp16, int8."""
-    name, precision = split_stem(path)
-    return name.count("+"), name, PRECISIONS.index(precision)
+    model = ModelName.parse(path)
+    return model.stem.count("+"), model.stem, PRECISIONS.index(model.precision)
 
 
 def explain(error: BaseException) -> str:

@@ -10,13 +10,13 @@ import click
 
 from fer_deploy.cli.console import report_console, step_progress
 from fer_deploy.cli.options import data_option, open_data, workspace_option
+from fer_deploy.model.names import DYNAMIC, PRECISIONS, Shape, parse_shape
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fer_deploy.export.export import ExportedFile
 
-Shape = tuple[int | None, int | None, int | None]
 
 EPILOG = """\b
 Examples:
@@ -51,19 +51,15 @@ def _read_weights(context: click.Context, parameter: click.Parameter, value: str
 def _read_shape(context: click.Context, parameter: click.Parameter, value: str | None) -> Shape:
     """Batch, height and width; `n` leaves an axis free."""
     if value is None:
-        return None, None, None
-    parts = value.lower().split("x")
-    if len(parts) != 3 or not all(part == "n" or (part.isdecimal() and int(part) > 0) for part in parts):
-        message = f"{value!r} is not batch, height and width: write 1x48x48 or nx48x48"
-        raise click.BadParameter(message, context, parameter)
-    batch, height, width = (None if part == "n" else int(part) for part in parts)
-    return batch, height, width
+        return DYNAMIC
+    try:
+        return parse_shape(value.lower())
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 def _read_precisions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Precisions with commas between them, in our own order."""
-    from fer_deploy.model.contract import PRECISIONS
-
     names = [part.strip() for part in value.split(",")]
     for name in names:
         if name not in PRECISIONS:

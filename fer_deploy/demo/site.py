@@ -16,7 +16,7 @@ from fer_deploy.detection.detector import MINIMUM_FACE
 from fer_deploy.errors import ModelFileError, UnavailableError
 from fer_deploy.files import write_bytes
 from fer_deploy.model.contract import ModelContract, read_model_file
-from fer_deploy.recognizer import default_model
+from fer_deploy.model.names import default_model
 
 SETTINGS = "demo.json"
 """The page's settings; a folder that holds it was written by `write_site`."""

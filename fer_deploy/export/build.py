@@ -17,10 +17,8 @@ from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.passes import PASSES, Pass, run_passes
 from fer_deploy.export.passes.members import MEMBER_PREFIX
 from fer_deploy.model.contract import INPUT_NAME, OPSET_VERSION, OUTPUT_NAME
+from fer_deploy.model.names import DYNAMIC, Shape
 
-Shape = tuple[int | None, int | None, int | None]
-"""Batch, height and width; None for an axis of any size."""
-DYNAMIC: Shape = (None, None, None)
 _AXES = ("batch", "height", "width")
 _EXAMPLE = (2, 53, 61)
 """The tracing example: no axis equals another, none is 0 or 1, which torch would take for fixed."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.errors import ExportError
+from fer_deploy.errors import ExportError, ModelFileError
 from fer_deploy.model.contract import INPUT_NAME
+from fer_deploy.model.session import pad_batch, start_session
 
 
 def session_of(content: bytes, *, threads: int | None = None) -> Any:
@@ -21,16 +22,10 @@ def session_of(content: bytes, *, threads: int | None = None) -> Any:
     Raises:
         ExportError: the file can't be loaded.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if threads:
-        options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime can't load the file: {error}") from error
+        return start_session(content, source="the file", threads=threads)
+    except ModelFileError as error:
+        raise ExportError(str(error)) from error
 
 
 def run_whole(session: Any, pictures: NDArray[np.uint8], *, batch: int | None = None) -> list[NDArray[np.float32]]:
@@ -40,10 +35,8 @@ def run_whole(session: Any, pictures: NDArray[np.uint8], *, batch: int | None = 
     left out again. ExportError when the file can't be run.
     """
     count = len(pictures)
-    if batch and count < batch:
-        pictures = np.concatenate([pictures, np.repeat(pictures[-1:], batch - count, axis=0)])
     try:
-        outputs = session.run(None, {INPUT_NAME: pictures})
+        outputs = session.run(None, {INPUT_NAME: pad_batch(pictures, batch)})
     except Exception as error:
         raise ExportError(f"ONNX Runtime can't run the file on {pictures.shape}: {error}") from error
     return [output[:count] for output in outputs]

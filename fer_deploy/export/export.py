@@ -27,7 +27,7 @@ from fer_deploy.ensemble import (
     split_member,
 )
 from fer_deploy.errors import ExportError, ModelFileError, ParityError, RunError
-from fer_deploy.export.build import DYNAMIC, Shape, build_model
+from fer_deploy.export.build import build_model
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs, fits
 from fer_deploy.export.graph import FaceClassifier, Member
@@ -38,7 +38,8 @@ from fer_deploy.export.tune import tune_for_int8
 from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
-from fer_deploy.model.contract import INPUT_NAME, PRECISIONS, check_model_bytes
+from fer_deploy.model.contract import INPUT_NAME, check_model_bytes
+from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
 from fer_deploy.training.run import Run
 from fer_deploy.training.targets import with_ferplus_labels
 
@@ -304,17 +305,11 @@ def export_plan(
                 )
             )
         except ParityError as error:
-            refusal = ParityError(f"{file_name(plan, precision=precision, shape=shape)} is not written: {error}")
+            refusal = ParityError(f"{ModelName(plan.name, shape, precision).file_name} is not written: {error}")
             if on_refusal is None:
                 raise refusal from error
             on_refusal(refusal)
     return files
-
-
-def file_name(plan: Plan, *, precision: str, shape: Shape = DYNAMIC) -> str:
-    """`B+E.onnx`, `B.fp16.onnx`; a file of fixed shape carries it: `B.1x48x48.onnx`."""
-    fixed = "" if shape == DYNAMIC else "." + "x".join("n" if axis is None else str(axis) for axis in shape)
-    return plan.name + fixed + ("" if precision == "fp32" else f".{precision}") + ".onnx"
 
 
 def _check_int8(data: Dataset | None, shape: Shape) -> None:
@@ -404,7 +399,7 @@ def _write_file(
     reference: Reference,
     progress: Progress | None,
 ) -> ExportedFile:
-    name = file_name(plan, precision=precision, shape=shape)
+    name = ModelName(plan.name, shape, precision).file_name
     metadata = _metadata(plan, precision)
     accuracy = split = None
     if data is not None:

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from fer_deploy.errors import ExportError, ParityError
-from fer_deploy.export.build import DYNAMIC, Shape
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.graph import HALF_RANGE, FaceClassifier
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.faces.dataset import SIZE, Faces
+from fer_deploy.model.names import DYNAMIC, Shape
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""

@@ -1,12 +1,10 @@
-"""What every ONNX file of ours holds to, checked on the file's bytes before any engine is given them.
+"""The contract that every one of our ONNX files keeps, checked on the file's bytes before an engine loads them.
 
-A model file is a program: it can name files beside it, call into libraries, loop for ever, or be somebody else's
-classifier with other labels. `check_model_file` therefore reads the file's structure with a small protobuf reader of
-its own (the runtime needs neither `onnx` nor `protobuf`) and refuses whatever the contract does not allow. It runs
-nothing, and allocates at most 200 bytes for each of the file's parts, whose number is bounded.
+A model file is a program: it can name files beside it, call into libraries, loop for ever, or be another classifier
+with other labels. `check_model_bytes` therefore reads the file's structure with `fer_deploy.model.protobuf` (the
+runtime needs neither `onnx` nor `protobuf`) and refuses whatever the contract does not allow. It runs nothing.
 
-The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3, the encoding that of
-https://protobuf.dev/programming-guides/encoding/.
+The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
 
 >>> contract = check_model_file("exports/B.onnx")  # doctest: +SKIP
 >>> contract.name, contract.precision, contract.opset  # doctest: +SKIP
@@ -17,23 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import stat
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import ModelFileError
+from fer_deploy.files import read_file, shown
+from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
+from fer_deploy.model.protobuf import MalformedError, Message, Reader
 
 INPUT_NAME = "faces"
 """The one input: uint8 (batch, height, width, 3), RGB."""
 OUTPUT_NAME = "probabilities"
 """The one output: float32 (batch, 7), rows that sum to 1."""
-PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "int8")
-"""How the weights of a file may be stored."""
 OPSET_VERSION = 18
 """The default domain's version that we write: ONNX Runtime reads it from 1.14 on."""
 MAXIMUM_OPSET = 19
@@ -56,7 +54,6 @@ CONTROL_FLOW: frozenset[str] = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 _UINT8, _FLOAT32 = 2, 1  # TensorProto.DataType
 _EXTERNAL = 1  # TensorProto.DataLocation
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class ModelContract:
     ir_version: int
     opset: int
     """The version of the default operator domain."""
-    shape: tuple[int | None, int | None, int | None]
+    shape: Shape
     """Batch, height and width of the input; None for an axis of any size."""
     operators: Mapping[str, int]
     """How many nodes of each operator the graph has."""
@@ -87,7 +84,7 @@ class ModelContract:
     @property
     def name(self) -> str:
         """The model's name, as in `B+E`; the file's stem where the file does not say."""
-        return self.metadata.get("name") or Path(self.source).name.split(".")[0]
+        return self.metadata.get("name") or ModelName.parse(self.source).name
 
     @property
     def precision(self) -> str:
@@ -133,10 +130,10 @@ class ModelContract:
     @property
     def is_static(self) -> bool:
         """Whether an axis of the input has a fixed size."""
-        return any(axis is not None for axis in self.shape)
+        return self.shape != DYNAMIC
 
 
-def check_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) -> ModelContract:
+def check_model_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES) -> ModelContract:
     """Read the structure of the ONNX file at `path`, and refuse it if it breaks the contract.
 
     Raises ModelFileError: no such file, larger than `maximum_bytes`, not an ONNX file or a damaged one, external data,
@@ -146,29 +143,14 @@ def check_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) ->
     return read_model_file(path, maximum_bytes=maximum_bytes)[1]
 
 
-def read_model_file(path: str | Path, *, maximum_bytes: int = MAXIMUM_BYTES) -> tuple[bytes, ModelContract]:
+def read_model_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES) -> tuple[bytes, ModelContract]:
     """As `check_model_file`, and give the bytes that were checked.
 
     An engine that is handed these bytes, rather than the path, can't be given a file that was exchanged after the
     check, and can't follow a path out of it.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ModelFileError(f"{path} is a folder: name an .onnx file in it")
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(f"{path} is no file but a pipe or a device: name an .onnx file")
-        size = status.st_size
-        if size > maximum_bytes:
-            raise ModelFileError(f"{path} has {size:,} bytes, more than the {maximum_bytes:,} that are allowed")
-        with path.open("rb") as file:
-            content = file.read(maximum_bytes + 1)
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist: export it, or name another file") from None
-    except OSError as error:
-        raise ModelFileError(f"{path} can't be read: {error.strerror or error}") from None
-    return content, check_model_bytes(content, source=str(path), maximum_bytes=maximum_bytes)
+    content = read_file(path, maximum_bytes=maximum_bytes, what="model", error=ModelFileError)
+    return content, check_model_bytes(content, source=shown(path), maximum_bytes=maximum_bytes)
 
 
 def check_model_bytes(
@@ -180,18 +162,18 @@ def check_model_bytes(
     if content.startswith(b"version https://git-lfs"):
         raise ModelFileError(f"{source} is a Git LFS pointer, not the model: run `git lfs pull`")
     try:
-        reader = _Reader(MAXIMUM_FIELDS)
+        reader = Reader(MAXIMUM_FIELDS)
         model = reader.message(memoryview(content))
         if not content or not model.has(7) or not model.has(1):
-            raise _BrokenError("it has no graph")
+            raise MalformedError("it has no graph")
         return _check_model(reader, model, content, source)
-    except _BrokenError as error:
+    except MalformedError as error:
         raise ModelFileError(f"{source} is not an ONNX file, or a damaged one: {error}") from None
     except _RefusedError as error:
         raise ModelFileError(f"{source} is refused: {error}") from None
 
 
-def _check_model(reader: _Reader, model: _Message, content: bytes, source: str) -> ModelContract:
+def _check_model(reader: Reader, model: Message, content: bytes, source: str) -> ModelContract:
     ir_version = model.integer(1)
     if not 3 <= ir_version <= MAXIMUM_IR_VERSION:
         raise _RefusedError(
@@ -225,7 +207,7 @@ def _check_model(reader: _Reader, model: _Message, content: bytes, source: str) 
     )
 
 
-def _check_opsets(reader: _Reader, model: _Message) -> int:
+def _check_opsets(reader: Reader, model: Message) -> int:
     versions: dict[str, int] = {}
     for entry in model.messages(8):
         pair = reader.message(entry)
@@ -241,7 +223,7 @@ def _check_opsets(reader: _Reader, model: _Message) -> int:
     return opset
 
 
-def _check_graph(reader: _Reader, graph: _Message) -> Counter[str]:
+def _check_graph(reader: Reader, graph: Message) -> Counter[str]:
     for tensor in graph.messages(5):
         _check_tensor(reader, tensor)
     if graph.has(15):
@@ -273,13 +255,13 @@ def _check_graph(reader: _Reader, graph: _Message) -> Counter[str]:
     return operators
 
 
-def _check_tensor(reader: _Reader, content: memoryview) -> None:
+def _check_tensor(reader: Reader, content: memoryview) -> None:
     tensor = reader.message(content)
     if tensor.has(13) or any(value == _EXTERNAL for value in tensor.integers(14)):
         raise _RefusedError(f"its tensor {tensor.text(8)!r} lies in another file: external data is not allowed")
 
 
-def _check_ends(reader: _Reader, graph: _Message) -> tuple[int | None, int | None, int | None]:
+def _check_ends(reader: Reader, graph: Message) -> Shape:
     inputs = [_read_end(reader, content) for content in graph.messages(11)]
     outputs = [_read_end(reader, content) for content in graph.messages(12)]
     wanted = f"one input {INPUT_NAME!r}, uint8 [batch, height, width, 3]"
@@ -303,7 +285,7 @@ def _check_ends(reader: _Reader, graph: _Message) -> tuple[int | None, int | Non
 _End = tuple[str, int, tuple[int | None, ...] | None]
 
 
-def _read_end(reader: _Reader, content: memoryview) -> _End:
+def _read_end(reader: Reader, content: memoryview) -> _End:
     """Name, element type (0: not a tensor) and shape (None: not said) of a graph's input or output."""
     value = reader.message(content)
     name = value.text(1)
@@ -362,109 +344,5 @@ def _shape(shape: tuple[int | None, ...] | None) -> str:
     return "unknown" if shape is None else f"[{', '.join('any' if axis is None else str(axis) for axis in shape)}]"
 
 
-class _BrokenError(Exception):
-    """The bytes are not a well-formed ONNX message."""
-
-
 class _RefusedError(Exception):
     """The message is well formed, and not what the contract allows."""
-
-
-class _Message:
-    """The fields of one protobuf message, by number, in the order in which they were met."""
-
-    def __init__(self, numbers: dict[int, list[int]], parts: dict[int, list[memoryview]]) -> None:
-        self._numbers = numbers
-        self._parts = parts
-
-    def has(self, field: int) -> bool:
-        return field in self._parts or field in self._numbers
-
-    def integers(self, field: int) -> list[int]:
-        return self._numbers.get(field, [])
-
-    def integer(self, field: int) -> int:
-        """The last value, as protobuf has it; 0 where there is none. Two's complement over 64 bits."""
-        values = self._numbers.get(field)
-        if not values:
-            return 0
-        return values[-1] - (1 << 64) if values[-1] >> 63 else values[-1]
-
-    def messages(self, field: int) -> list[memoryview]:
-        return self._parts.get(field, [])
-
-    def single(self, field: int, what: str) -> memoryview:
-        """The one part; protobuf would merge several, which no writer does and which could hide something."""
-        parts = self._parts.get(field, [])
-        if len(parts) != 1:
-            raise _BrokenError(f"it must have one {what}, and has {len(parts)}")
-        return parts[0]
-
-    def texts(self, field: int) -> list[str]:
-        try:
-            return [str(part, "utf-8") for part in self._parts.get(field, [])]
-        except UnicodeDecodeError:
-            raise _BrokenError("a text in it is not UTF-8") from None
-
-    def text(self, field: int) -> str:
-        values = self.texts(field)
-        return values[-1] if values else ""
-
-
-class _Reader:
-    """Splits messages into fields, and counts them."""
-
-    def __init__(self, maximum_fields: int) -> None:
-        self._left = maximum_fields
-
-    def message(self, content: memoryview) -> _Message:
-        numbers: dict[int, list[int]] = {}
-        parts: dict[int, list[memoryview]] = {}
-        for field, value in self._fields(content):
-            if isinstance(value, int):
-                numbers.setdefault(field, []).append(value)
-            else:
-                parts.setdefault(field, []).append(value)
-        return _Message(numbers, parts)
-
-    def _fields(self, content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-        position, end = 0, len(content)
-        while position < end:
-            self._left -= 1
-            if self._left < 0:
-                raise _RefusedError(f"it has more than {MAXIMUM_FIELDS:,} parts")
-            key, position = _varint(content, position)
-            field, wire = key >> 3, key & 7
-            if not 1 <= field < 1 << 29:
-                raise _BrokenError(f"it has a field numbered {field}")
-            if wire == _VARINT:
-                number, position = _varint(content, position)
-                yield field, number
-                continue
-            if wire == _BYTES:
-                length, position = _varint(content, position)
-            elif wire == _FIXED32:
-                length = 4
-            elif wire == _FIXED64:
-                length = 8
-            else:
-                raise _BrokenError(f"it has a field of wire type {wire}")
-            if length > end - position:
-                raise _BrokenError("it ends in the middle of a field")
-            if wire == _BYTES:
-                yield field, content[position : position + length]
-            position += length
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    """The number at `position`, least significant seven bits first, and the position after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(content):
-            raise _BrokenError("it ends in the middle of a number")
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & ((1 << 64) - 1), position
-    raise _BrokenError("it has a number of more than ten bytes")

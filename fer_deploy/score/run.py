@@ -24,7 +24,9 @@ import numpy as np
 from fer_deploy.errors import DataError, FerDeployError, ModelFileError, UnavailableError, install
 from fer_deploy.files import read_file, shown
 from fer_deploy.model.contract import MAXIMUM_BYTES
-from fer_deploy.recognizer import Recognizer, default_model
+from fer_deploy.model.names import default_model
+from fer_deploy.model.session import open_model
+from fer_deploy.recognizer import Recognizer
 from fer_deploy.score.part import PartResult, read_result, score_part
 from fer_deploy.score.places import Place
 from fer_deploy.score.plan import (
@@ -141,16 +143,10 @@ def run(job: Job, *, watcher: Watcher | None = None) -> Summary:
     """
     watcher = watcher or Silent()
     model_path = str(default_model() if job.model is None else job.model)
-    try:
-        content = read_file(model_path, maximum_bytes=MAXIMUM_BYTES, what="model")
-    except DataError as error:
-        raise ModelFileError(str(error)) from error
+    content = read_file(model_path, maximum_bytes=MAXIMUM_BYTES, what="model", error=ModelFileError)
     # What breaks the contract is refused here, once; and a provider that is not there, where this machine computes.
     providers = None if job.address else [job.provider]
-    try:
-        contract = Recognizer(content, threads=1, providers=providers).contract
-    except ModelFileError as error:
-        raise ModelFileError(str(error).replace("the model's bytes", shown(model_path), 1)) from error
+    contract = open_model(content, source=shown(model_path), threads=1, providers=providers).contract
     plan = _plan(job, model=os.path.basename(model_path), model_sha256=contract.sha256)  # noqa: PTH119
     output = Place(plan.output)
     pending = [number for number, result in _results(output, plan) if result is None]

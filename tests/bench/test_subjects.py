@@ -8,22 +8,8 @@ from pathlib import Path
 import pytest
 from bench_files import tiny_model
 
-from fer_deploy.bench.subjects import Subject, explain, find_subjects, split_stem
+from fer_deploy.bench.subjects import Subject, explain, find_subjects
 from fer_deploy.errors import MeasurementError, UnavailableError
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("B.onnx", ("B", "fp32")),
-        ("B.fp16.onnx", ("B", "fp16")),
-        ("B+E.rrf.int8.onnx", ("B+E.rrf", "int8")),
-        ("B+E.rrf.onnx", ("B+E.rrf", "fp32")),
-        ("B.1x48x48.onnx", ("B.1x48x48", "fp32")),
-    ],
-)
-def test_a_stem_is_name_and_precision(name: str, expected: tuple[str, str]) -> None:
-    assert split_stem(Path("exports") / name) == expected
 
 
 def test_no_name_takes_all_exports_single_models_first(workspace: Path) -> None:

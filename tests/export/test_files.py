@@ -25,7 +25,6 @@ from fer_deploy.export.export import (
     ExportedFile,
     Plan,
     export_plan,
-    file_name,
     plan_ensemble,
     plan_run,
 )
@@ -108,14 +107,6 @@ def test_golden_inputs_have_grey_and_colour_ones() -> None:
         grey = bool((pictures == pictures[..., :1]).all())
         assert grey == ("grey" in file)
     assert sum(pictures.nbytes for pictures in inputs.values()) < 500_000  # they are committed
-
-
-def test_files_are_named_by_members_shape_fusion_and_precision(ensemble: Plan, plan: Plan) -> None:
-    assert file_name(plan, precision="fp32") == "B.onnx"
-    assert file_name(plan, precision="int8") == "B.int8.onnx"
-    assert file_name(ensemble, precision="fp16") == "B+B~mirror+E.rrf.fp16.onnx"
-    assert file_name(plan, precision="fp32", shape=(1, 48, 48)) == "B.1x48x48.onnx"
-    assert file_name(plan, precision="fp16", shape=(None, 48, 48)) == "B.nx48x48.fp16.onnx"
 
 
 def test_a_file_that_fails_its_gate_leaves_the_old_one(

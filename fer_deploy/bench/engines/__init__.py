@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fer_deploy.bench.latency import Session
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.errors import MeasurementError, UnavailableError
-from fer_deploy.recognizer import PROVIDERS
+from fer_deploy.model.session import PROVIDERS, pad_batch
 
 TORCH_ENGINES: tuple[str, ...] = (
     "torch-cpu", "torch-cpu-compiled", "torch-cuda", "torch-cuda-compiled", "torch-mps", "torch-mps-compiled",
@@ -103,9 +103,7 @@ def score(session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATC
     for start in range(0, len(faces), size):
         part = rgb(faces[start : start + size])
         count = len(part)
-        if session.fixed_batch and count < size:
-            part = np.concatenate([part, np.repeat(part[-1:], size - count, axis=0)])
-        answer = session.download(session.compute(session.upload(part)))
+        answer = session.download(session.compute(session.upload(pad_batch(part, session.fixed_batch))))
         parts.append(np.array(answer[:count], dtype=np.float32))
     return np.concatenate(parts) if parts else np.empty((0, 7), dtype=np.float32)
 

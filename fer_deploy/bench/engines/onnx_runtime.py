@@ -10,13 +10,19 @@ from numpy.typing import NDArray
 from fer_deploy.bench.adapters import Adapter
 from fer_deploy.bench.engines import EngineSession, fixed_axes
 from fer_deploy.bench.subjects import Subject
-from fer_deploy.errors import MeasurementError, UnavailableError
-from fer_deploy.recognizer import PROVIDERS
+from fer_deploy.errors import MeasurementError, ModelFileError
+from fer_deploy.files import read_file
+from fer_deploy.model.contract import MAXIMUM_BYTES
+from fer_deploy.model.session import CPU, provider_names, start_session
 
 DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda", "DmlExecutionProvider": "dml"}
 """Providers that compute in memory of their own, and ONNX Runtime's name for it."""
 
-CPU = "CPUExecutionProvider"
+_SETTINGS = {
+    # Between blocks another engine is measured: threads that still spin would take its cores.
+    "session.force_spinning_stop": "1",
+    "session.record_ep_graph_assignment_info": "1",
+}
 
 
 def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> EngineSession:
@@ -24,32 +30,17 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
 
     Args:
         subject: a file of ours, or a foreign one with its adapter.
-        provider: a short name of recognizer.PROVIDERS, or the short form of any other provider's name.
+        provider: a short name of model.session.PROVIDERS, or the short form of any other provider's name.
         threads: intra-operator threads; operators run one after the other.
 
     Raises:
         UnavailableError: this ONNX Runtime has no such provider.
         MeasurementError: ONNX Runtime computes elsewhere, or the file takes other faces.
     """
-    import onnxruntime
-
-    wanted = provider_name(provider, onnxruntime.get_available_providers(), version=onnxruntime.__version__)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # between blocks another engine is measured: threads that still spin would take its cores
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    (wanted,) = provider_names([provider])
     assert subject.path is not None
-    try:
-        session = onnxruntime.InferenceSession(
-            subject.path.read_bytes(), options, providers=[wanted] if wanted == CPU else [wanted, CPU]
-        )
-    except Exception as error:
-        raise MeasurementError(
-            f"onnxruntime cannot load it on {wanted}: {' '.join(str(error).split())[:200]}"
-        ) from error
+    content = read_file(subject.path, maximum_bytes=MAXIMUM_BYTES, what="model", error=ModelFileError)
+    session = start_session(content, source=subject.path.name, threads=threads, providers=[wanted], settings=_SETTINGS)
     note = check_provider(session, wanted)
     if subject.adapter is not None:
         return AdaptedSession(session, wanted, note=note, adapter=subject.adapter)
@@ -58,19 +49,6 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
     if wanted in DEVICE_MEMORY:
         return DeviceSession(session, wanted, note=note, fixed_batch=fixed_batch)
     return HostSession(session, wanted, note=note, fixed_batch=fixed_batch)
-
-
-def provider_name(short: str, available: list[str], *, version: str = "") -> str:
-    """The provider's full name; UnavailableError when this ONNX Runtime does not have it.
-
-    >>> provider_name("cpu", ["CPUExecutionProvider"])
-    'CPUExecutionProvider'
-    """
-    wanted = PROVIDERS.get(short, f"{short}ExecutionProvider")
-    for name in available:
-        if name.lower() == wanted.lower():
-            return name
-    raise UnavailableError(f"absent: onnxruntime {version} here has {', '.join(available)}".replace("  ", " "))
 
 
 def check_provider(session: Any, wanted: str) -> str | None:
