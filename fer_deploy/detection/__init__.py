@@ -1,6 +1,6 @@
-"""Where the faces are in a photo: boxes, the detectors that find them, and the crop that a classifier is given.
+"""Find faces in a photo: boxes, the detectors that find them, and the crop that goes to the classifier.
 
-Importing this package loads no detector; a `FaceDetector` (in `fer_deploy.detection.detector`) loads one.
+Importing this package loads no detector; creating a `FaceDetector` (in `fer_deploy.detection.detector`) does.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Box:
-    """A face's rectangle.
+    """The rectangle of a face.
 
     Attributes:
-        left: x of the left edge, in pixels from the picture's left; may be negative where a face is cut off.
-        top: y of the upper edge, in pixels from the picture's top.
+        left: x of the left edge, in pixels from the picture's left; negative if the face is cut off there.
+        top: y of the upper edge, in pixels from the picture's top; negative if the face is cut off there.
         right: x of the right edge, larger than `left`.
         bottom: y of the lower edge, larger than `top`.
-        score: the detector's own score, 0 to 1; comparable only between boxes of one detector.
+        score: the detector's score, 0 to 1; comparable only between boxes of one detector.
 
     Raises:
         ValueError: an edge is not finite, or the rectangle is empty.
@@ -34,22 +34,22 @@ class Box:
 
     @property
     def width(self) -> float:
-        """Pixels from left to right."""
+        """Width in pixels."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
-        """Pixels from top to bottom."""
+        """Height in pixels."""
         return self.bottom - self.top
 
     @property
     def area(self) -> float:
-        """Square pixels."""
+        """Area in square pixels."""
         return self.width * self.height
 
     @property
     def centre(self) -> tuple[float, float]:
-        """(x, y) of the middle, in pixels."""
+        """(x, y) of the centre, in pixels."""
         return (self.left + self.right) / 2, (self.top + self.bottom) / 2
 
     def overlap(self, other: Box) -> float:
@@ -62,5 +62,5 @@ class Box:
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         if width <= 0 or height <= 0:
             return 0.0
-        shared = width * height
-        return shared / (self.area + other.area - shared)
+        intersection = width * height
+        return intersection / (self.area + other.area - intersection)

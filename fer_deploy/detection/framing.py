@@ -1,9 +1,9 @@
-"""How a detector's box becomes the square that a classifier trained on FER2013 expects.
+"""Turn a detector's box into the square crop that a classifier trained on FER2013 expects.
 
-FER2013's faces are framed in one way: the whole face from brow to chin with a margin, square, at 48x48. Every detector
-draws its boxes in its own way. A classifier reads best what looks like its training data, so each detector has a
-`Framing`, and its numbers are measured, not guessed: `benchmarks/crop_margin.py` pastes FER2013's own faces into larger
-pictures, detects them again, and scores the crops with a trained model on PublicTest (`docs/detectors.md`).
+All faces of FER2013 are framed alike: the whole face from brow to chin with a margin, square, at 48x48. Detectors draw
+their boxes differently. Since a classifier is most accurate on crops that look like its training data, each detector
+has a measured `Framing`: `benchmarks/crop_margin.py` pastes FER2013's faces into larger pictures, detects them, and
+scores the crops with a trained model on PublicTest (`docs/detectors.md`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Framing:
     """The square crop for a box.
 
     Attributes:
-        scale: the square's side over the square root of the box's area.
-        down: how far the square's centre lies below the box's, over the square root of the box's area.
+        scale: the square's side, as a multiple of the square root of the box's area.
+        down: how far the square's centre lies below the box's, as a multiple of the square root of the box's area.
     """
 
     scale: float = 1.0
@@ -45,11 +45,11 @@ def crop_face(pixels: Pixels, box: Box, framing: Framing) -> Pixels:
 
     Args:
         pixels: the photo, uint8 (height, width, 3).
-        box: the face, as the detector that `framing` belongs to drew it.
-        framing: how the crop lies around the box.
+        box: the face, from the detector that `framing` belongs to.
+        framing: the position of the crop relative to the box.
 
     Returns:
-        uint8 (side, side, 3). Where the square reaches outside the photo, the photo's edge is repeated.
+        uint8 (side, side, 3). Outside the photo, its edge pixels are repeated.
     """
     left, top, side = framing.square(box)
     height, width = pixels.shape[:2]

