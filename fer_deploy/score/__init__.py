@@ -1,12 +1,16 @@
-"""Millions of faces: score a whole data set on one machine or a cluster. `ferdeploy score`; needs the extra `scale`.
+"""Score a whole data set, millions of faces, on one machine or on a Ray cluster: `ferdeploy score`, extra `score`.
 
-The input is split into parts, once, and the split is kept beside the output (`plan`). A part becomes one Parquet file,
-which is there whole or not at all (`part`). Ray Data hands parts to workers, anywhere, again where one died (`run`).
-What is there is done: a run that was stopped, killed or doubled can only write the same file again, so each row of the
-input is in the output exactly once.
+How it works: the input is split into parts once, and the split is stored with the output (`plan`). Each part becomes
+one Parquet file, written whole or not at all (`part`). Ray Data hands part numbers to worker processes and hands a part
+out again if its worker dies (`workers`). A finished part is never computed again, and a part that is computed twice
+gives the same file, so every row of the input is in the output exactly once (`run`).
 
-From the floor up: `places` (folders and object stores), `sources` (Parquet, pictures, WebDataset), `plan`, `part`,
-`run`.
+Modules, lowest first: `options`, `places` (local folders and object stores), `sources` (Parquet files, folders of
+pictures, WebDataset shards), `plan`, `part`, `workers`, `run`.
+
+What this room costs, and what has been tried: about 1,800 lines. The tests run every kind of input on a real Ray on one
+machine, with workers and drivers that are killed. `places` is also tested on an S3 server on the same machine. A cluster
+of several machines, GPUs, and the stores behind `gs://`, `abfs://` and `hdfs://` have not been tried.
 """
 
 from __future__ import annotations

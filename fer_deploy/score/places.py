@@ -1,35 +1,43 @@
-"""Where data are: a folder of this machine or of a shared file system, or an object store by its address (`s3://...`).
+"""Where data are: a local or shared folder, or an object store (`s3://...`), behind one set of operations.
 
-Everything is done on names relative to a place. A file is written whole or not at all: moved into place on a file
-system, put in one piece to an object store.
+All names are relative to a place. A file is written whole or not at all: it is moved into place on a file system, and
+uploaded in one piece to an object store. Local files follow the rules of `fer_deploy.files`.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from fer_deploy.errors import DataError
-from fer_deploy.files import read_file, replacing, shown, write_bytes
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.files import LeftOut, is_hidden, open_regular, read_file, replacing, shown, walk, write_bytes
+
+OWN_FOLDER = "_plan"
+"""The folder of an output that holds no results. It is left out when an output is scored in turn."""
+
+OWN_FILES = frozenset({"_summary.json", "_SUCCESS", "_metadata", "_common_metadata"})
+"""Files without rows that this program, Hadoop and Parquet writers put into a data set. They are left out."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file found in a place.
+    """A file in a place.
 
     Attributes:
-        name: relative to the place, `/` between folders; bytes, for a name need not be UTF-8.
-        size: bytes; -1 where it is not known (a link to nothing, say).
-        modified: nanoseconds since 1970, 0 where it is not known. With `size`, it tells a changed file.
+        name: relative to the place, `/` between folders; bytes, since a name need not be UTF-8.
+        size: in bytes; -1 if unknown (a link to nothing, for example).
+        modified: nanoseconds since 1970; 0 if unknown. Together with `size` it identifies a version of the file.
     """
 
     name: bytes
@@ -38,69 +46,55 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class WalkNotes:
-    """What a walk through folders has to tell.
-
-    Attributes:
-        problems: a line for each folder that could not be read.
-        left_out: what was left out, and how often.
-    """
-
-    problems: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
 class Place:
     """A folder, or a single file, by the address that people write.
 
     Attributes:
-        address: a path, or an address with `://` that pyarrow knows (`s3`, `gs`, `abfs`, `hdfs`, `file`). It is
-            resolved anew on each machine.
+        address: a path, or an address with `://` that pyarrow knows (`s3`, `gs`, `abfs`, `hdfs`). Each process
+            resolves it for itself.
     """
 
     address: str
 
     @classmethod
     def of(cls, address: str) -> Place:
-        """The place of an address; a relative path is taken from the current folder.
+        """The place of an address; a relative path starts at the current folder.
 
         Raises:
-            DataError: an address of a kind that is not known.
+            DataError: an address of an unknown kind.
         """
         if address.startswith("file://"):
             address = address.removeprefix("file://")
         if "://" not in address:
             return cls(os.path.abspath(address))  # noqa: PTH100  keeps links, and bytes that are not UTF-8
         place = cls(address.rstrip("/"))
-        place._remote()
+        _filesystem(place.address)
         return place
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path, to be opened as a file."""
+        """Whether the address is a path."""
         return "://" not in self.address
 
     def __str__(self) -> str:
         return shown(self.address)
 
     def contains(self, other: Place) -> bool:
-        """Whether another place lies in this one, or is this one."""
+        """Whether another place is this one or lies inside it."""
         if self.is_local and other.is_local:
             mine, theirs = Path(self.address).resolve(), Path(other.address).resolve()
             return theirs == mine or mine in theirs.parents
         return f"{other.address}/".startswith(f"{self.address}/")
 
     def path(self, name: bytes | str) -> str:
-        """The path of a file of this place, for messages and for opening it; the place's own for an empty name."""
-        name = os.fsdecode(name)
-        return f"{self.address}/{name}" if name else self.address
+        """The path of a file in this place; the address itself for an empty name."""
+        return _join(self.address, os.fsdecode(name))
 
     def kind(self) -> str:
         """`file`, `folder`, `nothing`, or `other` (a pipe, a device).
 
         Raises:
-            DataError: it cannot be looked at.
+            DataError: the place cannot be examined.
         """
         if self.is_local:
             try:
@@ -110,79 +104,88 @@ class Place:
             except OSError as error:
                 raise DataError(f"{self}: {error.strerror or error}") from error
             return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
-        filesystem, path = self._remote()
-        found = self._ask(lambda: filesystem.get_file_info(path))
+        filesystem, path = _filesystem(self.address)
+        info = self._ask(b"", lambda: filesystem.get_file_info(path))
         kinds = {pafs.FileType.File: "file", pafs.FileType.Directory: "folder", pafs.FileType.NotFound: "nothing"}
-        return kinds.get(found.type, "other")
+        return kinds.get(info.type, "other")
 
-    def walk(self, notes: WalkNotes) -> Iterator[Entry]:
-        """All files under a folder, in an order that is always the same; at any time one folder's names are in memory.
+    def walk(self, suffixes: tuple[bytes, ...], left_out: LeftOut) -> Iterator[Entry]:
+        """All files with one of these endings in a folder and its subfolders, by the rule of `files.walk`.
 
-        Links to folders are not followed, so that no loop of links can hold it. Names that begin with `.` or `_` are
-        left out, as other readers of data sets do.
+        The order is always the same. `OWN_FOLDER` and `OWN_FILES` are left out. On an object store nothing is a link.
 
         Args:
-            notes: is told of folders that cannot be read, and of links that are not followed.
+            suffixes: endings, lower case.
+            left_out: counts what is left out, and lists the folders that cannot be read.
         """
-        if self.is_local:
-            yield from _walk_local(os.fsencode(self.address), notes)
-        else:
-            yield from self._walk_remote(notes)
+        for entry in _walk_local(self.address, left_out) if self.is_local else self._walk_remote(left_out):
+            *folders, name = os.fsdecode(entry.name).split("/")
+            if OWN_FOLDER in folders:
+                left_out.counts[OWN_FOLDER] += 1
+            elif name in OWN_FILES:
+                left_out.counts[name] += 1
+            elif entry.name.lower().endswith(suffixes):
+                yield entry
+            else:
+                left_out.add_file(name)
 
     def stat(self, name: bytes) -> Entry:
-        """What is known of one file now.
+        """The current size and modification time of a file.
 
         Raises:
-            DataError: it is not there.
+            DataError: there is no such file.
         """
         if self.is_local:
             try:
-                found = os.stat(self._local(name))  # noqa: PTH116  a path of bytes
+                status = os.stat(self._local(name))  # noqa: PTH116  a path of bytes
             except OSError as error:
                 raise DataError(f"{shown(self.path(name))}: {error.strerror or error}") from error
-            return Entry(name, found.st_size, found.st_mtime_ns)
-        filesystem, path = self._remote()
-        info = self._ask(lambda: filesystem.get_file_info(_join(path, os.fsdecode(name))))
+            return Entry(name, status.st_size, status.st_mtime_ns)
+        filesystem, path = _filesystem(self.address)
+        info = self._ask(name, lambda: filesystem.get_file_info(_join(path, os.fsdecode(name))))
         if info.type != pafs.FileType.File:
             raise DataError(f"{shown(self.path(name))}: no such file")
-        return Entry(name, info.size, info.mtime_ns or 0)
+        return _entry(name, info)
 
     @contextmanager
     def open(self, name: bytes | str) -> Iterator[Any]:
-        """A file of this place, as a seekable pyarrow file; never blocks on a pipe.
+        """A file of this place as a seekable pyarrow file. Never blocks on a pipe.
 
         Raises:
-            DataError: it is not there, not a regular file, or cannot be read.
+            DataError: there is no such file, or it is not a regular file, or it cannot be read.
         """
-        name = os.fsencode(name)
         if self.is_local:
-            with _open_local(self._local(name)) as stream:
+            with open_regular(self._local(name)) as stream:
                 yield pa.PythonFile(stream, mode="r")
             return
-        filesystem, path = self._remote()
-        try:
-            stream = filesystem.open_input_file(_join(path, os.fsdecode(name)))
-        except OSError as error:
-            raise DataError(f"{shown(self.path(name))}: {_one_line(error)}") from error
-        with stream:
+        filesystem, path = _filesystem(self.address)
+        with self._ask(name, lambda: filesystem.open_input_file(_join(path, os.fsdecode(name)))) as stream:
             yield stream
 
-    def read(self, name: bytes, *, maximum_bytes: int) -> bytes:
+    def read(self, name: bytes, *, maximum_bytes: int, what: str = "picture") -> bytes:
         """The bytes of one file.
 
+        Args:
+            name: the file.
+            maximum_bytes: a larger file is refused.
+            what: what the file should be, for the error.
+
         Raises:
-            DataError: it is not there, not a regular file, cannot be read, is empty or larger than `maximum_bytes`.
+            DataError: as `open`, or the file is empty or larger than `maximum_bytes`.
         """
         if self.is_local:
-            return read_file(os.fsdecode(self._local(name)), maximum_bytes=maximum_bytes, what="picture")
+            return read_file(self._local(name), maximum_bytes=maximum_bytes, what=what)
         with self.open(name) as stream:
-            content: bytes = stream.read(maximum_bytes + 1)
-        if len(content) > maximum_bytes:
-            raise DataError(f"{shown(name)}: more than the {maximum_bytes:,} bytes that a picture may have")
+            size = self._ask(name, stream.size)
+            if size > maximum_bytes:
+                raise DataError(f"{shown(self.path(name))}: {size:,} bytes, more than a {what} may have")
+            content: bytes = self._ask(name, stream.read)
+        if not content:
+            raise DataError(f"{shown(self.path(name))}: the file is empty (0 bytes)")
         return content
 
     def exists(self, name: str) -> bool:
-        """Whether a file is there."""
+        """Whether the place holds this file."""
         try:
             self.stat(name.encode())
         except DataError:
@@ -190,20 +193,20 @@ class Place:
         return True
 
     def names(self, beginning: str) -> list[str]:
-        """The files directly in this folder whose names begin so, sorted; none where there is no folder."""
+        """The files directly in this folder whose names begin so, sorted; none if the folder does not exist."""
         if self.is_local:
             try:
-                found = [entry.name for entry in os.scandir(self.address)]
+                names = [entry.name for entry in os.scandir(self.address)]
             except FileNotFoundError:
                 return []
         else:
-            filesystem, path = self._remote()
+            filesystem, path = _filesystem(self.address)
             selector = pafs.FileSelector(path, allow_not_found=True)
-            found = [info.base_name for info in self._ask(lambda: filesystem.get_file_info(selector))]
-        return sorted(name for name in found if name.startswith(beginning))
+            names = [info.base_name for info in self._ask(b"", lambda: filesystem.get_file_info(selector))]
+        return sorted(name for name in names if name.startswith(beginning))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file whole, or not at all."""
+        """Write a file, whole or not at all."""
         if self.is_local:
             write_bytes(Path(self.path(name)), content)
             return
@@ -212,7 +215,7 @@ class Place:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Give a path to write to, and put the file there whole when the block ends well."""
+        """Give a local path to write to, and put the file into this place, whole, if the block does not raise."""
         if self.is_local:
             with replacing(Path(self.path(name))) as temporary:
                 yield temporary
@@ -222,22 +225,22 @@ class Place:
         with tempfile.TemporaryDirectory(prefix="ferdeploy-") as folder:
             temporary = Path(folder) / "file"
             yield temporary
-            self._put(name, temporary)
+            self._ask(name, lambda: self._put(name, temporary))
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         if self.is_local:
             with suppress(FileNotFoundError):
                 Path(self.path(name)).unlink()
             return
-        filesystem, path = self._remote()
+        filesystem, path = _filesystem(self.address)
         with suppress(FileNotFoundError):
             filesystem.delete_file(_join(path, name))
 
     def _put(self, name: str, source: Path) -> None:
-        filesystem, path = self._remote()
+        filesystem, path = _filesystem(self.address)
         goal = _join(path, name)
-        # An object is seen only once its upload has ended. Elsewhere a half-written file would be seen: move it.
+        # An object becomes visible when its upload has ended. Elsewhere others would see half a file, so it is moved.
         in_one_piece = filesystem.type_name in ("s3", "gcs", "abfs", "azure")
         first = goal if in_one_piece else f"{goal}.partial"
         if not in_one_piece:
@@ -248,95 +251,57 @@ class Place:
         if not in_one_piece:
             filesystem.move(first, goal)
 
-    def _local(self, name: bytes) -> bytes:
-        own = os.fsencode(self.address)
-        return own + b"/" + name if name else own
+    def _local(self, name: bytes | str) -> bytes:
+        return os.fsencode(self.path(name))
 
-    def _remote(self) -> tuple[Any, str]:
-        try:
-            filesystem, path = pafs.FileSystem.from_uri(self.address)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-            raise DataError(f"{self}: not an address that is known: {_one_line(error)}") from error
-        return filesystem, path
-
-    def _ask(self, question: Any) -> Any:
+    def _ask(self, name: bytes | str, question: Callable[[], Answer]) -> Answer:
+        """What a store answers; its errors become a DataError of one line."""
         try:
             return question()
-        except OSError as error:
-            raise DataError(f"{self}: {_one_line(error)}") from error
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{shown(self.path(name))}: {one_line(error, limit=300)}") from error
 
-    def _walk_remote(self, notes: WalkNotes) -> Iterator[Entry]:
-        filesystem, root = self._remote()
-        waiting: list[str | Entry] = [""]
+    def _walk_remote(self, left_out: LeftOut) -> Iterator[Entry]:
+        filesystem, root = _filesystem(self.address)
+        waiting = [""]
         while waiting:
-            item = waiting.pop()
-            if isinstance(item, Entry):
-                yield item
-                continue
+            folder = waiting.pop()
             try:
-                found = filesystem.get_file_info(pafs.FileSelector(_join(root, item)))
-            except OSError as error:
-                notes.problems.append(f"{shown(self.path(item))}: {_one_line(error)}")
+                infos = filesystem.get_file_info(pafs.FileSelector(_join(root, folder)))
+            except (OSError, pa.ArrowException) as error:
+                left_out.problems.append(f"{shown(self.path(folder))}: {one_line(error, limit=300)}")
                 continue
-            for info in sorted(found, key=lambda info: info.base_name, reverse=True):
-                name = f"{item}/{info.base_name}" if item else info.base_name
-                if info.base_name.startswith((".", "_")):
-                    continue
-                if info.type == pafs.FileType.Directory:
-                    waiting.append(name)
+            folders: list[str] = []
+            for info in sorted(infos, key=lambda info: os.fsencode(info.base_name)):
+                if is_hidden(info.base_name):
+                    left_out.add_hidden(info.base_name)
+                elif info.type == pafs.FileType.Directory:
+                    folders.append(_join(folder, info.base_name))
                 else:
-                    waiting.append(Entry(name.encode(), -1 if info.size is None else info.size, info.mtime_ns or 0))
+                    yield _entry(os.fsencode(_join(folder, info.base_name)), info)
+            waiting.extend(reversed(folders))
 
 
-def _walk_local(root: bytes, notes: WalkNotes) -> Iterator[Entry]:
-    waiting: list[bytes | Entry] = [b""]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Entry):
-            yield item
-            continue
-        here = root + b"/" + item if item else root
-        try:
-            with os.scandir(here) as scan:
-                found = sorted(scan, key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            notes.problems.append(f"{shown(here)}: {error.strerror or error}")
-            continue
-        for entry in found:
-            name = item + b"/" + entry.name if item else entry.name
-            if entry.name.startswith((b".", b"_")):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(name)
-                continue
-            try:
-                known = entry.stat()
-            except OSError:  # a link to nothing, or in a loop: whoever opens it will say so
-                waiting.append(Entry(name, -1, 0))
-                continue
-            if stat.S_ISDIR(known.st_mode):
-                notes.left_out["links to folders"] += 1
-            else:
-                waiting.append(Entry(name, known.st_size, known.st_mtime_ns))
-
-
-@contextmanager
-def _open_local(path: bytes) -> Iterator[IO[bytes]]:
-    # O_NONBLOCK: to open a named pipe would wait for a writer for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+@lru_cache(maxsize=8)
+def _filesystem(address: str) -> tuple[Any, str]:
+    """The store behind an address, and the path in it. Kept, since a new S3 client asks for its bucket's region."""
     try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise DataError(f"{shown(path)}: not a regular file")
-        yield stream
+        filesystem, path = pafs.FileSystem.from_uri(address)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        raise DataError(f"{shown(address)}: not a known kind of address: {one_line(error, limit=300)}") from error
+    return filesystem, path
+
+
+def _walk_local(folder: str, left_out: LeftOut) -> Iterator[Entry]:
+    for file in walk(folder, left_out):
+        status = file.status()
+        size, modified = (-1, 0) if status is None else (status.st_size, status.st_mtime_ns)
+        yield Entry(os.fsencode(file.name), size, modified)
+
+
+def _entry(name: bytes, info: pafs.FileInfo) -> Entry:
+    return Entry(name, -1 if info.size is None else info.size, info.mtime_ns or 0)
 
 
 def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if name else folder
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return f"{folder}/{name}" if folder and name else folder or name

@@ -1,7 +1,7 @@
-"""The plan: how an input is split into parts. Made once, kept in the output, and taken up again by every later run.
+"""The plan: how an input is split into parts. It is made once, stored in the output, and read by every later run.
 
-`_plan/plan.json` says of what input, with what model and options; it is written last, so that a plan that is there is
-whole. `_plan/parts.parquet` lists the parts.
+`_plan/plan.json` records the input, the model and the options. It is written last, so a plan that exists is complete.
+`_plan/parts.parquet` lists the parts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError
-from fer_deploy.pictures import PICTURE_SUFFIXES
-from fer_deploy.score.places import Place, WalkNotes
-from fer_deploy.score.sources import Options, Part, Source
+from fer_deploy.files import LeftOut
+from fer_deploy.score.options import InputOptions
+from fer_deploy.score.places import Place
+from fer_deploy.score.sources import InputPart, InputSource
 from fer_deploy.score.sources.images import LIST, Images
+from fer_deploy.score.sources.images import SUFFIXES as PICTURE_SUFFIXES
 from fer_deploy.score.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
 from fer_deploy.score.sources.parquet import ParquetFiles
 from fer_deploy.score.sources.webdataset import SUFFIXES as SHARD_SUFFIXES
@@ -31,7 +33,6 @@ FORMAT = 1
 PLAN = "_plan/plan.json"
 PARTS = "_plan/parts.parquet"
 SUMMARY = "_summary.json"
-KINDS = ("parquet", "images", "webdataset")
 
 _SCHEMA = pa.schema(
     [("file", pa.binary()), ("first", pa.int64()), ("rows", pa.int64()), ("size", pa.int64()), ("modified", pa.int64())]
@@ -39,28 +40,28 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How an input is scored, small enough to be sent everywhere.
+class ScorePlan:
+    """How an input is scored. Small enough to be sent to every worker.
 
     Attributes:
-        identity: another for each plan; each file of the output tells whose it is.
+        identity: unique for each plan; every file of the output records the plan that it belongs to.
         input: the input's address.
-        output: the output's.
-        kind: one of KINDS.
+        output: the output's address.
+        kind: what the input holds, see `options.InputKind`.
         options: how the input is read.
         model: the model's name.
-        model_sha256: of its file.
-        parts: how many there are.
-        rows: rows of the input; -1 where it is not known before all is read.
-        problems: what could not be read when the plan was made, a line each.
-        left_out: what else was found and left out, and how often.
+        model_sha256: the SHA-256 of the model file.
+        parts: number of parts.
+        rows: rows of the input; -1 if the number is only known after reading.
+        problems: what could not be read when the plan was made, one line each.
+        left_out: what else was found and not taken, with counts.
     """
 
     identity: str
     input: str
     output: str
     kind: str
-    options: Options
+    options: InputOptions
     model: str
     model_sha256: str
     parts: int
@@ -68,11 +69,11 @@ class Plan:
     problems: tuple[str, ...]
     left_out: dict[str, int]
 
-    def source(self) -> Source:
-        """Reads the parts."""
+    def source(self) -> InputSource:
+        """The source that reads the parts."""
         return _source(self.kind, Place(self.input), Place(self.output), self.options)
 
-    def list_parts(self) -> list[Part]:
+    def list_parts(self) -> list[InputPart]:
         """All parts, in order.
 
         Raises:
@@ -82,8 +83,8 @@ class Plan:
             with Place(self.output).open(PARTS) as stream:
                 table = pq.read_table(stream)
         except pa.ArrowException as error:
-            raise DataError(f"{Place(self.output)}/{PARTS} is damaged: begin anew with --restart") from error
-        return [Part(**row) for row in table.to_pylist()]
+            raise DataError(f"{Place(self.output)}/{PARTS} is damaged: start over with --restart") from error
+        return [InputPart(**row) for row in table.to_pylist()]
 
 
 def part_name(number: int) -> str:
@@ -91,36 +92,34 @@ def part_name(number: int) -> str:
     return f"part-{number:08d}.parquet"
 
 
-def find_kind(place: Place, *, asked: str | None = None) -> str:
-    """What kind of input is there: the kind asked for, else by the first file that is of a known kind.
+def find_kind(place: Place, *, wanted: str | None = None) -> str:
+    """What kind of input a place holds: `wanted`, or the kind of the first file whose ending is known.
 
     Raises:
-        DataError: there is nothing, or nothing of a known kind.
+        DataError: nothing is there, or nothing of a known kind.
     """
-    is_what = place.kind()
-    if is_what == "nothing":
+    kind = place.kind()
+    if kind == "nothing":
         raise DataError(f"{place}: no such file or folder")
-    if is_what == "other":
+    if kind == "other":
         raise DataError(f"{place}: neither a file nor a folder")
-    if asked is not None:
-        return asked
-    names = [os.fsencode(place.address)] if is_what == "file" else (entry.name for entry in place.walk(WalkNotes()))
+    if wanted is not None:
+        return wanted
+    suffixes = {"parquet": PARQUET_SUFFIXES, "webdataset": SHARD_SUFFIXES, "images": PICTURE_SUFFIXES}
+    every = tuple(suffix for each in suffixes.values() for suffix in each)
+    names = [os.fsencode(place.address)] if kind == "file" else (file.name for file in place.walk(every, LeftOut()))
     for name in names:
-        lower = name.lower()
-        if lower.endswith(PARQUET_SUFFIXES):
-            return "parquet"
-        if lower.endswith(SHARD_SUFFIXES):
-            return "webdataset"
-        if lower.endswith(tuple(suffix.encode() for suffix in PICTURE_SUFFIXES)):
-            return "images"
-    raise DataError(f"{place}: no Parquet files, WebDataset shards (.tar) or pictures in it: --kind says what it holds")
+        for kind, endings in suffixes.items():
+            if name.lower().endswith(endings):
+                return kind
+    raise DataError(f"{place}: holds no Parquet files, WebDataset shards (.tar) or pictures: name the kind with --kind")
 
 
-def open_plan(output: Place) -> Plan | None:
-    """The plan that is in an output; None where there is none.
+def open_plan(output: Place) -> ScorePlan | None:
+    """The plan stored in an output; None if there is none.
 
     Raises:
-        DataError: it cannot be read, or is of another version of this program.
+        DataError: it cannot be read, or another version of this program wrote it.
     """
     if not output.exists(PLAN):
         return None
@@ -128,83 +127,95 @@ def open_plan(output: Place) -> Plan | None:
         with output.open(PLAN) as stream:
             content = json.loads(stream.read())
         if content.pop("format") != FORMAT:
-            raise ValueError("its format is of another version")
-        options = Options(**content.pop("options") | {})
+            raise ValueError("another version of ferdeploy wrote it")
+        options = InputOptions(**content.pop("options") | {})
         if options.keep is not None:
-            options = Options(**asdict(options) | {"keep": tuple(options.keep)})
-        return Plan(**content | {"options": options, "problems": tuple(content["problems"]), "output": output.address})
+            options = InputOptions(**asdict(options) | {"keep": tuple(options.keep)})
+        restored = {"options": options, "problems": tuple(content["problems"]), "output": output.address}
+        return ScorePlan(**content | restored)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{output}/{PLAN} cannot be read ({error}): begin anew with --restart") from error
+        raise DataError(f"{output}/{PLAN} cannot be read ({error}): start over with --restart") from error
 
 
-def make_plan(input_place: Place, output: Place, *, kind: str, options: Options, model: str, model_sha256: str) -> Plan:
-    """Split an input into parts, and write the plan into the output.
+def make_plan(
+    input_place: Place, output: Place, *, kind: str, options: InputOptions, model: str, model_sha256: str
+) -> ScorePlan:
+    """Split an input into parts, and store the plan in the output.
 
     Raises:
-        DataError: nothing in the input can be scored, or an option does not fit it.
+        DataError: the input holds nothing to score, or an option does not fit it.
     """
-    notes = WalkNotes()
+    left_out = LeftOut()
     source = _source(kind, input_place, output, options)
     rows = parts = 0
     with output.writing(PARTS) as temporary:
-        for part in _write_parts(source.parts(notes), temporary):
+        for part in _write_parts(source.parts(left_out), temporary):
             parts += 1
             rows = rows + part.rows if rows >= 0 <= part.rows else -1
         if not parts:
-            why = f": {notes.problems[0]}" if notes.problems else ""
+            why = f": {left_out.problems[0]}" if left_out.problems else ""
             raise DataError(f"{input_place}: nothing to score as {kind}{why}")
-    plan = Plan(
-        uuid.uuid4().hex, input_place.address, output.address, kind, options, model, model_sha256, parts, rows,
-        tuple(notes.problems), dict(sorted(notes.left_out.items())),
-    )  # fmt: skip
+    plan = ScorePlan(
+        identity=uuid.uuid4().hex,
+        input=input_place.address,
+        output=output.address,
+        kind=kind,
+        options=options,
+        model=model,
+        model_sha256=model_sha256,
+        parts=parts,
+        rows=rows,
+        problems=tuple(left_out.problems),
+        left_out=dict(sorted(left_out.counts.items())),
+    )
     content = {"format": FORMAT} | asdict(plan)
     output.write(PLAN, json.dumps(content, indent=2).encode())
     return plan
 
 
-def check_same(plan: Plan, **wanted: Any) -> None:
-    """Make sure that a plan in the output is of the run that is asked for.
+def check_same(plan: ScorePlan, **wanted: Any) -> None:
+    """Refuse to continue a run that has other settings.
 
     Args:
-        plan: what is there.
-        wanted: fields of `Plan` and what they should be.
+        plan: the plan in the output.
+        wanted: fields of `ScorePlan` and the values they must have. `block_rows` may differ: it changes no result.
 
     Raises:
-        DataError: one differs.
+        DataError: a value differs.
     """
     for name, value in wanted.items():
-        there = getattr(plan, name)
+        stored = getattr(plan, name)
         if name == "options":
-            for field in fields(Options):
-                mine, theirs = getattr(value, field.name), getattr(there, field.name)
-                if mine != theirs and field.name != "block_rows":
-                    raise _other_run(plan, field.name.replace("_", " "), theirs, mine)
-        elif there != value:
-            raise _other_run(plan, name.replace("_", " "), there, value)
+            for field in fields(InputOptions):
+                old, new = getattr(stored, field.name), getattr(value, field.name)
+                if old != new and field.name != "block_rows":
+                    raise _other_run(plan, field.name, old, new)
+        elif stored != value:
+            raise _other_run(plan, name, stored, value)
 
 
 def remove_run(output: Place) -> None:
-    """Remove a run's files from an output: the plan first, so that nothing that is left can be taken for whole."""
+    """Remove a run's files from an output. The plan goes first, so an interrupted removal never looks complete."""
     for name in (PLAN, SUMMARY, PARTS, LIST, *output.names("part-")):
         output.delete(name)
     remove_leftovers(output)
 
 
 def remove_leftovers(output: Place) -> None:
-    """Remove what workers that were killed left behind: half-written files, and counts of attempts."""
+    """Remove what killed workers left behind: half-written files and counts of attempts."""
     for name in output.names("."):
         if name.startswith((".part-", ".attempts-")):
             output.delete(name)
 
 
-def _other_run(plan: Plan, what: str, there: Any, wanted: Any) -> DataError:
+def _other_run(plan: ScorePlan, name: str, stored: Any, wanted: Any) -> DataError:
     return DataError(
-        f"{Place(plan.output)} holds a run with another {what} ({there}, not {wanted}): choose another folder, or "
-        "begin anew with --restart"
+        f"{Place(plan.output)} holds a run with another {name.replace('_', ' ')} ({stored}, not {wanted}): "
+        "choose another folder, or start over with --restart"
     )
 
 
-def _source(kind: str, place: Place, output: Place, options: Options) -> Source:
+def _source(kind: str, place: Place, output: Place, options: InputOptions) -> InputSource:
     if kind == "parquet":
         return ParquetFiles(place, options)
     if kind == "webdataset":
@@ -212,7 +223,8 @@ def _source(kind: str, place: Place, output: Place, options: Options) -> Source:
     return Images(place, output, options)
 
 
-def _write_parts(parts: Iterator[Part], path: Path) -> Iterator[Part]:
+def _write_parts(parts: Iterator[InputPart], path: Path) -> Iterator[InputPart]:
+    """Pass the parts on, and write their list to `path` meanwhile, so that the list is never in memory whole."""
     with path.open("wb") as stream, pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
         waiting: list[dict[str, Any]] = []
         for part in parts:

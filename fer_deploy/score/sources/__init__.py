@@ -1,6 +1,6 @@
-"""The kinds of input: each splits itself into parts, and reads a part again as blocks of rows.
+"""The kinds of input. Each splits itself into parts, and reads a part as blocks of rows.
 
-A source must give the same rows for the same part each time, however often it is asked.
+A source must give the same rows for the same part every time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
-from fer_deploy.score.places import Place, WalkNotes
+from fer_deploy.files import LeftOut
+from fer_deploy.score.places import Place
 
-Picture = bytes | NDArray[np.uint8] | DataError
-"""A row's picture: encoded, as an array that `read_picture` takes, or why there is none."""
+InputPicture = bytes | NDArray[np.uint8] | DataError
+"""A row's picture: encoded bytes, an array that `read_picture` accepts, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
-class Part:
+class InputPart:
     """A piece of the input that becomes one file of the output.
 
     Attributes:
-        file: the input file it is of, relative to the input's place; empty where it is the input itself, or where the
-            part is of many files.
-        first: its first row, counted from 0 within the file (or within the list of pictures).
-        rows: how many; -1 where it is not known before it is read.
-        size: the file's bytes when the plan was made.
-        modified: its time of change then, in nanoseconds.
+        file: the input file, relative to the input; empty if the input is a single file or the part spans several.
+        first: the number of the first row, from 0, in the file or in the list of pictures.
+        rows: number of rows; -1 if it is only known after reading.
+        size: the file's size in bytes when the plan was made.
+        modified: its modification time when the plan was made, in nanoseconds since 1970.
     """
 
     file: bytes = b""
@@ -41,60 +41,41 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Some rows of a part.
+class RowBlock:
+    """Consecutive rows of a part.
 
     Attributes:
-        keys: what tells the rows apart, and the columns that are passed on: one row a picture.
-        pictures: one a row.
+        keys: the columns that identify each row, and those copied to the output; one row per picture.
+        pictures: one per row.
     """
 
     keys: pa.Table
-    pictures: list[Picture]
+    pictures: list[InputPicture]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How the input is read.
-
-    Attributes:
-        rows_per_part: rows to a part, about: what is lost at most when a worker dies.
-        block_rows: rows read, decoded and computed at a time: what memory is for.
-        column: the column, or the ending of a shard's members, that holds the picture; empty finds it.
-        keep: names of columns to pass on; None passes on all but the picture's.
-        maximum_pixels: a picture that promises more is a bad one.
-    """
-
-    rows_per_part: int = 10_000
-    block_rows: int = 512
-    column: str = ""
-    keep: tuple[str, ...] | None = None
-    maximum_pixels: int = 80_000_000
-
-
-class Source(Protocol):
+class InputSource(Protocol):
     """A kind of input."""
 
-    def parts(self, notes: WalkNotes) -> Iterator[Part]:
-        """Split the input. Files that cannot be read are told in `notes.problems`, and the rest goes on."""
+    def parts(self, left_out: LeftOut) -> Iterator[InputPart]:
+        """Split the input. A file that cannot be read is added to `left_out.problems`; the others are still split."""
 
-    def blocks(self, part: Part) -> Iterator[Block]:
-        """Read a part, a bounded number of rows at a time.
+    def blocks(self, part: InputPart) -> Iterator[RowBlock]:
+        """Read a part, a bounded number of rows at a time. A damaged row or file gives rows that hold a `DataError`.
 
         Raises:
-            DataError: the part cannot be read now; a damaged row or file is no such case, but a row with an error.
+            DataError: the part cannot be read at the moment, or its file has changed.
         """
 
     def schema(self) -> pa.Schema:
-        """Of the blocks' `keys`."""
+        """The schema of the blocks' `keys`."""
 
 
-def check_unchanged(place: Place, part: Part) -> None:
-    """Make sure that a part's file is still what it was when the plan was made.
+def check_unchanged(place: Place, part: InputPart) -> None:
+    """Refuse a part whose file is not the one that the plan was made from.
 
     Raises:
-        DataError: it is gone, or has another size or time of change.
+        DataError: the file is gone, or its size or modification time differs.
     """
-    found = place.stat(part.file)
-    if (found.size, found.modified) != (part.size, part.modified):
-        raise DataError(f"{place.path(part.file)} has changed since the run began: use --restart to begin anew")
+    current = place.stat(part.file)
+    if (current.size, current.modified) != (part.size, part.modified):
+        raise DataError(f"{place.path(part.file)} has changed since the run began: start over with --restart")

@@ -1,7 +1,7 @@
-"""Parquet files: a column holds the picture, each row is one.
+"""Parquet files: one column holds the picture, one row is one face.
 
 Files are read a bounded number of rows at a time, whatever the size of their row groups. A file is split between row
-groups; a large row group is split too, at the cost of reading over the rows before.
+groups. A large row group is split as well; each piece then has to read past the rows before it.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fer_deploy.errors import DataError
-from fer_deploy.files import shown
-from fer_deploy.score.places import Place, WalkNotes
-from fer_deploy.score.sources import Block, Options, Part, Picture, check_unchanged
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.files import LeftOut, shown
+from fer_deploy.score.options import InputOptions
+from fer_deploy.score.places import Entry, Place
+from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged
 
 SUFFIXES = (b".parquet", b".pq")
 """Endings of Parquet files."""
 
 RESERVED = ("file", "row", "label", "probability", "error", "angry", "disgust", "fear", "happy", "sad", "surprise",
             "neutral")  # fmt: skip
-"""Columns of the output; one of the input's with such a name is passed on as `input_<name>`."""
+"""Columns of the output. An input column with one of these names is copied as `input_<name>`."""
 
 _USUAL_NAMES = ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png", "bytes", "content", "pixels")
 _HELD_BYTES = 32 * 1024 * 1024
-_MOST_PIECES = 16  # of one row group: the rows before a piece are read over, so the cost grows with the square
+_MOST_PIECES = 16
+"""Pieces of one row group. Each piece reads past the rows before it, so the cost grows with the square of this."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +45,31 @@ class ParquetFiles:
     """
 
     place: Place
-    options: Options
+    options: InputOptions
 
-    def parts(self, notes: WalkNotes) -> Iterator[Part]:
+    def parts(self, left_out: LeftOut) -> Iterator[InputPart]:
         """Split each file by its footer."""
         first: tuple[bytes, pa.Schema] | None = None
-        for entry in self._entries(notes):
+        for entry in self._entries(left_out):
             try:
                 with self._open(entry.name) as file:
-                    schema, groups = (
-                        file.schema_arrow,
-                        [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)],
-                    )
+                    schema, groups = file.schema_arrow, _rows_of_groups(file)
             except DataError as error:
-                notes.problems.append(str(error))
+                left_out.problems.append(str(error))
                 continue
             if first is None:
                 first = entry.name, schema
-                self._picture_column(schema)  # a mistake in the options stops the run before it begins
+                self._picture_column(schema)  # a wrong option stops the run here, before any row is read
                 self._kept(schema)
             elif self._columns(first[1]) != self._columns(schema):
                 name, other = shown(self.place.path(entry.name)), shown(self.place.path(first[0]))
-                notes.problems.append(f"{name}: its columns are not those of {other}: score it by itself")
+                left_out.problems.append(f"{name}: its columns differ from those of {other}: score it separately")
                 continue
             for start, rows in _pieces(groups, self.options.rows_per_part):
-                yield Part(entry.name, start, rows, entry.size, entry.modified)
+                yield InputPart(entry.name, start, rows, entry.size, entry.modified)
 
-    def blocks(self, part: Part) -> Iterator[Block]:
-        """Read a part's rows. Where the file is damaged, the rest of the part's rows say so."""
+    def blocks(self, part: InputPart) -> Iterator[RowBlock]:
+        """Read a part's rows. If the file is damaged, the remaining rows of the part hold the error."""
         check_unchanged(self.place, part)
         name = shown(part.file or self.place.address.rpartition("/")[2])
         done = 0
@@ -82,64 +81,60 @@ class ParquetFiles:
                     keys = self._keys(name, part.first + done, batch.select(kept))
                     pictures = convert(batch.column(picture))
                     done += batch.num_rows
-                    yield Block(keys, pictures)
+                    yield RowBlock(keys, pictures)
         except (pa.ArrowException, OSError) as error:
-            check_unchanged(self.place, part)  # else another try may do better
-            line = " ".join(str(error).split())[:200]
-            yield from self._damaged(name, part, done, f"the file is damaged here: {line}")
+            check_unchanged(self.place, part)  # a file that was just replaced only looks damaged
+            yield from self._damaged(name, part, done, f"the file is damaged here: {one_line(error)}")
 
     def schema(self) -> pa.Schema:
-        """`file`, the `row` in it from 0, and the columns passed on, as the first readable file has them."""
-        notes = WalkNotes()
-        for entry in self._entries(notes):
+        """`file`, `row` (from 0, in the file), and the copied columns as the first readable file has them."""
+        left_out = LeftOut()
+        for entry in self._entries(left_out):
             try:
                 with self._open(entry.name) as file:
                     empty = file.schema_arrow.empty_table()
                     return self._keys("", 0, empty.select(self._kept(file.schema_arrow))).schema
             except DataError:
                 continue
-        raise DataError(f"{self.place}: no Parquet file that can be read")
+        raise DataError(f"{self.place}: holds no readable Parquet file")
 
-    def _entries(self, notes: WalkNotes) -> Iterator[Any]:
+    def _entries(self, left_out: LeftOut) -> Iterator[Entry]:
         if self.place.kind() == "file":
             yield self.place.stat(b"")
             return
-        for entry in self.place.walk(notes):
-            if entry.name.lower().endswith(SUFFIXES):
-                yield entry
-            else:
-                notes.left_out["files that are no Parquet"] += 1
+        yield from self.place.walk(SUFFIXES, left_out)
 
     @contextmanager
     def _open(self, name: bytes) -> Iterator[pq.ParquetFile]:
         with self.place.open(name) as stream:
             try:
-                # A buffer: else a whole column chunk is read at once, however large.
+                # Without a buffer, pyarrow reads a whole column chunk at once, however large it is.
                 file = pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
             except (pa.ArrowException, OSError) as error:
-                line = " ".join(str(error).split())[:200]
-                raise DataError(f"{shown(self.place.path(name))}: not a Parquet file, or damaged: {line}") from error
+                where = shown(self.place.path(name))
+                raise DataError(f"{where}: not a Parquet file, or damaged: {one_line(error)}") from error
             with file:
                 names = file.schema_arrow.names
                 if len(set(names)) < len(names):
                     raise DataError(f"{shown(self.place.path(name))}: two columns have the same name")
                 yield file
 
-    def _batches(self, file: pq.ParquetFile, part: Part, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _batches(self, file: pq.ParquetFile, part: InputPart, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The part's rows, a block at a time: whole row groups are read, and rows outside the part are skipped."""
         start, skip = 0, 0
-        wanted: list[int] = []
+        numbers: list[int] = []
         bytes_per_row = 1.0
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
             if start < part.first + part.rows and start + group.num_rows > part.first:
-                if not wanted:
+                if not numbers:
                     skip = part.first - start
-                wanted.append(number)
+                numbers.append(number)
                 bytes_per_row = max(bytes_per_row, group.total_byte_size / max(1, group.num_rows))
             start += group.num_rows
         rows = max(1, min(self.options.block_rows, int(_HELD_BYTES / bytes_per_row)))
         left = part.rows
-        for batch in file.iter_batches(batch_size=rows, row_groups=wanted, columns=list(columns), use_threads=False):
+        for batch in file.iter_batches(batch_size=rows, row_groups=numbers, columns=list(columns), use_threads=False):
             if skip >= batch.num_rows:
                 skip -= batch.num_rows
                 continue
@@ -159,30 +154,30 @@ class ParquetFiles:
             columns[_output_name(field.name, kept.schema.names)] = column
         return pa.table(columns)
 
-    def _damaged(self, name: str, part: Part, done: int, why: str) -> Iterator[Block]:
+    def _damaged(self, name: str, part: InputPart, done: int, why: str) -> Iterator[RowBlock]:
         schema = self.schema()
         for start in range(done, part.rows, self.options.block_rows):
             count = min(self.options.block_rows, part.rows - start)
             rows = pa.array(range(part.first + start, part.first + start + count), pa.int64())
             columns = [pa.array([name] * count, pa.string()), rows]
             columns += [pa.nulls(count, field.type) for field in list(schema)[2:]]
-            yield Block(pa.table(columns, names=schema.names), [DataError(why)] * count)
+            yield RowBlock(pa.table(columns, names=schema.names), [DataError(why)] * count)
 
     def _picture_column(self, schema: pa.Schema) -> str:
-        wanted = self.options.column
-        if wanted:
-            if wanted not in schema.names:
-                raise DataError(f"{self.place}: no column {wanted!r}, only {', '.join(schema.names)}: see --column")
-            if _converter_of(schema.field(wanted)) is None:
-                raise DataError(f"{self.place}: column {wanted!r} is {schema.field(wanted).type}, not pictures")
-            return wanted
-        found: list[str] = [field.name for field in schema if _is_picture(field)]
-        if len(found) > 1:
-            found = [name for name in found if name.lower() in _USUAL_NAMES] or found
-        if len(found) != 1:
-            which = f"each of {', '.join(found)} may be" if found else f"none of {', '.join(schema.names)} seems to be"
+        named = self.options.column
+        if named:
+            if named not in schema.names:
+                raise DataError(f"{self.place}: no column {named!r}, only {', '.join(schema.names)}: see --column")
+            if _converter_of(schema.field(named)) is None:
+                raise DataError(f"{self.place}: column {named!r} is {schema.field(named).type}, not pictures")
+            return named
+        names: list[str] = [field.name for field in schema if _is_picture(field)]
+        if len(names) > 1:
+            names = [name for name in names if name.lower() in _USUAL_NAMES] or names
+        if len(names) != 1:
+            which = f"each of {', '.join(names)} may be" if names else f"none of {', '.join(schema.names)} seems to be"
             raise DataError(f"{self.place}: {which} the column of pictures: name it with --column")
-        return found[0]
+        return names[0]
 
     def _kept(self, schema: pa.Schema) -> list[str]:
         picture = self._picture_column(schema)
@@ -201,6 +196,10 @@ class ParquetFiles:
             return []
 
 
+def _rows_of_groups(file: pq.ParquetFile) -> list[int]:
+    return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+
+
 def _output_name(name: str, names: Sequence[str]) -> str:
     if name not in RESERVED:
         return name
@@ -211,7 +210,7 @@ def _output_name(name: str, names: Sequence[str]) -> str:
 
 
 def _pieces(groups: Sequence[int], rows_per_part: int) -> Iterator[tuple[int, int]]:
-    """(first row, rows) of the parts of a file whose row groups have so many rows."""
+    """(first row, rows) of each part of a file, from the number of rows in each of its row groups."""
     start, rows = 0, 0
     for group in groups:
         if rows and rows + group > rows_per_part:
@@ -229,7 +228,7 @@ def _pieces(groups: Sequence[int], rows_per_part: int) -> Iterator[tuple[int, in
         yield start, rows
 
 
-Converter = Callable[[pa.Array], list[Picture]]
+Converter = Callable[[pa.Array], list[InputPicture]]
 
 
 def _is_picture(field: pa.Field) -> bool:
@@ -256,17 +255,17 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _converter(field: pa.Field) -> Converter:
-    found = _converter_of(field)
-    if found is None:
+    converter = _converter_of(field)
+    if converter is None:
         raise DataError(f"column {field.name!r} is {field.type}, not pictures")
-    return found
+    return converter
 
 
 def _converter_of(field: pa.Field) -> Converter | None:
     kind = field.type
     if _is_binary(kind):
         return lambda column: [_encoded(value) for value in column.to_pylist()]
-    if _is_struct(kind):  # as Hugging Face's Image feature has it: {bytes, path}
+    if _is_struct(kind):  # Hugging Face's Image feature: {bytes, path}
         return lambda column: [_encoded(value and value["bytes"]) for value in column.to_pylist()]
     if isinstance(kind, pa.FixedShapeTensorType) and pa.types.is_integer(kind.value_type):
         shape = tuple(kind.shape)
@@ -292,11 +291,11 @@ def _rows(column: pa.Array) -> Iterator[Any]:
             yield value.values.to_numpy(zero_copy_only=False)
 
 
-def _encoded(value: bytes | None) -> Picture:
+def _encoded(value: bytes | None) -> InputPicture:
     return DataError("the row has no picture (null)") if value is None else value
 
 
-def _array(value: Any, shape: tuple[int, ...] | None) -> Picture:
+def _array(value: Any, shape: tuple[int, ...] | None) -> InputPicture:
     if value is None:
         return DataError("the row has no picture (null)")
     try:
@@ -312,18 +311,18 @@ def _array(value: Any, shape: tuple[int, ...] | None) -> Picture:
     return _square(pixels) if pixels.ndim == 1 else pixels
 
 
-def _square(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Picture:
+def _square(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> InputPicture:
     side = math.isqrt(pixels.size)
     if side and side * side == pixels.size:
         return pixels.reshape(side, side)
     side = math.isqrt(pixels.size // 3)
     if side and side * side * 3 == pixels.size:
         return pixels.reshape(side, side, 3)
-    return DataError(f"{pixels.size} values, not a square picture, grey or RGB")
+    return DataError(f"{pixels.size} values, which is not a square picture, grey or RGB")
 
 
-def _written(value: str | None) -> Picture:
-    """Grey values written out, as FER2013's own table has them."""
+def _written(value: str | None) -> InputPicture:
+    """Grey values written as text, as in FER2013's table."""
     if value is None:
         return DataError("the row has no picture (null)")
     try:

@@ -1,7 +1,7 @@
-"""WebDataset shards: tar files whose members of one name, but for the ending, are a sample.
+"""WebDataset shards: tar files in which consecutive members with the same name, up to the ending, form a sample.
 
-A shard is a part, and is read from its beginning to its end, a member at a time; nothing is looked for in it, so that
-shards on an object store are streamed.
+One shard is one part. It is read once, from beginning to end, one member at a time, so a shard on an object store is
+streamed.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ from typing import IO
 
 import pyarrow as pa
 
-from fer_deploy.errors import DataError
-from fer_deploy.files import shown
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.files import LeftOut, shown
 from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
-from fer_deploy.score.places import Place, WalkNotes
-from fer_deploy.score.sources import Block, Options, Part, Picture, check_unchanged
+from fer_deploy.score.options import InputOptions
+from fer_deploy.score.places import Place
+from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged
 
 SUFFIXES = (b".tar", b".tar.gz", b".tgz")
 """Endings of shards."""
 
 _HEADER_BYTES = 1 << 20
 _HELD_BYTES = 64 * 1024 * 1024
-"""A block ends early when its encoded pictures come to more."""
+"""A block ends early when its encoded pictures take more bytes than this."""
 
 
 class _BoundedTarInfo(tarfile.TarInfo):
-    """A member whose extended header cannot fill the memory: tarfile reads one whole, however long it says it is."""
+    """A member that refuses a huge extended header: tarfile reads the whole header into memory, whatever its size."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if not self.isreg() and self.size > _HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
-        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return found
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
 
 
 @dataclass
 class _Sample:
     key: str
-    pictures: dict[str, Picture] = field(default_factory=dict)
+    pictures: dict[str, InputPicture] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,27 +55,24 @@ class WebDataset:
     """
 
     place: Place
-    options: Options
+    options: InputOptions
 
-    def parts(self, notes: WalkNotes) -> Iterator[Part]:
-        """A part a shard."""
+    def parts(self, left_out: LeftOut) -> Iterator[InputPart]:
+        """One part per shard."""
         if self.place.kind() == "file":
-            found = self.place.stat(b"")
-            yield Part(size=found.size, modified=found.modified)
+            shard = self.place.stat(b"")
+            yield InputPart(size=shard.size, modified=shard.modified)
             return
-        for entry in self.place.walk(notes):
-            if entry.name.lower().endswith(SUFFIXES):
-                yield Part(file=entry.name, size=entry.size, modified=entry.modified)
-            else:
-                notes.left_out["files that are no shards"] += 1
+        for entry in self.place.walk(SUFFIXES, left_out):
+            yield InputPart(file=entry.name, size=entry.size, modified=entry.modified)
 
-    def blocks(self, part: Part) -> Iterator[Block]:
-        """Read the samples of a shard. Where the shard is damaged, one last row says so."""
+    def blocks(self, part: InputPart) -> Iterator[RowBlock]:
+        """Read the samples of a shard. If the shard is damaged, one last row holds the error."""
         check_unchanged(self.place, part)
         shard = shown(part.file or self.place.address.rpartition("/")[2])
         row = 0
         keys: list[str | None] = []
-        pictures: list[Picture] = []
+        pictures: list[InputPicture] = []
         held = 0
         for key, picture in self._samples(part):
             keys.append(key)
@@ -87,14 +85,14 @@ class WebDataset:
             yield self._block(shard, row, keys, pictures)
 
     def schema(self) -> pa.Schema:
-        """`shard`, the sample's `row` in it from 0, and its `key`: null for the row that tells of damage."""
+        """`shard`, `row` (the sample's number in the shard, from 0) and `key`, which is null in a row about damage."""
         return pa.schema([("shard", pa.string()), ("row", pa.int64()), ("key", pa.string())])
 
-    def _block(self, shard: str, row: int, keys: list[str | None], pictures: list[Picture]) -> Block:
+    def _block(self, shard: str, row: int, keys: list[str | None], pictures: list[InputPicture]) -> RowBlock:
         rows = list(range(row, row + len(keys)))
-        return Block(pa.table({"shard": [shard] * len(keys), "row": rows, "key": keys}, self.schema()), pictures)
+        return RowBlock(pa.table({"shard": [shard] * len(keys), "row": rows, "key": keys}, self.schema()), pictures)
 
-    def _samples(self, part: Part) -> Iterator[tuple[str | None, Picture]]:
+    def _samples(self, part: InputPart) -> Iterator[tuple[str | None, InputPicture]]:
         sample: _Sample | None = None
         try:
             with self.place.open(part.file) as stream:
@@ -108,17 +106,16 @@ class WebDataset:
         except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
             if sample is not None and sample.pictures:
                 yield sample.key, self._chosen(sample)
-            line = " ".join(str(error).split())[:200] or type(error).__name__
-            yield None, DataError(f"the shard is damaged or cut short after this point: {line}")
+            yield None, DataError(f"the shard is damaged or cut short after this point: {one_line(error)}")
             return
         if sample is not None:
             yield sample.key, self._chosen(sample)
 
-    def _members(self, stream: IO[bytes]) -> Iterator[tuple[str, str, Picture | None]]:
-        # `r|*` reads straight on, packed or not; `ignore_zeros` is off, so that the end of the archive ends it.
+    def _members(self, stream: IO[bytes]) -> Iterator[tuple[str, str, InputPicture | None]]:
+        # `r|*` never seeks back and reads packed shards too.
         with tarfile.open(fileobj=stream, mode="r|*", errorlevel=2, tarinfo=_BoundedTarInfo) as archive:
             for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
                 folder, slash, name = member.name.rpartition("/")
                 stem, _dot, suffix = name.partition(".")
                 if not stem or not member.isfile():
@@ -140,7 +137,7 @@ class WebDataset:
             return suffix == self.options.column.lower().lstrip(".")
         return f".{suffix.rpartition('.')[2]}" in PICTURE_SUFFIXES
 
-    def _chosen(self, sample: _Sample) -> Picture:
+    def _chosen(self, sample: _Sample) -> InputPicture:
         if not sample.pictures:
             what = f"a .{self.options.column.lstrip('.')}" if self.options.column else "a picture"
             return DataError(f"the sample has no member that is {what}")
