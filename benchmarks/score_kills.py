@@ -256,7 +256,7 @@ def time_run(command: Sequence[str], *, workers: int) -> Timed:
         MeasurementError: it failed.
     """
     done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True, check=False)
-    found = re.search(r"([\d,]+) of them now, in ([\d.]+) s", done.stdout)
+    found = re.search(r"this run computed ([\d,]+) rows in ([\d.]+) s", done.stdout)
     if done.returncode != 0 or found is None:
         raise MeasurementError(f"the run ended with exit code {done.returncode}: {done.stderr[-500:]}")
     rows, seconds = int(found[1].replace(",", "")), float(found[2])

@@ -1,23 +1,24 @@
-"""`ferdeploy score`: a whole data set, on this machine or a cluster."""
+"""`ferdeploy score`: score a whole data set, on this machine or on a cluster."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 import click
 
-from fer_deploy.cli.options import FiniteRange
+from fer_deploy.cli.options import Millions, model_option, options_of, provider_option, restart_option, threads_option
+from fer_deploy.score.options import InputKind, InputOptions, ScoreJob, WorkerOptions
+from fer_deploy.score.watcher import ScoreWatcher
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fer_deploy.score.part import PartResult
-    from fer_deploy.score.plan import Plan
-    from fer_deploy.score.run import Summary
+    from fer_deploy.score.plan import ScorePlan
+    from fer_deploy.score.run import ScoreSummary
 
 EPILOG = """\b
 Examples:
@@ -26,125 +27,106 @@ Examples:
   ferdeploy score s3://bucket/shards s3://bucket/scores --address auto
 
 \b
-INPUT is Parquet (a column of encoded pictures, of pixels, or Hugging Face's images), a folder of pictures, or a folder
-of WebDataset shards (.tar). Each picture is a face. OUTPUT becomes a folder of Parquet files: for each row of the input
-one row, with label, probability, the seven probabilities, and error where the picture is bad.
-Give the same command again after a stop or a crash: what is there is kept.
-Exit code 1 when a picture was bad, or a part could not be done.
+INPUT is Parquet (a column of encoded pictures, of pixel values, or of Hugging Face images), a folder of pictures, or a
+folder of WebDataset shards (.tar). Each picture shows one face.
+OUTPUT becomes a folder of Parquet files with one row for each row of the input: label, probability, the seven
+probabilities, and error if the picture could not be read.
+Run the same command again after a crash or an interruption: finished parts are kept.
+The exit code is 1 if a picture could not be read or a part could not be computed.
 """
+
+_LISTED_PROBLEMS = 20
+_SECONDS_BETWEEN_LINES = 60
 
 
 @click.command("score", epilog=EPILOG)
 @click.argument("input")
 @click.argument("output")
-@click.option("--model", type=click.Path(path_type=Path), help="An exported ONNX file. Default: the package's own.")
-@click.option("--kind", type=click.Choice(["parquet", "images", "webdataset"]), help="What INPUT is. Default: found.")
-@click.option("--column", default="", help="The column that holds the picture, or the ending of a shard's members.")
-@click.option("--keep", metavar="NAMES", help="Columns of Parquet to pass on, with commas; '' for none. Default: all.")
-@click.option("--workers", type=click.IntRange(1), help="Default: one a core of the machine or cluster.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each worker.")
-@click.option("--provider", default="cpu", show_default=True, help="Where to compute; any other takes a GPU a worker.")
-@click.option("--address", default="", help="A Ray cluster's; 'auto' on one of its machines. Default: this machine.")
-@click.option("--rows-per-part", type=click.IntRange(1), default=10_000, show_default=True,
-              help="Rows to a file of the output, about; what a crash loses at most, a worker.")  # fmt: skip
-@click.option("--block-rows", type=click.IntRange(1), default=512, show_default=True,
-              help="Rows in a worker's memory at a time.")  # fmt: skip
-@click.option("--megapixels", type=FiniteRange(0.001, 80), default=80.0, show_default=True,
-              help="A larger picture is a bad one.")  # fmt: skip
-@click.option("--restart", is_flag=True, help="Throw away what an earlier run left in OUTPUT.")
+@model_option
+@click.option("--kind", type=click.Choice(get_args(InputKind)), help="What INPUT holds. Default: detected.")
+@click.option("--keep", metavar="NAMES",
+              help="Parquet columns to copy to OUTPUT, separated by commas; '' copies none. Default: all.")  # fmt: skip
+@options_of(
+    InputOptions,
+    ["column", "rows_per_part", "block_rows", "maximum_pixels"],
+    flags={"maximum_pixels": "--megapixels"},
+    kinds={"rows_per_part": click.IntRange(1), "block_rows": click.IntRange(1), "maximum_pixels": Millions(0.001, 80)},
+    into="options",
+)
+@options_of(WorkerOptions, ["workers", "address"], kinds={"workers": click.IntRange(1)}, into="workers")
+@threads_option(default=1, each="worker")
+@provider_option
+@restart_option
 def command(
     input: str,
     output: str,
     model: Path | None,
-    kind: str | None,
-    column: str,
+    kind: InputKind | None,
     keep: str | None,
-    workers: int | None,
+    options: InputOptions,
+    workers: WorkerOptions,
     threads: int,
-    provider: str,
-    address: str,
-    rows_per_part: int,
-    block_rows: int,
-    megapixels: float,
+    providers: tuple[str, ...],
     restart: bool,
 ) -> None:
-    """Score a data set of faces, on this machine or a cluster; what was stopped goes on."""
+    """Score a whole data set of faces, on this machine or on a Ray cluster."""
     from fer_deploy.cli.errors import error_line
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with error_line(on_interrupt="All finished parts are kept: give the same command again to go on."):
+    with error_line(on_interrupt="Finished parts are kept: run the same command again to resume."):
         from fer_deploy.errors import UnavailableError, install
 
         try:
-            from fer_deploy.score.run import Job, run
-            from fer_deploy.score.sources import Options
+            from fer_deploy.score.run import run
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('score')}") from error
-        from rich.console import Console
-
-        options = Options(
-            rows_per_part=rows_per_part,
-            block_rows=block_rows,
-            column=column,
-            keep=None if keep is None else tuple(name.strip() for name in keep.split(",") if name.strip()),
-            maximum_pixels=int(megapixels * 1_000_000),
-        )
-        job = Job(
+        if keep is not None:
+            options = dataclasses.replace(options, keep=tuple(filter(None, map(str.strip, keep.split(",")))))
+        job = ScoreJob(
             input=input,
             output=output,
             model=None if model is None else str(model),
             kind=kind,
             options=options,
-            workers=workers or 0,
-            threads=threads,
-            provider=provider,
-            address=address,
+            workers=dataclasses.replace(workers, threads=threads, providers=providers or ("cpu",)),
             restart=restart,
         )
-        watcher = _Progress(Console())
-        with watcher:
-            summary = run(job, watcher=watcher)
-        watcher.report(summary, output)
+        with _Display() as display:
+            summary = run(job, watcher=display)
+        display.report(summary, output)
     sys.exit(0 if summary.is_whole and not summary.bad_rows else 1)
 
 
-class _Progress:
-    """A bar on a terminal; elsewhere a line now and then."""
+class _Display(ScoreWatcher):
+    """Watches a run: a progress bar on a terminal; elsewhere a line every minute."""
 
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self) -> None:
+        from fer_deploy.cli.console import ProgressBar
 
-        columns = (TextColumn("parts"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
-        self._console = console
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task = self._bar.add_task("parts", total=None, words="")
-        self._rows = 0
+        self._bar = ProgressBar(stderr=False)
+        self._parts = self._done = self._rows = 0
         self._began = 0.0
-        self._told = time.monotonic()
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._bar.stop()
+        self._bar.close()
 
-    def planned(self, plan: Plan, *, done: int) -> None:
-        """Say what will be done."""
-        rows = "rows that are counted as they are read" if plan.rows < 0 else f"{plan.rows:,} rows"
-        self._print(f"{plan.kind}: {plan.parts:,} parts, {rows}; model {plan.model}")
-        if plan.left_out:
-            what = ", ".join(f"{count:,} {name}" for name, count in plan.left_out.items())
-            self._print(f"left out: {what}")
+    def planned(self, plan: ScorePlan, *, done: int) -> None:
+        """Show what will be computed, and what was left out of the plan."""
+        rows = "an unknown number of rows" if plan.rows < 0 else f"{plan.rows:,} rows"
+        self._bar.say(f"{plan.kind}: {plan.parts:,} parts, {rows}; model {plan.model}")
+        if line := plan.left_out_line():
+            self._bar.say(line)
         if done:
-            self._print(f"{done:,} parts are there already")
-        self._bar.update(self._task, total=plan.parts, completed=done)
+            self._bar.say(f"{done:,} parts are finished already")
         self._parts, self._done = plan.parts, done
 
     def part(self, result: PartResult) -> None:
-        """Move the bar."""
+        """Show that a part is finished, or its problem."""
         if result.problem:
             click.echo(f"error: {result.problem}", err=True)
             return
@@ -153,35 +135,32 @@ class _Progress:
         self._done += 1
         self._rows += result.rows
         speed = f"{self._rows:,} rows, {self._rows / max(now - self._began, 1e-3):,.0f}/s"
-        self._bar.update(self._task, completed=self._done, words=speed)
-        if not self._console.is_terminal and now - self._told > 60:
-            self._told = now
-            self._print(f"{self._done:,} of {self._parts:,} parts: {speed}")
+        self._bar.update("parts", self._done, self._parts, note=speed)
+        if not self._bar.visible and now - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._bar.say(f"{self._done:,} of {self._parts:,} parts: {speed}")
 
     def message(self, text: str) -> None:
-        """Show it."""
-        self._print(text)
+        """Show a line."""
+        self._bar.say(text)
 
-    def report(self, summary: Summary, output: str) -> None:
-        """Say how it ended."""
+    def report(self, summary: ScoreSummary, output: str) -> None:
+        """Show the outcome; problems go to stderr."""
         rate = f", {summary.rows_now / summary.seconds:,.0f} rows/s" if summary.rows_now else ""
-        self._print(
-            f"{summary.rows:,} rows in {output}, {summary.parts_done:,} of {summary.parts:,} parts; "
-            f"{summary.rows_now:,} of them now, in {summary.seconds:.1f} s{rate}"
+        self._bar.say(
+            f"{output}: {summary.rows:,} rows in {summary.parts_done:,} of {summary.parts:,} parts; "
+            f"this run computed {summary.rows_now:,} rows in {summary.seconds:.1f} s{rate}"
         )
         good = summary.rows - summary.bad_rows
         if good:
-            self._print(", ".join(f"{label} {count / good:.1%}" for label, count in summary.labels.items()))
-        for problem in summary.problems[:20]:
+            self._bar.say(", ".join(f"{label} {count / good:.1%}" for label, count in summary.labels.items()))
+        for problem in summary.problems[:_LISTED_PROBLEMS]:
             click.echo(f"error: {problem}", err=True)
-        if len(summary.problems) > 20:
-            click.echo(f"error: and {len(summary.problems) - 20:,} more: see {output}/_summary.json", err=True)
+        if (more := len(summary.problems) - _LISTED_PROBLEMS) > 0:
+            click.echo(f"error: and {more:,} more: see {output}/_summary.json", err=True)
         if summary.bad_rows:
             click.echo(
-                f"error: {summary.bad_rows:,} of {summary.rows:,} rows have no result: their column `error` says why, "
-                f"as in: {summary.first_error}",
+                f"error: {summary.bad_rows:,} of {summary.rows:,} rows have no result: their column `error` gives the "
+                f"reason, for example: {summary.first_error}",
                 err=True,
             )
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

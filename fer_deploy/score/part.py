@@ -1,7 +1,7 @@
 """Score one part: read its rows a block at a time, and write one Parquet file, whole or not at all.
 
-Each row of the part is one row of the file, in the same order, whether its picture could be read or not. So to write
-the file again, after a worker died or because two workers had the same part, changes nothing.
+Every row of the part is one row of the file, in the same order, whether its picture could be read or not. Writing the
+file again, because a worker died or because two workers had the same part, therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
+from fer_deploy.files import parse_json
 from fer_deploy.pictures import Pixels, read_picture
 from fer_deploy.recognizer import Recognizer
 from fer_deploy.score.places import Place
-from fer_deploy.score.plan import Plan, part_name
-from fer_deploy.score.sources import Block, Part, Picture, Source
+from fer_deploy.score.plan import ScorePlan, part_name
+from fer_deploy.score.sources import InputPart, InputPicture, InputSource, RowBlock
 
 _DECODED_BYTES = 32 * 1024 * 1024
-"""Pictures are computed when those decoded come to this much, however many rows the block has."""
+"""Decoded pictures are given to the model as soon as they take this many bytes."""
 
 RETRIES = 3
-"""How often a part is tried again after its worker died."""
+"""How often a part is tried again after its worker has died."""
 
 _GROUP_ROWS = 20_000
 _GROUP_BYTES = 32 * 1024 * 1024
@@ -41,17 +42,17 @@ _METADATA = b"ferdeploy"
 
 @dataclass(frozen=True)
 class PartResult:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
-        number: the part's.
-        rows: rows in its file; 0 where there is none.
-        bad_rows: of them, those with an error.
-        labels: label to count, of the others.
-        problem: why there is no file; empty where there is.
-        seconds: what it took; 0 where the file was there already.
-        first_error: the first bad row's, as an example.
-        worker: who did it, as `host:process`; empty where the file was there already.
+        number: the part's number, from 0.
+        rows: rows in its file; 0 without a file.
+        bad_rows: rows with an error.
+        labels: how many of the other rows have each label.
+        problem: why there is no file; empty if there is one.
+        seconds: how long it took; 0 if the file existed already.
+        first_error: the error of the first bad row, as an example.
+        worker: the process that computed it, as `host:process`; empty if the file existed already.
     """
 
     number: int
@@ -65,16 +66,16 @@ class PartResult:
 
 
 def score_part(
-    recognizer: Recognizer, plan: Plan, source: Source, part: Part, *, number: int, output: Place
+    recognizer: Recognizer, plan: ScorePlan, source: InputSource, part: InputPart, *, number: int, output: Place
 ) -> PartResult:
-    """Score a part, unless its file is there.
+    """Score a part, unless its file exists already.
 
     Raises:
-        DataError: the part cannot be read now.
+        DataError: the part cannot be read at the moment, or too many workers have died while they computed it.
     """
-    there = read_result(output, plan, number)
-    if there is not None:
-        return there
+    finished = read_result(output, plan, number)
+    if finished is not None:
+        return finished
     started = time.monotonic()
     attempts = f".attempts-{number:08d}"
     _count_attempt(output, attempts, number)
@@ -91,36 +92,37 @@ def score_part(
             first_error = first_error or next((error for error in table.column("error").to_pylist() if error), "")
             labels.update(label for label in table.column("label").to_pylist() if label)
         if not rows:
-            empty = Block(source.schema().empty_table(), [])
+            empty = RowBlock(source.schema().empty_table(), [])
             writer.add(score_block(recognizer, empty, maximum_pixels=maximum_pixels))
         content = {"plan": plan.identity, "rows": rows, "bad_rows": bad_rows, "labels": labels}
         writer.finish({_METADATA: json.dumps(content | {"first_error": first_error}).encode()})
     output.delete(attempts)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    return PartResult(number, rows, bad_rows, dict(labels), "", time.monotonic() - started, first_error, worker)
+    seconds = time.monotonic() - started
+    return PartResult(number, rows, bad_rows, dict(labels), seconds=seconds, first_error=first_error, worker=worker)
 
 
 def _count_attempt(output: Place, name: str, number: int) -> None:
-    """Note that a worker begins a part; refuse it when so many others have begun it and not lived to its end.
+    """Record that a worker begins a part, and refuse the part if too many workers began it and died.
 
-    Ray gives a part again for as long as its workers die. A picture that kills each of them must not stop the rest.
+    Ray hands a part out again for as long as its workers die, so a picture that kills every worker would stop the run.
     """
-    before = 0
+    attempts = 0
     if output.exists(name):
         try:
-            before = int(output.read(name.encode(), maximum_bytes=100))
-        except (DataError, ValueError):  # written by a worker that died while it wrote
-            before = 1
-    if before > RETRIES:
-        raise DataError(f"part {number}: {before} workers died of it, one after another: look for a bad picture in it")
-    output.write(name, str(before + 1).encode())
+            attempts = int(output.read(name.encode(), maximum_bytes=100))
+        except (DataError, ValueError):  # the worker that wrote it died while writing
+            attempts = 1
+    if attempts > RETRIES:
+        raise DataError(f"part {number}: {attempts} workers in a row died while computing it: look for a bad picture")
+    output.write(name, str(attempts + 1).encode())
 
 
 class _Writer:
-    """Writes tables to a Parquet file, gathered to row groups of a useful size."""
+    """Writes tables to a Parquet file, and collects them into row groups of a useful size."""
 
     def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb")  # Arrow takes paths of UTF-8 alone
+        self._stream = path.open("wb")  # Arrow itself opens UTF-8 paths only
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
 
@@ -134,9 +136,8 @@ class _Writer:
 
     def add(self, table: pa.Table) -> None:
         self._waiting.append(table)
-        if sum(one.num_rows for one in self._waiting) >= _GROUP_ROWS or (
-            sum(one.nbytes for one in self._waiting) >= _GROUP_BYTES
-        ):
+        rows, size = sum(table.num_rows for table in self._waiting), sum(table.nbytes for table in self._waiting)
+        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
             self._flush()
 
     def finish(self, metadata: dict[bytes, bytes]) -> None:
@@ -153,33 +154,35 @@ class _Writer:
         self._writer.write_table(table)
 
 
-def read_result(output: Place, plan: Plan, number: int) -> PartResult | None:
-    """What a part's file tells of itself; None where there is no such file of this plan, or it is damaged."""
+def read_result(output: Place, plan: ScorePlan, number: int) -> PartResult | None:
+    """The outcome that a part's file records; None if there is no such file, or it is damaged or of another plan."""
+    name = part_name(number)
     try:
-        with output.open(part_name(number)) as stream, pq.ParquetFile(stream) as file:
-            content = json.loads((file.metadata.metadata or {}).get(_METADATA, b"{}"))
-            if content.get("plan") != plan.identity or content["rows"] != file.metadata.num_rows:
+        with output.open(name) as stream, pq.ParquetFile(stream) as file:
+            text = (file.metadata.metadata or {}).get(_METADATA, b"{}")
+            content = parse_json(text, source=name, what="result", error=DataError)
+            if content["plan"] != plan.identity or content["rows"] != file.metadata.num_rows:
                 return None
-    except (DataError, pa.ArrowException, OSError, ValueError, KeyError):
-        return None
-    return PartResult(
-        number, content["rows"], content["bad_rows"], content["labels"], "", 0.0, content.get("first_error", "")
-    )
+        labels = {str(label): int(count) for label, count in content["labels"].items()}
+        bad_rows, first_error = int(content["bad_rows"]), str(content.get("first_error", ""))
+    except (DataError, pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None  # whatever is wrong with the file, the part can be computed again
+    return PartResult(number, content["rows"], bad_rows, labels, first_error=first_error)
 
 
-def score_block(recognizer: Recognizer, block: Block, *, maximum_pixels: int) -> pa.Table:
-    """The block's keys, and beside them what the model says of each picture, or why it says nothing.
+def score_block(recognizer: Recognizer, block: RowBlock, *, maximum_pixels: int) -> pa.Table:
+    """The block's keys with the model's answer for each picture, or the reason why there is none.
 
     Returns:
-        The keys' columns, then `label` (string), `probability` (float32), a column a label (float32), and `error`
-        (string): the first ones null where the picture is bad, the last null where it is good.
+        The columns of the keys, then `label` (string), `probability` (float32), one float32 column per label, and
+        `error` (string). For a bad picture `error` alone is set; otherwise it alone is null.
     """
     labels = recognizer.labels
     count = len(block.pictures)
     values = np.full((count, len(labels)), np.nan, np.float32)
     errors: list[str | None] = [None] * count
     for positions, pictures in _decoded(block.pictures, errors, maximum_pixels):
-        for position, row in zip(positions, _read(recognizer, pictures), strict=True):
+        for position, row in zip(positions, _probabilities(recognizer, pictures), strict=True):
             if isinstance(row, DataError):
                 errors[position] = str(row)
             else:
@@ -196,7 +199,7 @@ def score_block(recognizer: Recognizer, block: Block, *, maximum_pixels: int) ->
 
 
 def _decoded(
-    pictures: Sequence[Picture], errors: list[str | None], maximum_pixels: int
+    pictures: Sequence[InputPicture], errors: list[str | None], maximum_pixels: int
 ) -> Iterator[tuple[list[int], list[Pixels]]]:
     """Groups of decoded pictures with their positions, each of bounded memory; what is bad goes into `errors`."""
     positions: list[int] = []
@@ -220,11 +223,11 @@ def _decoded(
         yield positions, group
 
 
-def _read(recognizer: Recognizer, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32] | DataError]:
+def _probabilities(recognizer: Recognizer, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32] | DataError]:
     try:
         return list(recognizer.probabilities_of(pictures))
     except DataError as error:
         if len(pictures) == 1:
             return [error]
-        # One picture may be to blame (a size that a file of fixed size does not take).
-        return [row for picture in pictures for row in _read(recognizer, [picture])]
+        # One picture may be the cause (a size that a model of fixed size refuses), so each is tried alone.
+        return [row for picture in pictures for row in _probabilities(recognizer, [picture])]

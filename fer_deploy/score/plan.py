@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -72,6 +73,10 @@ class ScorePlan:
     def source(self) -> InputSource:
         """The source that reads the parts."""
         return _source(self.kind, Place(self.input), Place(self.output), self.options)
+
+    def left_out_line(self) -> str:
+        """What the input holds that is not scored, as one line; empty if nothing was left out."""
+        return str(LeftOut(Counter(self.left_out)))
 
     def list_parts(self) -> list[InputPart]:
         """All parts, in order.

@@ -1,4 +1,4 @@
-"""`ferdeploy score` as people call it: words, exit codes, and what is refused before Ray is started."""
+"""`ferdeploy score` as people call it: messages, exit codes, and what is refused before Ray starts."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_bad_picture_makes_the_exit_code_1_and_the_rest_is_there(pictures: Path, model: Path, tmp_path: Path) -> None:
+def test_a_bad_picture_makes_the_exit_code_1(pictures: Path, model: Path, tmp_path: Path) -> None:
     (pictures / "text.jpg").write_text("no picture")
     done = score(pictures, tmp_path / "out", "--model", model, "--workers", 1)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: 1 of 5 rows have no result: their column `error` says why")
+    assert done.stderr.startswith("error: 1 of 5 rows have no result: their column `error` gives the reason")
     assert done.stderr.count("\n") == 1
     assert "images: 1 parts, 5 rows" in done.stdout
     assert "happy 50.0%, sad 25.0%, fear 25.0%" in done.stdout
-    told = json.loads((tmp_path / "out" / "_summary.json").read_text())
-    assert (told["rows"], told["bad_rows"], told["whole"]) == (5, 1, True)
+    summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
+    assert (summary["rows"], summary["bad_rows"], summary["whole"]) == (5, 1, True)
     again = score(pictures, tmp_path / "out", "--model", model)
     assert again.returncode == 1, "the bad row is still bad"
-    assert "1 parts are there already" in again.stdout
+    assert "1 parts are finished already" in again.stdout
 
 
-def test_what_is_refused_is_one_line(pictures: Path, model: Path, tmp_path: Path) -> None:
+def test_refusals_are_one_line(pictures: Path, model: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_text("no model")
-    for words, said in (
+    for words, message in (
         ((tmp_path / "absent", tmp_path / "out", "--model", model), "absent: no such file or folder"),
         ((pictures, tmp_path / "out", "--model", tmp_path / "absent.onnx"), "absent.onnx: no such file"),
         ((pictures, tmp_path / "out", "--model", damaged), "damaged.onnx is not an ONNX file"),
@@ -60,7 +60,7 @@ def test_what_is_refused_is_one_line(pictures: Path, model: Path, tmp_path: Path
     ):
         done = score(*words)
         assert done.returncode == 1, words
-        assert said in done.stderr
+        assert message in done.stderr
         assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
 

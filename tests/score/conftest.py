@@ -32,7 +32,7 @@ def some_labels(count: int, *, seed: int = 0) -> list[str]:
 
 
 def write_parquet(path: Path, labels: Sequence[str], *, group_rows: int = 100, first: int = 0) -> None:
-    """A file of encoded pictures, with the label that each shows and a number that no other row has."""
+    """A file of encoded pictures, each with its label and a number that no other row has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(
         {
@@ -45,7 +45,7 @@ def write_parquet(path: Path, labels: Sequence[str], *, group_rows: int = 100, f
 
 
 def read_output(folder: Path) -> pa.Table:
-    """All rows of an output, as any reader of Parquet sees them: part after part."""
+    """All rows of an output in the order of its parts."""
     return pa.concat_tables([pq.read_table(path) for path in sorted(folder.glob("part-*.parquet"))])
 
 
@@ -61,7 +61,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
-    """A Ray of this machine: it takes seconds to start, so all tests share it."""
+    """One Ray on this machine, shared by all tests, since it takes seconds to start."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     import ray

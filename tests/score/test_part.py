@@ -13,10 +13,11 @@ from tiny_model import tiny_model
 from fer_deploy import EMOTIONS, Recognizer
 from fer_deploy.errors import DataError
 from fer_deploy.score import part as module
+from fer_deploy.score.options import InputOptions
 from fer_deploy.score.part import PartResult, read_result, score_block, score_part
 from fer_deploy.score.places import Place
-from fer_deploy.score.plan import Plan, make_plan, part_name
-from fer_deploy.score.sources import Block, Options, Picture
+from fer_deploy.score.plan import ScorePlan, make_plan, part_name
+from fer_deploy.score.sources import InputPicture, RowBlock
 from score.conftest import PICTURES, encoded, read_output, some_labels, write_parquet
 
 
@@ -24,7 +25,7 @@ def keys(count: int) -> pa.Table:
     return pa.table({"number": range(count)})
 
 
-def score_all(recognizer: Recognizer, plan: Plan) -> list[PartResult]:
+def score_all(recognizer: Recognizer, plan: ScorePlan) -> list[PartResult]:
     source, output = plan.source(), Place(plan.output)
     return [
         score_part(recognizer, plan, source, part, number=number, output=output)
@@ -32,19 +33,21 @@ def score_all(recognizer: Recognizer, plan: Plan) -> list[PartResult]:
     ]
 
 
-def plan_of(folder: Path, *, kind: str = "parquet", **options: object) -> Plan:
+def plan_of(folder: Path, *, kind: str = "parquet", **options: object) -> ScorePlan:
     return make_plan(
         Place.of(str(folder / "in")), Place.of(str(folder / "out")), kind=kind,
-        options=Options(**options), model="m.onnx", model_sha256="00",  # type: ignore[arg-type]
+        options=InputOptions(**options), model="m.onnx", model_sha256="00",  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def test_a_block_says_of_each_picture_what_the_recognizer_says(recognizer: Recognizer) -> None:
+def test_a_block_has_the_answers_of_the_recognizer(recognizer: Recognizer) -> None:
     generator = np.random.default_rng(3)
-    pictures: list[Picture] = [generator.integers(0, 256, (size, size + 1, 3), np.uint8) for size in (20, 48, 20, 70)]
+    pictures: list[InputPicture] = [
+        generator.integers(0, 256, (size, size + 1, 3), np.uint8) for size in (20, 48, 20, 70)
+    ]
     pictures.insert(1, DataError("no such file"))
     pictures.insert(3, b"rubbish")
-    table = score_block(recognizer, Block(keys(6), pictures), maximum_pixels=10_000)
+    table = score_block(recognizer, RowBlock(keys(6), pictures), maximum_pixels=10_000)
     assert table.column_names == ["number", "label", "probability", *EMOTIONS, "error"]
     assert table.column("error").to_pylist()[1] == "no such file"
     assert "not a picture" in table.column("error").to_pylist()[3]
@@ -61,17 +64,17 @@ def test_a_block_says_of_each_picture_what_the_recognizer_says(recognizer: Recog
 
 
 def test_a_picture_that_is_too_large_is_a_bad_row(recognizer: Recognizer) -> None:
-    table = score_block(recognizer, Block(keys(2), [encoded("sad", height=101, width=100), PICTURES["sad"]]),
+    table = score_block(recognizer, RowBlock(keys(2), [encoded("sad", height=101, width=100), PICTURES["sad"]]),
                         maximum_pixels=10_000)  # fmt: skip
     first, second = table.column("error").to_pylist()
     assert "100x101 pixels, more than the 10,000" in first
     assert second is None
 
 
-def test_a_model_of_fixed_size_reads_what_fits() -> None:
+def test_a_model_of_fixed_size_reads_the_pictures_that_fit() -> None:
     fixed = Recognizer(tiny_model(shape=("batch", 48, 48, 3)), threads=1)
-    pictures: list[Picture] = [PICTURES["happy"], encoded("sad", height=50), PICTURES["fear"]]
-    table = score_block(fixed, Block(keys(3), pictures), maximum_pixels=10_000)
+    pictures: list[InputPicture] = [PICTURES["happy"], encoded("sad", height=50), PICTURES["fear"]]
+    table = score_block(fixed, RowBlock(keys(3), pictures), maximum_pixels=10_000)
     assert table.column("label").to_pylist() == ["happy", None, "fear"]
     assert "height 48 only" in table.column("error").to_pylist()[1]
 
@@ -86,13 +89,13 @@ def test_decoded_pictures_are_bounded(recognizer: Recognizer, monkeypatch: pytes
             return super().probabilities_of(faces)  # type: ignore[arg-type]
 
     labels = some_labels(8)
-    pictures: list[Picture] = [PICTURES[label] for label in labels]
-    table = score_block(Counting(tiny_model(), threads=1), Block(keys(8), pictures), maximum_pixels=10_000)
+    pictures: list[InputPicture] = [PICTURES[label] for label in labels]
+    table = score_block(Counting(tiny_model(), threads=1), RowBlock(keys(8), pictures), maximum_pixels=10_000)
     assert table.column("label").to_pylist() == labels
     assert seen == [3, 3, 2]
 
 
-def test_each_row_is_in_the_output_once(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_every_row_is_in_the_output_once(tmp_path: Path, recognizer: Recognizer) -> None:
     labels = some_labels(300)
     write_parquet(tmp_path / "in" / "a.parquet", labels[:140])
     write_parquet(tmp_path / "in" / "b.parquet", labels[140:], first=140)
@@ -105,7 +108,7 @@ def test_each_row_is_in_the_output_once(tmp_path: Path, recognizer: Recognizer) 
     assert counted == {label: labels.count(label) for label in EMOTIONS}
 
 
-def test_what_is_there_is_not_done_again_but_what_is_damaged_is(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_finished_parts_are_kept_and_damaged_ones_computed_again(tmp_path: Path, recognizer: Recognizer) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(50))
     plan = plan_of(tmp_path, rows_per_part=10)
     first = score_all(recognizer, plan)
@@ -121,7 +124,7 @@ def test_what_is_there_is_not_done_again_but_what_is_damaged_is(tmp_path: Path, 
     assert read_output(tmp_path / "out").column("number").to_pylist() == list(range(50))
 
 
-def test_the_file_of_another_plan_is_not_taken_for_ours(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_the_file_of_another_plan_does_not_count(tmp_path: Path, recognizer: Recognizer) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
     plan = plan_of(tmp_path)
     score_all(recognizer, plan)
@@ -134,7 +137,7 @@ def test_the_file_of_another_plan_is_not_taken_for_ours(tmp_path: Path, recogniz
     assert read_result(output, plan, 0) is None
 
 
-def test_a_part_without_rows_is_a_file_without_rows(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_a_part_without_rows_gives_a_file_without_rows(tmp_path: Path, recognizer: Recognizer) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tar").write_bytes(bytes(10_240))
     (result,) = score_all(recognizer, plan_of(tmp_path, kind="webdataset"))
@@ -143,7 +146,7 @@ def test_a_part_without_rows_is_a_file_without_rows(tmp_path: Path, recognizer: 
                                                           "error"]  # fmt: skip
 
 
-def test_a_part_that_kills_its_workers_is_given_up(tmp_path: Path, recognizer: Recognizer) -> None:
+def test_a_part_that_kills_its_workers_is_refused(tmp_path: Path, recognizer: Recognizer) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
     plan = plan_of(tmp_path)
     output = Place(plan.output)
@@ -160,10 +163,10 @@ def test_a_part_that_kills_its_workers_is_given_up(tmp_path: Path, recognizer: R
     for _ in range(module.RETRIES + 1):
         with pytest.raises(DyingError):
             score_part(recognizer, plan, Deadly(), plan.list_parts()[0], number=0, output=output)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="part 0: 4 workers died of it"):
+    with pytest.raises(DataError, match="part 0: 4 workers in a row died while computing it"):
         score_part(recognizer, plan, Deadly(), plan.list_parts()[0], number=0, output=output)  # type: ignore[arg-type]
     assert not (tmp_path / "out" / part_name(0)).exists()
-    assert not list((tmp_path / "out").glob(".part-*")), "nothing half-written is left"
+    assert not list((tmp_path / "out").glob(".part-*")), "no half-written file remains"
 
 
 def test_a_finished_part_leaves_no_count_of_attempts(tmp_path: Path, recognizer: Recognizer) -> None:
@@ -192,14 +195,14 @@ print(result.rows, result.bad_rows, before, peak())
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by /proc alone")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured with /proc")
 def test_memory_is_bounded_by_the_block_and_not_by_the_input(tmp_path: Path, model: Path) -> None:
     """One part of one row group: 300 MB of pictures, of which a block holds 6."""
-    heavy = PICTURES["happy"] + np.random.default_rng(0).bytes(300_000)  # what follows a PNG's end is not looked at
+    heavy = PICTURES["happy"] + np.random.default_rng(0).bytes(300_000)  # decoders ignore what follows the end of a PNG
     (tmp_path / "in").mkdir()
     table = pa.table({"image": pa.array([heavy] * 1000, pa.binary())})
     path = tmp_path / "in" / "a.parquet"
-    # A page is the least that can be read of a file; pyarrow's own are 1024 rows, however large, unless told otherwise.
+    # A page is the smallest unit that is read; pyarrow writes 1024 rows to a page unless `write_batch_size` is smaller.
     pq.write_table(table, path, row_group_size=1000, use_dictionary=False, compression="none", write_batch_size=8)
     del table
     plan = plan_of(tmp_path, block_rows=20)

@@ -8,10 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fer_deploy.errors import DataError
+from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place
 from fer_deploy.score.plan import (
     PLAN,
-    Plan,
+    ScorePlan,
     check_same,
     find_kind,
     make_plan,
@@ -19,14 +20,13 @@ from fer_deploy.score.plan import (
     part_name,
     remove_run,
 )
-from fer_deploy.score.sources import Options
 from score.conftest import PICTURES, some_labels, write_parquet
 
 
-def plan_of(tmp_path: Path, *, kind: str = "parquet", **options: object) -> Plan:
+def plan_of(tmp_path: Path, *, kind: str = "parquet", **options: object) -> ScorePlan:
     return make_plan(
         Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), kind=kind,
-        options=Options(**options), model="m.onnx", model_sha256="00",  # type: ignore[arg-type]
+        options=InputOptions(**options), model="m.onnx", model_sha256="00",  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -41,26 +41,26 @@ def test_the_kind_is_found_by_the_first_known_file(tmp_path: Path, name: str, ki
     (tmp_path / name).write_bytes(b"x")
     assert find_kind(Place.of(str(tmp_path))) == kind
     assert find_kind(Place.of(str(tmp_path / name))) == kind
-    assert find_kind(Place.of(str(tmp_path)), asked="images") == "images"
+    assert find_kind(Place.of(str(tmp_path)), wanted="images") == "images"
 
 
-def test_where_there_is_nothing_it_says_so(tmp_path: Path) -> None:
+def test_inputs_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no such file or folder"):
         find_kind(Place.of(str(tmp_path / "absent")))
-    with pytest.raises(DataError, match=r"no Parquet files, WebDataset shards .* or pictures in it"):
+    with pytest.raises(DataError, match=r"holds no Parquet files, WebDataset shards .* or pictures"):
         find_kind(Place.of(str(tmp_path)))
     with pytest.raises(DataError, match="neither a file nor a folder"):
         find_kind(Place.of("/dev/null"))
-    with pytest.raises(DataError, match="not an address that is known"):
+    with pytest.raises(DataError, match="not a known kind of address"):
         Place.of("gopher://x/y")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.parquet").write_text("damaged")
     with pytest.raises(DataError, match=r"nothing to score as parquet: .*a\.parquet: not a Parquet file, or damaged"):
         plan_of(tmp_path)
-    assert open_plan(Place.of(str(tmp_path / "out"))) is None, "a plan that failed is not there"
+    assert open_plan(Place.of(str(tmp_path / "out"))) is None, "a plan that failed is not stored"
 
 
-def test_a_plan_is_read_back_as_it_was_made(tmp_path: Path) -> None:
+def test_a_stored_plan_equals_the_one_that_was_made(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(250))
     (tmp_path / "in" / "b.parquet").write_text("damaged")
     plan = plan_of(tmp_path, rows_per_part=100, keep=("number",))
@@ -86,7 +86,7 @@ def test_a_list_of_pictures_is_split_without_holding_it(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, kind="images", rows_per_part=10)
     assert (plan.parts, plan.rows) == (3, 25)
     assert pq.ParquetFile(tmp_path / "out" / "_plan" / "pictures.parquet").metadata.num_row_groups == 3
-    (tmp_path / "in" / "00a.png").write_bytes(PICTURES["sad"])  # comes too late: the list stands
+    (tmp_path / "in" / "00a.png").write_bytes(PICTURES["sad"])  # too late: the list is stored already
     source = plan.source()
     names = [
         row["path"] for part in plan.list_parts() for block in source.blocks(part) for row in block.keys.to_pylist()
@@ -94,17 +94,17 @@ def test_a_list_of_pictures_is_split_without_holding_it(tmp_path: Path) -> None:
     assert names == [f"{number:02d}.png" for number in range(25)]
 
 
-def test_another_run_is_not_mixed_in(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
     plan = plan_of(tmp_path)
-    check_same(plan, input=plan.input, kind="parquet", model_sha256="00", options=Options(block_rows=7))
+    check_same(plan, input=plan.input, kind="parquet", model_sha256="00", options=InputOptions(block_rows=7))
     with pytest.raises(DataError, match=r"out holds a run with another model sha256 \(00, not 11\).*--restart"):
         check_same(plan, model_sha256="11")
     with pytest.raises(DataError, match=r"another rows per part \(10000, not 5\)"):
-        check_same(plan, options=Options(rows_per_part=5))
+        check_same(plan, options=InputOptions(rows_per_part=5))
 
 
-def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
+def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
     plan = plan_of(tmp_path)
     path = tmp_path / "out" / PLAN

@@ -15,25 +15,27 @@ from hypothesis import strategies as st
 from tiny_model import grey_face, level_of
 
 from fer_deploy.errors import DataError
+from fer_deploy.files import LeftOut
 from fer_deploy.pictures import read_picture
-from fer_deploy.score.places import Place, WalkNotes
-from fer_deploy.score.sources import Block, Options, Part, Source, images, webdataset
+from fer_deploy.score.options import InputOptions
+from fer_deploy.score.places import Place
+from fer_deploy.score.sources import InputPart, InputSource, RowBlock, images, webdataset
 from fer_deploy.score.sources.images import Images
 from fer_deploy.score.sources.parquet import ParquetFiles, _pieces
 from fer_deploy.score.sources.webdataset import WebDataset
 from score.conftest import PICTURES, encoded, some_labels, write_parquet
 
 
-def read_all(source: Source, notes: WalkNotes | None = None) -> list[Block]:
-    notes = notes or WalkNotes()
-    blocks = [block for part in list(source.parts(notes)) for block in source.blocks(part)]
+def read_all(source: InputSource, left_out: LeftOut | None = None) -> list[RowBlock]:
+    left_out = left_out or LeftOut()
+    blocks = [block for part in list(source.parts(left_out)) for block in source.blocks(part)]
     for block in blocks:
         assert block.keys.num_rows == len(block.pictures)
         assert block.keys.schema == source.schema()
     return blocks
 
 
-def rows_of(blocks: list[Block]) -> list[tuple[dict[str, object], object]]:
+def rows_of(blocks: list[RowBlock]) -> list[tuple[dict[str, object], object]]:
     return [row for block in blocks for row in zip(block.keys.to_pylist(), block.pictures, strict=True)]
 
 
@@ -54,13 +56,11 @@ def test_parts_hold_each_row_once_and_in_order(groups: list[int], rows_per_part:
 
 
 @pytest.mark.parametrize(("rows_per_part", "block_rows"), [(1000, 512), (70, 16), (13, 5), (1, 1)])
-def test_parquet_rows_come_back_in_order_whatever_the_split(
-    tmp_path: Path, rows_per_part: int, block_rows: int
-) -> None:
+def test_parquet_rows_keep_their_order_for_every_split(tmp_path: Path, rows_per_part: int, block_rows: int) -> None:
     labels = some_labels(230)
     write_parquet(tmp_path / "b" / "2.parquet", labels[150:], group_rows=33, first=150)
     write_parquet(tmp_path / "a.parquet", labels[:150], group_rows=60)
-    source = ParquetFiles(Place.of(str(tmp_path)), Options(rows_per_part=rows_per_part, block_rows=block_rows))
+    source = ParquetFiles(Place.of(str(tmp_path)), InputOptions(rows_per_part=rows_per_part, block_rows=block_rows))
     rows = rows_of(read_all(source))
     assert [row["number"] for row, _ in rows] == list(range(230))
     assert [row["input_label"] for row, _ in rows] == labels
@@ -91,7 +91,7 @@ def columns() -> dict[str, pa.Array]:
 def test_pictures_in_every_kind_of_column(tmp_path: Path, kind: str) -> None:
     column = columns()[kind]
     pq.write_table(pa.table({"pixels": column, "id": [7]}), tmp_path / "a.parquet")
-    ((row, picture),) = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path / "a.parquet")), Options())))
+    ((row, picture),) = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path / "a.parquet")), InputOptions())))
     assert row == {"file": "a.parquet", "row": 0, "id": 7}
     pixels = read_picture(picture).pixels  # type: ignore[arg-type]
     np.testing.assert_array_equal(pixels, grey_face("happy"))
@@ -104,7 +104,7 @@ def test_pictures_in_every_kind_of_column(tmp_path: Path, kind: str) -> None:
         (pa.array([{"bytes": None, "path": "elsewhere.jpg"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})),
          "null"),
         (pa.array([None], pa.list_(pa.uint8())), "null"),
-        (pa.array([[1, 2, 3, 4, 5]], pa.list_(pa.uint8())), "5 values, not a square"),
+        (pa.array([[1, 2, 3, 4, 5]], pa.list_(pa.uint8())), "5 values, which is not a square"),
         (pa.array([[]], pa.list_(pa.uint8())), "0 values"),
         (pa.array([[256] * 4], pa.list_(pa.int64())), "from 0 to 255"),
         (pa.array([[None, 1, 2, 3]], pa.list_(pa.int64())), "whole numbers"),
@@ -116,14 +116,14 @@ def test_pictures_in_every_kind_of_column(tmp_path: Path, kind: str) -> None:
 )  # fmt: skip
 def test_a_bad_cell_is_a_row_with_an_error(tmp_path: Path, column: pa.Array, words: str) -> None:
     pq.write_table(pa.table({"image": column}), tmp_path / "a.parquet")
-    ((_row, picture),) = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path)), Options(column="image"))))
+    ((_row, picture),) = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path)), InputOptions(column="image"))))
     assert isinstance(picture, DataError)
     assert words in str(picture)
 
 
 def test_the_column_of_pictures_is_found_or_asked_for(tmp_path: Path) -> None:
     def source(**options: object) -> ParquetFiles:
-        return ParquetFiles(Place.of(str(tmp_path)), Options(**options))  # type: ignore[arg-type]
+        return ParquetFiles(Place.of(str(tmp_path)), InputOptions(**options))  # type: ignore[arg-type]
 
     face = PICTURES["sad"]
     pq.write_table(pa.table({"image": [face], "thumbnail": [b"t"], "age": [3]}), tmp_path / "a.parquet")
@@ -145,16 +145,16 @@ def test_the_column_of_pictures_is_found_or_asked_for(tmp_path: Path) -> None:
         read_all(source())
 
 
-def test_columns_with_our_names_are_passed_on_under_others(tmp_path: Path) -> None:
+def test_columns_with_reserved_names_are_copied_under_others(tmp_path: Path) -> None:
     table = pa.table({"image": [PICTURES["sad"]], "label": ["x"], "input_label": ["y"], "happy": [1], "row": [2]})
     pq.write_table(table, tmp_path / "a.parquet")
-    (block,) = read_all(ParquetFiles(Place.of(str(tmp_path)), Options()))
+    (block,) = read_all(ParquetFiles(Place.of(str(tmp_path)), InputOptions()))
     assert block.keys.to_pylist() == [
         {"file": "a.parquet", "row": 0, "input_input_label": "x", "input_label": "y", "input_happy": 1, "input_row": 2}
     ]
 
 
-def test_files_that_cannot_be_read_are_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unreadable_files_are_reported_and_the_others_are_read(tmp_path: Path) -> None:
     write_parquet(tmp_path / "1.parquet", some_labels(10))
     whole = (tmp_path / "1.parquet").read_bytes()
     (tmp_path / "2.parquet").write_bytes(whole[:-100])
@@ -166,18 +166,18 @@ def test_files_that_cannot_be_read_are_told_and_the_rest_goes_on(tmp_path: Path)
     write_parquet(tmp_path / "8.parquet", some_labels(5))
     (tmp_path / "readme.txt").write_text("hello")
     (tmp_path / "_SUCCESS").write_text("")
-    notes = WalkNotes()
-    rows = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path)), Options()), notes))
+    left_out = LeftOut()
+    rows = rows_of(read_all(ParquetFiles(Place.of(str(tmp_path)), InputOptions()), left_out))
     assert [row["file"] for row, _ in rows] == ["1.parquet"] * 10 + ["8.parquet"] * 5
-    assert len(notes.problems) == 6
-    for problem, number in zip(notes.problems, range(2, 8), strict=True):
+    assert len(left_out.problems) == 5
+    for problem, number in zip(left_out.problems, (2, 3, 4, 6, 7), strict=True):
         assert f"{number}.parquet: " in problem
         assert "\n" not in problem
-    assert "its columns are not those of" in notes.problems[-1]
-    assert notes.left_out == {"files that are no Parquet": 1}
+    assert "its columns differ from those of" in left_out.problems[-1]
+    assert left_out.counts == {"*.txt": 1, "_SUCCESS": 1, "named pipe": 1}
 
 
-def test_damage_within_a_file_costs_only_the_rows_after_it(tmp_path: Path) -> None:
+def test_damage_in_a_file_affects_only_its_own_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     noise = np.random.default_rng(0).integers(0, 256, (300, 4000), np.uint8)
     table = pa.table({"image": [row.tobytes() for row in noise], "number": range(300)})
@@ -187,9 +187,9 @@ def test_damage_within_a_file_costs_only_the_rows_after_it(tmp_path: Path) -> No
     start = group.data_page_offset
     content[start : start + 2000] = bytes(2000)
     path.write_bytes(bytes(content))
-    source = ParquetFiles(Place.of(str(path)), Options(rows_per_part=150, block_rows=50))
+    source = ParquetFiles(Place.of(str(path)), InputOptions(rows_per_part=150, block_rows=50))
     rows = rows_of(read_all(source))
-    assert [row["row"] for row, _ in rows] == list(range(300)), "each row once, readable or not"
+    assert [row["row"] for row, _ in rows] == list(range(300)), "every row once, readable or not"
     good = [row["row"] for row, picture in rows if isinstance(picture, bytes)]
     assert good == [*range(100), *range(200, 300)]
     bad = [picture for _, picture in rows if isinstance(picture, DataError)]
@@ -198,27 +198,41 @@ def test_damage_within_a_file_costs_only_the_rows_after_it(tmp_path: Path) -> No
 
 def test_a_file_that_changed_since_the_plan_is_not_read(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", some_labels(10))
-    source = ParquetFiles(Place.of(str(tmp_path)), Options())
-    (part,) = source.parts(WalkNotes())
+    source = ParquetFiles(Place.of(str(tmp_path)), InputOptions())
+    (part,) = source.parts(LeftOut())
     write_parquet(tmp_path / "a.parquet", some_labels(12))
-    with pytest.raises(DataError, match="has changed since the run began: use --restart"):
+    with pytest.raises(DataError, match="has changed since the run began: start over with --restart"):
         list(source.blocks(part))
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(DataError, match="No such file"):
         list(source.blocks(part))
 
 
+def test_a_parquet_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    noise = np.random.default_rng(0).integers(0, 256, (300, 4000), np.uint8)
+    table = pa.table({"image": [row.tobytes() for row in noise]})
+    pq.write_table(table, path, row_group_size=100, use_dictionary=False, compression="zstd")
+    source = ParquetFiles(Place.of(str(path)), InputOptions(block_rows=100))
+    (part,) = source.parts(LeftOut())
+    blocks = source.blocks(part)
+    assert next(blocks).keys.num_rows == 100
+    path.write_bytes(bytes(path.stat().st_size + 1))
+    with pytest.raises(DataError, match="has changed since the run began: start over with --restart"):
+        list(blocks)
+
+
 def test_an_empty_file_has_no_part(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [])
-    source = ParquetFiles(Place.of(str(tmp_path)), Options())
-    assert list(source.parts(WalkNotes())) == []
+    source = ParquetFiles(Place.of(str(tmp_path)), InputOptions())
+    assert list(source.parts(LeftOut())) == []
     assert "input_label" in source.schema().names
 
 
 # Folders of pictures
 
 
-def test_pictures_of_a_tree_come_in_order_and_bad_ones_are_rows_too(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_keep_their_order_and_bad_ones_are_rows_too(tmp_path: Path) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out"
     (photos / "b" / "deep").mkdir(parents=True)
     (photos / "a.png").write_bytes(PICTURES["happy"])
@@ -236,37 +250,38 @@ def test_pictures_of_a_tree_come_in_order_and_bad_ones_are_rows_too(tmp_path: Pa
     (photos / "Makefile").write_text("x")
     (photos / ".hidden.png").write_bytes(PICTURES["happy"])
     (photos / "k.jpg").mkdir()
-    source = Images(Place.of(str(photos)), Place.of(str(output)), Options(rows_per_part=4, block_rows=3))
-    notes = WalkNotes()
-    rows = rows_of(read_all(source, notes))
+    source = Images(Place.of(str(photos)), Place.of(str(output)), InputOptions(rows_per_part=4, block_rows=3))
+    left_out = LeftOut()
+    rows = rows_of(read_all(source, left_out))
     assert [row["path"] for row, _ in rows] == [
-        "a.png", "b/1.JPG", "b/deep/2.webp", "c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.jpg", "h.png", "i\\xe9.png",
+        "a.png", "c.jpg", "d.jpg", "f.jpg", "g.jpg", "h.png", "i\\xe9.png", "b/1.JPG", "b/deep/2.webp",
     ]  # fmt: skip
     bad = {row["path"]: str(picture) for row, picture in rows if isinstance(picture, DataError)}
-    assert set(bad) == {"d.jpg", "e.jpg", "f.jpg", "g.jpg"}
+    assert set(bad) == {"d.jpg", "f.jpg", "g.jpg"}
     assert "0 bytes" in bad["d.jpg"]
-    assert "named pipe" in bad["e.jpg"]
     assert "leads back to itself" in bad["f.jpg"]
     assert "link to nothing" in bad["g.jpg"]
-    assert notes.left_out == {"links to folders": 1, "*.txt": 1, "without an ending": 1}
-    assert notes.problems == []
+    assert left_out.counts == {
+        "link to a folder that is read already": 1, "*.txt": 1, "without an ending": 1, "hidden": 1, "named pipe": 1,
+    }  # fmt: skip
+    assert left_out.problems == []
 
 
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "in" / "shut").mkdir(parents=True)
     (tmp_path / "in" / "a.png").write_bytes(PICTURES["happy"])
     really = os.scandir
 
-    def scandir(path: bytes) -> object:
-        if path.endswith(b"shut"):
+    def scandir(path: str) -> object:
+        if path.endswith("shut"):
             raise PermissionError(13, "Permission denied")
         return really(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    notes = WalkNotes()
-    source = Images(Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), Options())
-    assert [row["path"] for row, _ in rows_of(read_all(source, notes))] == ["a.png"]
-    assert notes.problems == [f"{tmp_path}/in/shut: Permission denied"]
+    left_out = LeftOut()
+    source = Images(Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), InputOptions())
+    assert [row["path"] for row, _ in rows_of(read_all(source, left_out))] == ["a.png"]
+    assert left_out.problems == [f"{tmp_path}/in/shut: cannot be searched: Permission denied"]
 
 
 def test_large_pictures_end_a_block_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +289,7 @@ def test_large_pictures_end_a_block_early(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "in").mkdir()
     for number in range(5):
         (tmp_path / "in" / f"{number}.png").write_bytes(bytes(30_000))
-    source = Images(Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), Options())
+    source = Images(Place.of(str(tmp_path / "in")), Place.of(str(tmp_path / "out")), InputOptions())
     assert [len(block.pictures) for block in read_all(source)] == [3, 2]
 
 
@@ -290,21 +305,21 @@ def write_shard(path: Path, members: list[tuple[str, bytes]], *, mode: str = "w"
             archive.addfile(member, io.BytesIO(content))
 
 
-def test_samples_of_shards_come_in_order(tmp_path: Path) -> None:
+def test_samples_of_shards_keep_their_order(tmp_path: Path) -> None:
     members = [("x/0001.png", PICTURES["happy"]), ("x/0001.json", b"{}"), ("x/0001.cls", b"3")]
     members += [("x/0002.txt", b""), ("x/0002.png", PICTURES["sad"]), ("x/0003.v1.jpeg", encoded("fear", "JPEG"))]
     write_shard(tmp_path / "a.tar", members)
     write_shard(tmp_path / "b.tar.gz", [(f"{i:03d}.png", PICTURES["angry"]) for i in range(7)], mode="w:gz")
     (tmp_path / "index.json").write_text("{}")
-    notes = WalkNotes()
-    source = WebDataset(Place.of(str(tmp_path)), Options(block_rows=3))
-    rows = rows_of(read_all(source, notes))
+    left_out = LeftOut()
+    source = WebDataset(Place.of(str(tmp_path)), InputOptions(block_rows=3))
+    rows = rows_of(read_all(source, left_out))
     assert [tuple(row.values()) for row, _ in rows] == [
         ("a.tar", 0, "x/0001"), ("a.tar", 1, "x/0002"), ("a.tar", 2, "x/0003"),
         *(("b.tar.gz", i, f"{i:03d}") for i in range(7)),
     ]  # fmt: skip
     assert all(isinstance(picture, bytes) for _, picture in rows)
-    assert notes.left_out == {"files that are no shards": 1}
+    assert left_out.counts == {"*.json": 1}
 
 
 def test_a_sample_of_no_or_two_pictures_is_a_row_with_an_error(tmp_path: Path) -> None:
@@ -312,7 +327,7 @@ def test_a_sample_of_no_or_two_pictures_is_a_row_with_an_error(tmp_path: Path) -
     write_shard(tmp_path / "a.tar", members)
 
     def pictures(column: str) -> list[object]:
-        source = WebDataset(Place.of(str(tmp_path / "a.tar")), Options(column=column))
+        source = WebDataset(Place.of(str(tmp_path / "a.tar")), InputOptions(column=column))
         return [picture if isinstance(picture, bytes) else str(picture) for _, picture in rows_of(read_all(source))]
 
     assert pictures("") == [
@@ -324,13 +339,13 @@ def test_a_sample_of_no_or_two_pictures_is_a_row_with_an_error(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz"])
-def test_a_shard_that_is_cut_short_gives_what_is_there_and_one_row_that_says_so(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_shard_gives_its_samples_and_one_row_with_the_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a.{kind}"
     noise = np.random.default_rng(0).bytes
     write_shard(path, [(f"{i}.png", noise(3000)) for i in range(20)], mode="w" if kind == "tar" else "w:gz")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    rows = rows_of(read_all(WebDataset(Place.of(str(path)), Options())))
+    rows = rows_of(read_all(WebDataset(Place.of(str(path)), InputOptions())))
     assert 5 < len(rows) < 15
     assert [row["key"] for row, _ in rows] == [*(str(i) for i in range(len(rows) - 1)), None]
     assert isinstance(rows[-1][1], DataError)
@@ -338,9 +353,9 @@ def test_a_shard_that_is_cut_short_gives_what_is_there_and_one_row_that_says_so(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar file at all" * 100, gzip.compress(b"nor this")])
-def test_what_is_no_shard_is_one_row_that_says_so(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_shard_is_one_row_with_the_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
-    ((row, picture),) = rows_of(read_all(WebDataset(Place.of(str(tmp_path / "a.tar")), Options())))
+    ((row, picture),) = rows_of(read_all(WebDataset(Place.of(str(tmp_path / "a.tar")), InputOptions())))
     assert row["key"] is None
     assert isinstance(picture, DataError)
 
@@ -352,21 +367,21 @@ def test_a_shard_cannot_fill_the_memory(tmp_path: Path, monkeypatch: pytest.Monk
     with gzip.open(path, "wb") as file:
         file.write(bomb.tobuf(tarfile.GNU_FORMAT))
         file.write(bytes(1 << 20))
-    ((_row, picture),) = rows_of(read_all(WebDataset(Place.of(str(path)), Options())))
+    ((_row, picture),) = rows_of(read_all(WebDataset(Place.of(str(path)), InputOptions())))
     assert "a header of 1,099,511,627,776 bytes" in str(picture)
     monkeypatch.setattr(webdataset, "MAXIMUM_BYTES", 1000)
     write_shard(path, [("1.png", bytes(1001)), ("2.png", PICTURES["sad"])], mode="w:gz")
-    (_row, picture), (_other, good) = rows_of(read_all(WebDataset(Place.of(str(path)), Options())))
+    (_row, picture), (_other, good) = rows_of(read_all(WebDataset(Place.of(str(path)), InputOptions())))
     assert "1,001 bytes, more than a picture may have" in str(picture)
     assert good == PICTURES["sad"]
 
 
-def test_many_members_do_not_stay_in_memory(tmp_path: Path) -> None:
+def test_blocks_have_a_bounded_number_of_samples(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [(f"{i}.png", bytes([level_of("sad")])) for i in range(50)])
-    source = WebDataset(Place.of(str(tmp_path)), Options(block_rows=20))
+    source = WebDataset(Place.of(str(tmp_path)), InputOptions(block_rows=20))
     assert [len(block.pictures) for block in read_all(source)] == [20, 20, 10]
 
 
-def test_a_part_is_told_by_value(tmp_path: Path) -> None:
-    assert Part(b"a", 1, 2, 3, 4) == Part(b"a", 1, 2, 3, 4)
+def test_parts_and_places_are_equal_by_value(tmp_path: Path) -> None:
+    assert InputPart(b"a", 1, 2, 3, 4) == InputPart(b"a", 1, 2, 3, 4)
     assert Place.of(str(tmp_path)) == Place.of(f"file://{tmp_path}")
