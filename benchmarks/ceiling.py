@@ -23,9 +23,9 @@ sys.path.insert(
 import click
 import numpy as np
 import torch
+from blocks import with_block
 from numpy.typing import NDArray
 
-from fer_deploy.bench.pages.markdown import with_block
 from fer_deploy.bench.quality import accuracy_by_unanimity
 from fer_deploy.emotions import emotion_index
 from fer_deploy.errors import FerDeployError

@@ -20,9 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from blocks import with_block
+
 from fer_deploy.bench.pages.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
-from fer_deploy.bench.pages.markdown import table, table_of, with_block
+from fer_deploy.bench.pages.markdown import markdown_table
 from fer_deploy.bench.pages.plots import cost_plot, latency_plot
+from fer_deploy.bench.pages.sections import Table, model_table, threads_text
 from fer_deploy.bench.quality import Quality
 from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
 from fer_deploy.errors import FerDeployError, MeasurementError
@@ -48,7 +51,7 @@ def results_block(report: Report) -> str:
     return "\n\n".join(
         [
             _measured(report),
-            table_of(report, rows, columns=columns),
+            markdown_table(model_table(report, rows, columns=columns)),
             "Accuracy with half of its 95 % interval; *unseen*: on the faces whose pixels occur in no other split;\n"
             "●: no model here is as accurate for fewer GFLOPs; ▲: none is as accurate in less time.",
             "![Accuracy against GFLOPs](benchmarks/accuracy-gflops.svg)",
@@ -64,7 +67,7 @@ def engines_block(report: Report) -> str:
     models = list(dict.fromkeys(row.model for row in sort_rows(rows)))
     times = {(row.model, row.engine): milliseconds(row.face_ms) for row in rows}
     lines = [[model, *(times.get((model, engine), NONE) for engine in engines)] for model in models]
-    return table(["median ms of one face", *engines], lines, numeric=[False] + [True] * len(engines))
+    return _table(["median ms of one face", *engines], lines)
 
 
 def study_block(report: Report, epochs: Mapping[str, str]) -> str:
@@ -105,7 +108,7 @@ def study_block(report: Report, epochs: Mapping[str, str]) -> str:
     note = f"† {remark}, by the study; ours of that name has its weights.\n"
     note += f"`{SEARCHED}`: weights searched on PublicTest."
     measured = f"FER2013, PrivateTest, ONNX Runtime, measured {report.created[:10]}."
-    return table(heading, lines, numeric=[False] + [True] * 7) + f"\n\n{note} {measured}"
+    return _table(heading, lines) + f"\n\n{note} {measured}"
 
 
 def seeds_block(report: Report | None, released: Report) -> str:
@@ -136,10 +139,7 @@ def seeds_block(report: Report | None, released: Report) -> str:
     lines.sort(key=lambda line: -line[0])
     heading = ["model", "accuracy %, seed by seed", "mean ± standard deviation", "ECE", "GFLOPs"]
     note = "In bold the released one. FER2013, PrivateTest, ONNX Runtime"
-    return (
-        table(heading, [line for _, line in lines], numeric=[False] + [True] * 4)
-        + f"\n\n{note}, measured {report.created[:10]}."
-    )
+    return _table(heading, [line for _, line in lines]) + f"\n\n{note}, measured {report.created[:10]}."
 
 
 def _own_cells(row: Row | None) -> tuple[str, str, str]:
@@ -254,16 +254,21 @@ def main(arguments: Sequence[str], *, folder: Path = Path()) -> int:
     return 0
 
 
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and the others figures."""
+    numeric = (False, *[True] * (len(heading) - 1))
+    return markdown_table(Table(tuple(heading), tuple(map(tuple, rows)), numeric))
+
+
 def _measured(report: Report) -> str:
-    data, machine, settings = report.data, report.machine, report.settings
+    data, machine = report.data, report.machine
     scored = f"{data.name}, {data.split}, {data.rows:,} faces, each given once" if data else "Nothing was scored"
-    threads = settings["threads"]
     versions = machine["versions"]
     instructions = ", ".join(machine["instructions"])
     processor = machine["processor"] + (f" ({instructions})" if instructions else "")
     warned = "".join(f" To know before quoting a figure: {warning}." for warning in report.warnings)
     return (
-        f"{scored}. {processor}, {threads} thread{'s' if threads != 1 else ''}, batch 1, "
+        f"{scored}. {processor}, {threads_text(report)}, batch 1, "
         f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}.{warned} "
         "The whole report: [benchmarks/report.md](benchmarks/report.md), with every sample in "
         "[report.json](benchmarks/report.json)."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_deploy.bench.pages.columns import SortKey
+from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.report import Report, save_report

@@ -13,7 +13,7 @@ from fer_deploy.cli.options import FiniteRange, data_option, open_data, workspac
 if TYPE_CHECKING:
     from fer_deploy.bench.compare import Comparison
     from fer_deploy.bench.latency import LatencyPlan
-    from fer_deploy.bench.pages.columns import SortKey
+    from fer_deploy.bench.pages import SortKey
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
 

@@ -1,7 +1,8 @@
-"""What is made from a report: Markdown, the page with its plots, the README's blocks."""
+"""The pages of a report: Markdown, the web page with its plots, the terminal's table."""
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from dataclasses import replace
@@ -11,77 +12,21 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from readme import Sources, filled_readme, main, outdated
+from drawn_report import report
 from rich.console import Console
 
 from fer_deploy.bench.cost import ModelCost
-from fer_deploy.bench.latency import BatchRate, Block, Parts, Throughput, summarise
 from fer_deploy.bench.pages.columns import COLUMNS, count, filled, milliseconds, sort_rows, without_figures
 from fer_deploy.bench.pages.drawing import Label, Scale, place_labels
 from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
+from fer_deploy.bench.pages.sections import sections
 from fer_deploy.bench.pages.terminal import WIDTH, render_report
 from fer_deploy.bench.quality import measure_quality
-from fer_deploy.bench.report import Data, Load, Pair, Report, Row, cost_front, digits, latency_front, save_report
+from fer_deploy.bench.report import cost_front, latency_front
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
-
-LABELS = np.random.default_rng(0).integers(0, 7, 400)
-VOTES = np.random.default_rng(1).multinomial(10, [0.1] * 10, 400).astype(np.uint8)
-
-
-def row(name: str, *, wrong: int, gflops: float | None, ms: float, engine: str = "ort-cpu", **changes) -> Row:
-    predicted = LABELS.copy()
-    predicted[:wrong] = (predicted[:wrong] + 1) % 7
-    probabilities = np.full((400, 7), 0.05)
-    probabilities[np.arange(400), predicted] = 0.7
-    random = np.random.default_rng(2)
-    blocks = [Block(tuple(int(ms * 1e6 * random.uniform(0.9, 1.2)) for _ in range(250)), 1, None) for _ in range(4)]
-    made = Row(
-        name,
-        "file",
-        "fp32",
-        engine,
-        provider="CPUExecutionProvider",
-        quality=measure_quality(probabilities, LABELS, unseen=np.arange(400) > 20, votes=VOTES),
-        cost=ModelCost(gflops=gflops, params=4_014_658, bytes=16_500_000),
-        latency=summarise(blocks, batch=1, threads=1),
-        throughput=Throughput(32, 900.0, (BatchRate(32, 900.0),)),
-        load=Load(20.0, 3.0, 80_000_000),
-        predictions=digits(predicted),
-    )
-    return replace(made, **changes)
-
-
-def report() -> Report:
-    on_device = row("B", wrong=120, gflops=0.0232, ms=0.4, engine="torch-cuda")
-    return Report(
-        created="2026-01-02T03:04:05+00:00",
-        ferdeploy_version="0.1.0",
-        machine={
-            "processor": "A Processor <fast>", "cores": 2, "instructions": ["avx2"], "architecture": "x86_64",
-            "memory_bytes": 1, "system": "Linux 6", "python": "3.11.7", "versions": {"onnxruntime": "1.20.0"},
-            "accelerators": ["A GPU"], "load_at_start": 0.1,
-        },
-        settings={"engines": ["ort-cpu"], "peers": [], "threads": 1, "latency": None, "max_rows": None},
-        data=Data("FER2013", "ab" * 32, "PrivateTest", 400, 400, 379, True, digits(LABELS)),
-        rows=(
-            row("B", wrong=120, gflops=0.0232, ms=1.6),
-            row("B", wrong=121, gflops=0.0232, ms=0.9, precision="int8"),
-            row("E", wrong=130, gflops=0.0232, ms=1.6),
-            row("B+E", wrong=100, gflops=0.0464, ms=3.2),
-            row("plain", wrong=110, gflops=0.01, ms=0.4),
-            replace(on_device, latency=replace(on_device.latency, parts=Parts(0.1, 0.2, 0.1))),
-            row("facex", wrong=200, gflops=None, ms=60.0, engine="peer", kind="peer", note="facex 1.1.0: call"),
-            Row("B", "file", "fp32", "torch-mps", status="absent: this PyTorch has no MPS device"),
-            Row("E", "file", "fp32", "torch-mps", status="absent: this PyTorch has no MPS device"),
-        ),
-        pairs=(
-            Pair("B on ort-cpu", "E on ort-cpu", 10, 0, 0.00195), Pair("B on ort-cpu", "plain on ort-cpu", 0, 10, 1e-9),
-        ),
-        warnings=("a machine <b>busy</b>",),
-    )  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -134,12 +79,53 @@ def test_the_page_says_what_the_report_says() -> None:
         assert study in text
 
 
+HOSTILE = "m<img src=x onerror=alert(1)>|\"&'n"
+
+
+def test_the_web_page_escapes_every_text_of_a_report() -> None:
+    """An ONNX file's name, an engine's note or an error may hold markup."""
+    plain = report()
+    named = [replace(row, name=HOSTILE + row.name, note=HOSTILE) for row in plain.rows[:2]]
+    failed = [replace(row, name=HOSTILE, status=f"refused: {HOSTILE}") for row in plain.rows[-1:]]
+    pair = replace(plain.pairs[0], first=HOSTILE, second=HOSTILE)
+    page = html_report(replace(plain, rows=(*named, *failed), pairs=(pair,), warnings=(HOSTILE,)))
+    assert "<img" not in page
+    assert Page(page).outside == []
+    assert Page(page).open == []
+    cells = re.findall(r'<tr data-key="([^"]*)" data-engine="[^"]*"><td data-value="([^"]*)">(.*?)</td>', page)
+    assert len(cells) == 2
+    for texts in cells:
+        assert all(html.unescape(text).startswith(HOSTILE) for text in texts)
+
+
+def test_a_markdown_cell_escapes_the_separator() -> None:
+    named = replace(report().rows[0], name="a|b")
+    text = markdown_report(replace(report(), rows=(named,), pairs=(replace(report().pairs[0], first="c|d"),)))
+    lines = [line for line in text.splitlines() if line.startswith(("| a", "| c"))]
+    assert {line.split(" | ")[0].partition(" ●")[0] for line in lines} >= {"| a\\|b", "| c\\|d"}
+    for table in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.strip().splitlines()}) == 1
+
+
+def test_every_page_shows_the_same_sections() -> None:
+    made = report()
+    titles = [section.title for section in sections(made)]
+    assert re.findall(r"^## (.*)$", markdown_report(made), re.MULTILINE) == titles
+    page = html_report(made)
+    for section in sections(made):
+        assert section.is_warning or f"<h2>{html.escape(section.title)}</h2>" in page
+    for expected in ("Recall of each class, %", "Are two models different?", "Loading, in a fresh process"):
+        assert expected in titles
+    empty = replace(made, rows=(), pairs=(), warnings=())
+    assert [section.title for section in sections(empty)] == ["The study's published figures"]
+
+
 def test_the_page_says_what_is_only_recorded() -> None:
     recorded = replace(report().rows[0], quality=None, recorded_accuracy=0.7)
     bare = html_report(replace(report(), data=None, pairs=(), rows=(recorded,)))
     assert "70.00*" in bare
-    assert "<li>*: as the file says of itself, not measured in this run</li>" in bare
-    assert "as the file says of itself" not in html_report(report())
+    assert "<li>*: as recorded in the file, not measured in this run</li>" in bare
+    assert "as recorded in the file" not in html_report(report())
 
 
 def test_which_face_was_taken_for_which_is_told_the_right_way_round() -> None:
@@ -328,97 +314,16 @@ def test_markdown_tables_have_as_many_cells_as_headings() -> None:
     assert len(tables) >= 7
     for found in tables:
         assert len({line.count("|") for line in found.strip().splitlines()}) == 1
-    for expected in ("## Recall of each class", "FER+ annotators", "McNemar", "upload ms", "peak memory", "a machine"):
+    expectations = ("## Recall of each class, %", "FER+ annotators", "McNemar", "upload ms", "peak memory", "a machine")
+    for expected in expectations:
+        "## Recall of each class, %",
+        "FER+ annotators",
+        "McNemar",
+        "upload ms",
+        "peak memory",
+        "a machine",
+    ):
         assert expected in text
-
-
-README = (
-    "# x\n<!-- bench:results -->\nold\n<!-- /bench:results -->\ntext\n<!-- bench:study -->\n<!-- /bench:study -->\n"
-)
-
-
-def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
-    searched = next(row for row in report().rows if row.name == "B" and row.engine == "ort-cpu")
-    study = replace(report(), rows=(*report().rows, replace(searched, name="B+E.searched")))
-    sources = Sources(report(), study, {"B": "24 of 102"})
-    text = filled_readme(README, sources)
-    assert text.startswith("# x\n<!-- bench:results -->\nFER2013, PrivateTest, 400 faces")
-    assert "old" not in text
-    assert "\ntext\n" in text
-    assert "| B+E ●▲ | ort-cpu | 75.00 ±" in text
-    assert "torch-cuda" not in text
-    lines = text.splitlines()
-    pair = next(number for number, line in enumerate(lines) if line.startswith("| B+E | 68.74 † | 75.00 ±"))
-    assert re.search(r"\| 75.00 ±\S+ † \|", lines[pair])  # with the study's weights, as its own
-    assert lines[pair + 1].startswith("| B+E.searched | – | ")
-    assert "†" not in lines[pair + 1]
-    assert "| 24 of 102 |" in next(line for line in lines if line.startswith("| B | 66.66 |"))
-    assert filled_readme(text, sources) == text
-
-
-def test_the_readme_says_what_seeds_did() -> None:
-    row = next(row for row in report().rows if row.name == "B" and row.engine == "ort-cpu")
-    assert row.quality is not None
-
-    def as_seed(name: str, accuracy: float, **change: object) -> Row:
-        quality = replace(row.quality, accuracy=replace(row.quality.accuracy, value=accuracy))
-        return replace(row, name=name, quality=quality, **change)
-
-    seeds = (
-        as_seed("B", 0.70),
-        as_seed("B.seed1", 0.72),
-        as_seed("B.seed2", 0.74),
-        as_seed("B.seed3", 0.1, engine="torch-cpu"),
-        as_seed("B.seed4", 0.1, status="absent"),
-        as_seed("B.seed1+E~mirror", 0.75),
-        as_seed("B.seed2+E.seed2~mirror", 0.76),
-        as_seed("E", 0.8),  # one alone has no spread
-    )
-    sources = Sources(report(), report(), {}, replace(report(), rows=seeds))
-    text = filled_readme("<!-- bench:seeds -->\n<!-- /bench:seeds -->\n", sources)
-    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
-    assert rows[0].startswith("| B+E~mirror | 75.00, 76.00 | 75.50 ± 0.71 |")
-    assert rows[1].startswith("| B | **70.00**, 72.00, 74.00 | 72.00 ± 2.00 |")
-    assert len(rows) == 2
-    with pytest.raises(MeasurementError, match=r"no benchmarks/seeds/report\.json"):
-        filled_readme("<!-- bench:seeds -->\n<!-- /bench:seeds -->\n", Sources(report(), report(), {}))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("<!-- bench:nothing -->", "block 'nothing'"), ("<!-- bench:study -->", "study' has no end")],
-)
-def test_a_wrong_block_is_an_error(text: str, message: str) -> None:
-    with pytest.raises(MeasurementError, match=message):
-        filled_readme(text, Sources(report(), report(), {}))
-
-
-def test_readme_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([], folder=tmp_path) == 1
-    assert "error:" in capsys.readouterr().err
-    save_report(report(), tmp_path / "benchmarks" / "report.json")
-    (tmp_path / "README.md").write_text(README)
-    assert main(["--check"], folder=tmp_path) == 1
-    assert "README.md does not agree" in capsys.readouterr().err
-    assert main([], folder=tmp_path) == 0
-    assert main(["--check"], folder=tmp_path) == 0
-    assert (tmp_path / "benchmarks" / "accuracy-gflops.svg").is_file()
-    path = tmp_path / "README.md"
-    path.write_text(path.read_text().replace("75.00", "85.00"))
-    assert outdated(tmp_path) == [path]
-    assert main([], folder=tmp_path) == 0
-    save_report(replace(report(), rows=()), tmp_path / "benchmarks" / "study" / "report.json")
-    assert outdated(tmp_path) == [path]
-    assert main([], folder=tmp_path) == 0
-    assert "| B+E | 68.74 † | – |" in path.read_text()
-    assert "| B+E ●▲ | ort-cpu | 75.00 ±" in path.read_text()
-
-
-def test_the_repositorys_readme_agrees_with_its_report() -> None:
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / "benchmarks" / "report.json").is_file():
-        pytest.skip("no published report yet")
-    assert outdated(folder) == []
 
 
 def test_the_page_works_in_a_browser(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_without_data_accuracy_is_marked_as_recorded(workspace: Path) -> None:
     result = bench(workspace, *FAST)
     assert result.exit_code == 0, result.output
     assert "61.00*" in result.stdout
-    assert "as the file says" in result.stdout
+    assert "as recorded in the file" in result.stdout
 
 
 def test_a_name_and_a_file_and_an_output_folder(

@@ -1,26 +1,24 @@
-"""What the tables show: one column a figure, its heading, and how a row's figure is written.
+"""The columns of the main table: a heading, a meaning, and how a row's figure is written.
 
-The terminal's table, report.md, report.html and the README's are made from this one list, so that a figure is written
-in one way everywhere.
+The terminal, report.md, report.html and the README all use this one list, so a figure looks the same everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from fer_deploy.bench.pages import SORT_KEYS, SortKey
 from fer_deploy.bench.report import OK, Report, Row
 from fer_deploy.errors import MeasurementError
 
-SortKey = Literal["accuracy", "gflops", "efficiency", "latency", "name"]
-SORT_KEYS: tuple[SortKey, ...] = ("accuracy", "gflops", "efficiency", "latency", "name")
-
 NONE = "–"
-"""What stands for a figure that was not measured."""
+"""Shown in place of a figure that was not measured."""
 
 RECORDED = "*"
-"""What marks a figure that the file says of itself and this run did not measure."""
+"""Marks a figure that the file records and this run did not measure."""
+
+RECORDED_MEANING = "as recorded in the file, not measured in this run"
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,11 @@ class Column:
 
     Attributes:
         title: its heading, short.
-        meaning: what it is, for the legend under the table.
-        cell: a row's text; NONE where there is no figure.
+        meaning: what it holds, for the legend under the table.
+        cell: gives a row's text; NONE where there is no figure.
         numeric: whether it is aligned to the right.
-        weight: columns of the highest weight are dropped first where the page is too narrow.
-        figure: a row's figure itself, for sorting; None where the text is what is sorted.
+        weight: where the page is too narrow, columns of the highest weight are dropped first.
+        figure: gives a row's figure for sorting; None sorts by the text.
     """
 
     title: str
@@ -44,11 +42,8 @@ class Column:
     figure: Callable[[Row], float | None] | None = None
 
 
-RECORDED_MEANING = "as the file says of itself, not measured in this run"
-
-
 def accuracy_cell(row: Row) -> str:
-    """Accuracy in per cent with half of its interval, `67.6 ±1.5`; what the file says of itself is marked."""
+    """Accuracy in per cent with half of its interval, `67.6 ±1.5`; a recorded one is marked."""
     if row.quality is not None:
         accuracy = row.quality.accuracy
         return f"{accuracy.value * 100:.2f} ±{(accuracy.high - accuracy.low) * 50:.1f}"
@@ -62,7 +57,7 @@ def _percent(value: float | None) -> str:
 
 
 def gflops_cell(row: Row) -> str:
-    """GFLOPs with as many decimals as tell models apart; what the file says of itself is marked."""
+    """GFLOPs to four decimals, which tell models apart; a recorded figure is marked."""
     if row.gflops is None:
         return NONE
     return f"{row.gflops:.4f}" + ("" if row.cost.gflops is not None else RECORDED)
@@ -104,7 +99,7 @@ def size(value: int | None) -> str:
 
 
 def _latency_cell(name: str) -> Callable[[Row], str]:
-    """A time in milliseconds; where the file takes several faces a call, with how many: `12.3 for 8`."""
+    """A time in milliseconds; for a file that takes several faces per call with their number: `12.3 for 8`."""
 
     def cell(row: Row) -> str:
         value = milliseconds(_of_latency(name)(row))
@@ -159,10 +154,10 @@ def _agreement_figure(row: Row) -> float | None:
 
 COLUMNS: tuple[Column, ...] = (
     Column("model", "name and precision of the file", lambda row: row.model, numeric=False),
-    Column("engine", "what computed it", lambda row: row.engine, numeric=False),
+    Column("engine", "what computed the answers", lambda row: row.engine, numeric=False),
     Column(
         "accuracy %",
-        "on every face of the split, with half of the 95 % interval (Wilson)",
+        "on every face of the split, ± half of the 95 % interval (Wilson)",
         accuracy_cell,
         figure=_accuracy_figure,
     ),
@@ -205,7 +200,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "p99",
-        "99th percentile, ms; stated from 1,000 samples on",
+        "99th percentile, ms; only from 1,000 samples on",
         _latency_cell("p99"),
         weight=3,
         figure=_of_latency("p99"),
@@ -219,7 +214,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         "agree %",
-        "faces named alike by this row and by PyTorch (where that was not run, by the fp32 file)",
+        "share of faces with the same answer as PyTorch (where that was not run, as the fp32 file)",
         _agreement,
         weight=4,
         figure=_agreement_figure,
@@ -233,7 +228,7 @@ def measured(report: Report) -> list[Row]:
 
 
 def without_figures(report: Report) -> list[tuple[str, str]]:
-    """What has no figures and why: (which, reason), rows of one engine and reason put together."""
+    """Rows without figures as (which, reason); rows with the same engine and reason are one entry."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in report.rows:
         if row.status != OK:
@@ -246,7 +241,7 @@ def without_figures(report: Report) -> list[tuple[str, str]]:
 
 
 def sort_rows(rows: Iterable[Row], *, by: SortKey = "accuracy") -> list[Row]:
-    """Rows by a key, best first; those without the figure come last, and ties keep a fixed order."""
+    """Rows by a key, best first; rows without the figure come last, and ties are in order of their labels."""
 
     def value(row: Row) -> float | None:
         if by == "accuracy":
@@ -260,7 +255,7 @@ def sort_rows(rows: Iterable[Row], *, by: SortKey = "accuracy") -> list[Row]:
         return 0.0
 
     if by not in SORT_KEYS:
-        raise MeasurementError(f"cannot sort by {by!r}; there are {', '.join(SORT_KEYS)}")
+        raise MeasurementError(f"cannot sort by {by!r}: use {', '.join(SORT_KEYS)}")
 
     def key(row: Row) -> tuple[bool, float, str]:
         figure = value(row)
@@ -270,7 +265,7 @@ def sort_rows(rows: Iterable[Row], *, by: SortKey = "accuracy") -> list[Row]:
 
 
 def group_rows(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by engine, in the order in which the engines occur."""
+    """Rows by engine, in the order of the engines' first rows."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.engine, []).append(row)
@@ -283,5 +278,5 @@ def filled(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
 
 
 def has_recorded(rows: Sequence[Row]) -> bool:
-    """Whether a figure of these rows is one that a file says of itself: a table of them must then say so."""
+    """Whether a table of these rows shows recorded figures, so that it needs the mark's meaning."""
     return any(RECORDED in column.cell(row) for column in COLUMNS for row in rows)
