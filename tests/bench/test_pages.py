@@ -314,6 +314,7 @@ def test_markdown_tables_have_as_many_cells_as_headings() -> None:
     assert len(tables) >= 7
     for found in tables:
         assert len({line.count("|") for line in found.strip().splitlines()}) == 1
+    for expected in (
         "## Recall of each class, %",
         "FER+ annotators",
         "McNemar",
