@@ -32,6 +32,8 @@ test: $(READY) $(APPS)  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 docs: $(READY)  ## Build the documentation site into build/site; a warning is an error.
+	$(BIN)/python docs/tools/recipes.py
+	$(BIN)/python docs/tools/architecture.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(READY)  ## Check style and types.

@@ -1,7 +1,8 @@
-"""What a recipe may say: one frozen dataclass a table of the TOML, each field documented by the string under it.
+"""What a recipe may contain: one frozen dataclass per table of the TOML, each field documented by the string under it.
 
-A recipe is a network, where its weights start, and a list of stages; a later stage starts from the best weights of
-the stage before. Every value is checked when it is made, so a `Recipe` that exists can be trained.
+A recipe names a network, its initial weights, and a list of stages. Each stage starts from the best weights of the
+stage before. The dataclasses check their values when they are made, so that every `Recipe` can be trained.
+`docs/recipes.md` is generated from this file by `python docs/tools/recipes.py`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ def _require(holds: bool, key: str, message: str) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """The network, by its name in `fer_deploy.models`."""
+    """The network."""
 
     name: str
-    """Name in the registry, such as `efficientnet-b0` or `plain`."""
+    """Name of the network, such as `efficientnet-b0` or `plain`."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
-    """What the network's builder takes, such as `widths` and `depths` of `plain`."""
+    """Arguments of the network's builder, such as `widths` and `depths` of `plain`."""
     input_size: int = 48
-    """Side in pixels of the square that the network sees; faces are resized to it inside the graph."""
+    """Side in pixels of the square that the network sees, 16 to 512. The exported file resizes faces to it."""
 
     def __post_init__(self) -> None:
         _require(16 <= self.input_size <= 512, "input_size", f"must lie in 16 to 512, got {self.input_size}")
@@ -40,13 +41,14 @@ class Optimiser:
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     """`adam`, `adamw` (decoupled weight decay) or `sgd` (Nesterov momentum)."""
     lr: float = 1e-3
-    """Learning rate; a one-cycle schedule takes it as its peak."""
+    """Learning rate, up to 10. A one-cycle schedule has it as its peak."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two moments; `sgd` takes the first as its momentum."""
+    """Decay rates of the two moments. `sgd` uses the first as its momentum."""
     weight_decay: float = 0.0
-    """Weight decay."""
+    """Weight decay, 0 to 1."""
     decay: Literal["all", "matrices"] = "matrices"
-    """`matrices`: none on one-dimensional parameters and biases (the study's "weight-decay split"); `all`: on all."""
+    """Which parameters decay. `matrices` leaves out biases and one-dimensional parameters (the study's "weight-decay
+    split"); `all` leaves out none."""
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 10, "lr", f"must lie in (0, 10], got {self.lr}")
@@ -59,22 +61,22 @@ class Schedule:
     """How the learning rate changes within a stage."""
 
     name: Literal["constant", "one-cycle", "plateau"] = "constant"
-    """`one-cycle` is OneCycleLR with cosine annealing, stepped each batch; `plateau` is ReduceLROnPlateau on validation
-    accuracy."""
+    """`one-cycle` is PyTorch's OneCycleLR with cosine annealing, updated after each batch. `plateau` is
+    ReduceLROnPlateau on validation accuracy."""
     warm_up: float = 0.1
-    """one-cycle: share of the steps in which the rate rises to its peak."""
+    """one-cycle: share of the steps before the rate reaches its peak."""
     start_divisor: float = 25.0
     """one-cycle: the first rate is the peak divided by this."""
     final_divisor: float = 1e4
     """one-cycle: the last rate is the first divided by this."""
     cycle_momentum: bool = False
-    """one-cycle: run the first beta from .95 down to .85 and back, PyTorch's default and so what the study ran."""
+    """one-cycle: move the first beta from 0.95 down to 0.85 and back, PyTorch's default and so the study's."""
     factor: float = 0.5
-    """plateau: what the rate is multiplied by."""
+    """plateau: the rate is multiplied by this when accuracy stops improving."""
     patience: int = 5
-    """plateau: epochs without a better accuracy before it is."""
+    """plateau: epochs without a better accuracy before the rate drops."""
     floor: float = 0.0
-    """plateau: the rate goes no lower."""
+    """plateau: the lowest rate."""
 
     def __post_init__(self) -> None:
         _require(0 < self.warm_up < 1, "warm_up", f"must lie in (0, 1), got {self.warm_up}")
@@ -90,9 +92,10 @@ class Loss:
     """The loss of a stage."""
 
     name: Literal["cross-entropy", "focal"] = "cross-entropy"
-    """`focal`: the mean of (1 - exp(-l))^gamma * l, l being each face's weighted, smoothed cross-entropy."""
+    """`cross-entropy`, or `focal`: the mean of (1 - exp(-l))^gamma * l, where l is a face's weighted and smoothed
+    cross-entropy."""
     smoothing: float = 0.0
-    """Label smoothing: this much of each label is spread over all seven classes."""
+    """Label smoothing: the share of each label that is spread over all seven classes."""
     gamma: float = 2.5
     """focal: the exponent."""
     class_weights: tuple[float, ...] = (1.0,) * 7
@@ -107,16 +110,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixing of two faces and their labels; one draw a batch."""
+    """Mixing of two faces and their labels, drawn once per batch."""
 
     mixup_alpha: float = 0.0
-    """MixUp: the share comes from Beta(alpha, alpha); 0 leaves MixUp out."""
+    """MixUp: the share is drawn from Beta(alpha, alpha). 0 switches MixUp off."""
     cutmix_alpha: float = 0.0
-    """CutMix: the box's area comes from Beta(alpha, alpha); 0 leaves CutMix out."""
+    """CutMix: the box's area is drawn from Beta(alpha, alpha). 0 switches CutMix off."""
     cutmix_probability: float = 0.5
-    """Where both are in: the share of batches that get CutMix rather than MixUp."""
+    """With both on: the share of batches that get CutMix instead of MixUp."""
     probability: float = 1.0
-    """Share of batches that are mixed at all."""
+    """Share of batches that are mixed."""
 
     def __post_init__(self) -> None:
         _require(self.mixup_alpha >= 0, "mixup_alpha", f"must not be negative, got {self.mixup_alpha}")
@@ -132,36 +135,37 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to each training face, in the order of these fields. Everything is off unless it is named."""
+    """Random changes to each training face, applied in the order of these keys. All are off by default."""
 
     flip: float = 0.0
-    """Probability of a horizontal mirror image."""
+    """Probability of mirroring the face."""
     crop: int = 0
-    """Zero padding in pixels before a random crop back to size (`RandomCrop`): a whole-pixel shift by up to this."""
+    """Black padding in pixels before a random crop to the old size (torchvision's `RandomCrop`): a shift by whole
+    pixels. At most 24."""
     rotation: float = 0.0
-    """Largest turn in degrees, either way."""
+    """Largest rotation in degrees, in both directions."""
     scale: float = 0.0
     """Largest change of size: the factor lies in [1 - scale, 1 + scale]."""
     shift: float = 0.0
-    """Largest shift as a share of the side, each way, not of whole pixels."""
+    """Largest shift as a share of the side, in each direction, by fractions of pixels."""
     shear: float = 0.0
-    """Largest shear in degrees, either way."""
+    """Largest shear in degrees, in both directions."""
     interpolation: Literal["nearest", "bilinear"] = "bilinear"
-    """How turned, scaled or shifted faces are sampled. The study's rotation is `nearest`."""
+    """How rotated, scaled and shifted faces are sampled. The study rotates with `nearest`."""
     fill: Literal["zero", "edge"] = "zero"
-    """What lies outside the picture: black (the study's), or its edge pixels repeated."""
+    """What fills the area outside the picture: black, as in the study, or the repeated edge pixels."""
     brightness: float = 0.0
     """Grey levels are multiplied by a factor in [1 - brightness, 1 + brightness]."""
     contrast: float = 0.0
-    """The distance from the face's mean grey is multiplied by a factor in [1 - contrast, 1 + contrast]."""
+    """Distances from the face's mean grey are multiplied by a factor in [1 - contrast, 1 + contrast]."""
     cutout: float = 0.0
-    """Probability that one square is set to mid grey, after normalising."""
+    """Probability that one box is set to mid grey, after normalisation."""
     cutout_area: tuple[float, float] = (0.01, 0.11)
-    """Smallest and largest area of that square, as shares of the face."""
+    """Smallest and largest area of that box, as shares of the face."""
     cutout_aspect: float = 1.0
-    """Largest aspect ratio of the erased box; 1 is a square."""
+    """Largest aspect ratio of that box. 1 is a square."""
     trivial: bool = False
-    """TrivialAugment's policy: one operation of a fixed list, drawn with its strength, for each face."""
+    """TrivialAugment: one operation of a fixed list for each face, with a random strength."""
 
     def __post_init__(self) -> None:
         for key in ("flip", "cutout"):
@@ -178,35 +182,39 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Distillation:
-    """Soft targets from teachers, on training faces alone."""
+    """Soft targets from teachers, on training faces only."""
 
     teachers: tuple[str, ...]
-    """Names of complete runs in the workspace, `B~mirror` for run B shown the mirrored face; their probabilities are
-    averaged."""
+    """Complete runs in the workspace, whose probabilities are averaged. `B~mirror` is run B on the mirrored face."""
     weight: float = 0.7
-    """Share of the loss that comes from the teachers; the labels give the rest."""
+    """Share of the loss that comes from the teachers. The rest comes from the labels."""
     temperature: float = 2.0
-    """Both sides' logits are divided by this, and the loss multiplied by its square (Hinton et al., 2015)."""
+    """The logits of student and teachers are divided by this, and the loss multiplied by its square (Hinton et al.,
+    2015)."""
     view: Literal["same", "cached", "plain"] = "cached"
-    """What the teachers see. `same`: the very view that the student sees (Beyer et al., 2022); `cached`: the same, of
-    `views` views a face that come round again, each answered once and kept (every second time, where the augmentation
-    mirrors faces at all, the pupil sees them mirrored: the answer stands, and the pupil has twice as many to learn by
-    heart; other teachers get other views, since they know by heart the ones that they learned from); `plain`: the face
-    as it is, answered once and kept."""
+    """What the teachers see.
+
+    - `same`: the view that the student sees (Beyer et al., 2022).
+    - `cached`: the view that the student sees, out of `views` fixed views per face, which come round again. The
+      teachers label each view once. Where the augmentation mirrors faces, the student sees a view mirrored every second
+      time, with the same soft label, which doubles the views. Different teachers get different views, because they
+      overfit the views that they were trained on.
+    - `plain`: the face without augmentation, labelled once.
+    """
     views: int = 20
-    """cached: views a face."""
+    """cached: views per face, 1 to 1000."""
     mixup_alpha: float = 0.0
-    """cached: each view of a face is mixed with another face's, and the teachers are asked about the mixture. The
-    shown face's share is the larger of two that come from Beta(alpha, alpha); 0 mixes nothing. The teachers know the
-    faces by heart, and the mixtures far less. (A stage's own `mixing` mixes the answers to unmixed faces, except under
-    `same`.)"""
+    """cached: each view is mixed with another face, and the teachers label the mixture. The share of the face itself is
+    the larger of two that sum to 1, drawn from Beta(alpha, alpha). 0 mixes nothing. The teachers overfit their training
+    faces, and overfit mixtures less. A stage's own `mixing` instead mixes the soft labels of unmixed faces, except with
+    `same`."""
     unlabelled: str = ""
-    """Folder, relative to the workspace, of pictures of one face each that are learned from too, as the teachers name
-    them: nobody's labels, and nothing that the teachers know by heart. Not under `same`."""
+    """Folder, relative to the workspace, of pictures with one face each and no labels. The student trains on them too,
+    with the teachers' labels alone. `ferdeploy crop` makes such a folder. Not with `same`."""
 
     def __post_init__(self) -> None:
         _require(len(self.teachers) > 0, "teachers", "needs at least one run")
-        _require(not (self.unlabelled and self.view == "same"), "unlabelled", 'goes with view = "cached" or "plain"')
+        _require(not (self.unlabelled and self.view == "same"), "unlabelled", 'needs view = "cached" or "plain"')
         _require(0 < self.weight <= 1, "weight", f"must lie in (0, 1], got {self.weight}")
         _require(0 < self.temperature <= 50, "temperature", f"must lie in (0, 50], got {self.temperature}")
         _require(1 <= self.views <= 1000, "views", f"must lie in 1 to 1000, got {self.views}")
@@ -214,18 +222,18 @@ class Distillation:
         _require(
             self.mixup_alpha == 0 or self.view == "cached",
             "mixup_alpha",
-            f'goes with view = "cached"; under {self.view!r} use the stage\'s mixing',
+            f'needs view = "cached"; with {self.view!r} use the stage\'s mixing',
         )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training, with an optimiser and a schedule of its own."""
+    """A part of the training, with its own optimiser and schedule."""
 
     epochs: int
     """Epochs that the schedule spans, and the most that the stage trains."""
     optimiser: Optimiser = field(default_factory=Optimiser)
-    """The optimiser, fresh in each stage."""
+    """The optimiser. Each stage starts a new one."""
     schedule: Schedule = field(default_factory=Schedule)
     """The learning rate's schedule."""
     loss: Loss = field(default_factory=Loss)
@@ -233,22 +241,22 @@ class Stage:
     mixing: Mixing = field(default_factory=Mixing)
     """MixUp and CutMix."""
     augmentation: Augmentation | None = None
-    """Augmentation of this stage, where it is not the recipe's."""
+    """Augmentation of this stage. By default the recipe's."""
     ran: int = 0
-    """Epochs that this stage ran in the study before it stopped by itself. The stage trains at most as many, on a
-    schedule that spans `epochs`, and `--epochs N` is shared in their proportion. 0: `epochs`."""
+    """Epochs that the stage ran in the study before early stopping. The stage trains at most so many, on a schedule
+    that spans `epochs`. `--epochs N` is divided among the stages in this proportion. 0: the same as `epochs`."""
     patience: int = 0
-    """Epochs without a better validation accuracy before the stage ends; 0 never ends it early."""
+    """Early stopping: epochs without a better validation accuracy. 0: off."""
     batch_size: int = 128
-    """Faces a step."""
+    """Faces per step, 2 to 65536."""
     clip: float = 0.0
-    """Largest norm of the gradient; 0 leaves it as it is."""
+    """Largest norm of the gradient. 0: no clipping."""
     ema: float = 0.0
-    """Decay a step of the exponential moving average of the weights that is validated and kept; 0: the weights
-    themselves."""
+    """Decay per step of an exponential moving average of the weights, which is validated and saved in their place.
+    0: no average."""
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass where the device has it: `float16` (with a gradient scaler) on CUDA alone, as the
-    study's; `bfloat16` on CUDA and on processors with AMX or AVX-512 BF16; float32 elsewhere."""
+    """Arithmetic of the forward pass. `float16` (with a gradient scaler) works on CUDA, as in the study. `bfloat16`
+    works on CUDA and on processors with AMX or AVX-512 BF16. Other devices use float32."""
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "epochs", f"must be at least 1, got {self.epochs}")
@@ -266,29 +274,31 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A variant: everything that decides its weights but the data and the seed."""
+    """A variant: everything that determines its weights, except the data and the seed."""
 
     name: str
-    """Name of the variant and, unless `--name` says otherwise, of its run."""
+    """Name of the variant, and of its run unless `--name` gives another: letters, digits, `-`, `_`, `.`."""
     title: str
-    """What it is, in a few words."""
+    """A short description."""
     network: Network
     """The network."""
     stages: tuple[Stage, ...]
     """The stages, in order."""
     initialisation: str = "default"
-    """`default` (PyTorch's), `xavier`, `imagenet`, or a weights file."""
+    """Initial weights: `default` (PyTorch's), `xavier`, `imagenet`, or a `.safetensors` file, relative to the current
+    folder."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """Augmentation of all stages that name none."""
+    """Augmentation of all stages that have none of their own."""
     distillation: Distillation | None = None
-    """Teachers, if any."""
+    """Teachers. By default there are none."""
     best_by: Literal["accuracy", "loss"] = "accuracy"
-    """What chooses the best epoch, on PublicTest: accuracy, as in the study, or cross-entropy, which wavers less."""
+    """What chooses the best epoch on the validation faces: `accuracy`, as in the study, or `loss` (cross-entropy),
+    which varies less by chance."""
     precise_bn: float = 0.0
-    """Share of batch norm's running mean and variance that is measured anew at the end, on training faces as they are
-    (Wu and Johnson, 2021): networks learn from turned, cut and mixed ones, and read others."""
+    """Share of batch norm's running mean and variance that is measured again after training, on training faces without
+    augmentation (Wu and Johnson, 2021), because the network is used on such faces. 0: off; 1: all."""
     labels: Literal["fer2013", "ferplus"] = "fer2013"
-    """`ferplus` trains on the shares of FER+'s votes, and is never scored as FER2013."""
+    """`fer2013`, or `ferplus`: the shares of FER+'s votes. A network trained on these is never scored as FER2013."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stage", "needs at least one stage")
@@ -304,9 +314,9 @@ class Recipe:
             _require(
                 not (mixed and stage.mixing.active),
                 f"stage.{number}.mixing",
-                "the distillation's mixup_alpha mixes already: leave one of them out",
+                "the distillation's mixup_alpha mixes already: remove one of them",
             )
 
     def augmentation_of(self, stage: Stage) -> Augmentation:
-        """The augmentation in effect in a stage."""
+        """The augmentation that a stage uses."""
         return stage.augmentation if stage.augmentation is not None else self.augmentation

@@ -1,4 +1,4 @@
-"""A recipe as TOML, every value said, ready to be copied and changed."""
+"""A recipe as TOML with every value, ready to be copied and changed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fer_deploy.recipes.schema import Recipe
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """TOML that `parse_recipe` reads back as an equal recipe."""
+    """TOML text; `parse_recipe` reads it back as an equal recipe."""
     content = recipe_to_dict(recipe)
     stages = content.pop("stage")
     lines = [f"{key} = {_value(value)}" for key, value in content.items()]

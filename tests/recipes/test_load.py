@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
+import typing
 from pathlib import Path
 
 import pytest
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes import (
+    Augmentation,
+    Distillation,
+    Loss,
+    Mixing,
+    Network,
+    Optimiser,
     Recipe,
     Schedule,
     Stage,
@@ -154,11 +162,11 @@ def test_every_recipe_survives_the_round_trip(name: str) -> None:
         ("precise_bn = 2.0\n" + MINIMAL, "mine.toml: precise_bn: must lie in [0, 1], got 2.0"),
         (
             TAUGHT.replace("cached", "same"),
-            "mixup_alpha: goes with view = \"cached\"; under 'same' use the stage",
+            "mixup_alpha: needs view = \"cached\"; with 'same' use the stage",
         ),
         (
             TAUGHT + "mixing = { cutmix_alpha = 1.0 }",
-            "stage.0.mixing: the distillation's mixup_alpha mixes already: leave one of them out",
+            "stage.0.mixing: the distillation's mixup_alpha mixes already: remove one of them",
         ),
     ],
 )
@@ -240,6 +248,18 @@ def test_settings_change_single_values() -> None:
             apply_settings(recipe, [setting])
 
 
-@pytest.mark.parametrize("table", [Recipe, Stage, Schedule])
+@pytest.mark.parametrize(
+    "table", [Recipe, Network, Stage, Optimiser, Schedule, Loss, Mixing, Augmentation, Distillation]
+)
 def test_every_field_is_documented(table: type) -> None:
     assert set(field_documentation(table)) == {entry.name for entry in dataclasses.fields(table)}
+
+
+def test_the_page_of_recipe_keys_is_current() -> None:
+    tool = runpy.run_path(str(ROOT / "docs" / "tools" / "recipes.py"))
+    assert tool["PAGE"].read_text(encoding="utf-8") == tool["render"](), "run python docs/tools/recipes.py"
+    documented = set(tool["TABLES"].values())
+    for table in documented:
+        for hint in typing.get_type_hints(table).values():
+            parts = [hint, *typing.get_args(hint)]
+            assert {part for part in parts if dataclasses.is_dataclass(part)} <= documented
