@@ -14,6 +14,7 @@ RUN python -m venv /opt/ferdeploy && /opt/ferdeploy/bin/pip install --no-cache-d
 
 FROM python:${PYTHON}-slim
 ENV PATH=/opt/ferdeploy/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/ferdeploy /opt/ferdeploy
 WORKDIR /srv/ferdeploy

@@ -6,11 +6,16 @@ subpackages and is imported by those who use it.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import FerDeployError
+
+# From 1.29 on, ONNX Runtime stores a device id in the user's cache and reports events to Microsoft. It reads this
+# variable when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from fer_deploy.recognizer import Recognition as Recognition

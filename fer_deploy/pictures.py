@@ -51,6 +51,9 @@ _COUNTED_FRAMES = 256
 _ORIENTATION = 0x0112
 """EXIF's tag of how a picture lies."""
 
+LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
+"""The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
+
 Pixels = NDArray[np.uint8]
 """A picture: uint8 (height, width, 3), RGB, C-contiguous, values 0 to 255."""
 
@@ -121,6 +124,13 @@ def read_picture(
         raise DataError(f"{label}: damaged: {one_line(error)}") from error
     with image:
         return _from_pillow(image, label, maximum_pixels)
+
+
+def to_grey(pixels: Pixels) -> NDArray[np.uint8]:
+    """A picture's grey levels by LUMA, rounded: uint8 (height, width, 3) to uint8 (height, width)."""
+    red, green, blue = (round(share * 1000) for share in LUMA)  # in whole numbers: the same bits on every machine
+    wide = pixels.astype(np.uint32)
+    return ((wide[:, :, 0] * red + wide[:, :, 1] * green + wide[:, :, 2] * blue + 500) // 1000).astype(np.uint8)
 
 
 def array_to_rgb(array: NDArray[Any], *, name: str = "array") -> Pixels:

@@ -4,7 +4,9 @@
 //   node emotions.mjs plain-distilled-2.onnx face.jpg
 //   node emotions.mjs plain-distilled-2.onnx faces.bin 2 48 48      raw RGB bytes: faces, height, width
 import { readFile } from "node:fs/promises";
-import { InferenceSession, Tensor } from "onnxruntime-node";
+
+process.env.ORT_DISABLE_TELEMETRY ??= "1"; // before the import: ONNX Runtime reports to Microsoft otherwise
+const { InferenceSession, Tensor } = await import("onnxruntime-node");
 
 const LABELS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"];
 

@@ -6,11 +6,14 @@ python emotions.py plain-distilled-2.onnx faces.bin 2 48 48      raw RGB bytes: 
 """
 
 import json
+import os
 import sys
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: ONNX Runtime reports to Microsoft otherwise
+import onnxruntime
 
 
 def read_picture(path: str) -> np.ndarray:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fer_deploy.ensemble import FUSIONS, LEAST_PROBABILITY, RANK_CONSTANT, AdaptiveTemperature, Fusion, Weights
+from fer_deploy.pictures import LUMA
 
-LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
-"""The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
 HALF_RANGE = 127.5
 """Grey levels 0 to 255 become value / 127.5 - 1, that is [-1, 1]: the study's (x / 255 - 0.5) / 0.5."""
 

@@ -25,7 +25,7 @@ from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
 from fer_deploy.faces.reading import Reading
 from fer_deploy.faces.splits import split_of
 from fer_deploy.files import read_file, shown
-from fer_deploy.pictures import PICTURE_SUFFIXES, read_picture
+from fer_deploy.pictures import PICTURE_SUFFIXES, read_picture, to_grey
 
 LARGEST_PICTURE = 16 << 20
 """Bytes that one picture may have."""
@@ -223,9 +223,7 @@ def read_tree(tree: Tree) -> Reading:
 
 def face_from_picture(content: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
     """A picture's bytes as a grey face, uint8 (48, 48), and whether it had to be resized. DataError names the file."""
-    pixels = read_picture(content, name=name, maximum_pixels=MOST_PIXELS).pixels
-    wide = pixels.astype(np.uint32)
-    grey = ((wide[:, :, 0] * 299 + wide[:, :, 1] * 587 + wide[:, :, 2] * 114 + 500) // 1000).astype(np.uint8)
+    grey = to_grey(read_picture(content, name=name, maximum_pixels=MOST_PIXELS).pixels)
     if grey.shape == (SIZE, SIZE):
         return grey, False
     from PIL import Image

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fer_deploy.errors import DataError
 from fer_deploy.files import replacing
-from fer_deploy.pictures import Pixels
+from fer_deploy.pictures import LUMA, Pixels
 from fer_deploy.recognizer import Recognition
 
 COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
@@ -98,5 +98,5 @@ def _write(
     y = edges[1] - down if edges[1] >= down else min(max(0.0, edges[1]), max(0.0, height - down))
     draw.rectangle((x, y, x + across, y + down), fill=colour)
     # Rec. 601 luma decides whether white or black text is easier to read.
-    dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] < 110
+    dark = sum(share * channel for share, channel in zip(LUMA, colour, strict=True)) < 110
     draw.text((x + 3 - left, y + 3 - top), text, font=font, fill=(255, 255, 255) if dark else (0, 0, 0))

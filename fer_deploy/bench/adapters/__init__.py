@@ -39,14 +39,13 @@ from PIL import Image
 
 from fer_deploy.emotions import EMOTIONS, emotion_index
 from fer_deploy.errors import DataError
+from fer_deploy.pictures import LUMA
 
 Layout = Literal["nchw", "nhwc"]
 Channels = Literal["grey", "rgb", "bgr"]
 OutputKind = Literal["probabilities", "logits"]
 DROPPED = "-"
 """The label of an answer that is none of the seven."""
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-"""Rec. 601, as everywhere in this package."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Adapter:
         wanted = self.input
         height, width = wanted.size
         if wanted.channels == "grey":
-            planes = (faces @ LUMA)[..., None]
+            planes: NDArray[Any] = (faces @ np.asarray(LUMA, np.float32))[..., None]
         else:
             planes = faces.astype(np.float32)[..., :: -1 if wanted.channels == "bgr" else 1]
         if faces.shape[1:3] != (height, width):
