@@ -1,5 +1,5 @@
-# `ferdeploy serve` in a container: the runtime and the extra `serve`, no torch, a user without rights. docs/serve.md
-# says how to run it.
+# `ferdeploy serve` in a container: the runtime and the extra `serve`, no torch, an unprivileged user.
+# docs/serve.md explains how to run it.
 #
 #   docker build --tag ferdeploy .
 #   docker run --rm --publish 127.0.0.1:8000:8000 --read-only --cap-drop ALL ferdeploy
@@ -18,13 +18,13 @@ ENV PATH=/opt/ferdeploy/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/ferdeploy /opt/ferdeploy
 WORKDIR /srv/ferdeploy
-# The model inside the package is served; where it has none, the best of exports/. Mount your own files over it.
+# The service uses the model inside the package, or the best one of exports/ if the package has none.
 COPY exports exports
-# A number and not a name: Kubernetes' runAsNonRoot can then tell that it is not root.
+# A number, so that Kubernetes' runAsNonRoot can check that it is not root.
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
-# In the list form, so that the program is process 1 and gets SIGTERM itself: it then ends gracefully.
+# List form, so that the program is process 1 and receives SIGTERM: it then stops gracefully.
 ENTRYPOINT ["ferdeploy", "serve", "--host", "0.0.0.0", "--port", "8000"]
 CMD ["--drain", "0"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job from end to end on drawn faces, in a temporary workspace: train two small networks, export both and
-# their fused ensemble, prove the files, measure them. What `make quickstart` runs.
+# The whole pipeline on drawn faces, in a temporary workspace: train two small networks, export both and their fused
+# ensemble, verify the files, benchmark them. `make quickstart` runs this.
 set -euo pipefail
 
 python=${PYTHON:-.venv/bin/python}

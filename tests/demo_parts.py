@@ -1,4 +1,4 @@
-"""The demo's parts that others made, as the person who runs the tests has fetched them into the user's own cache."""
+"""The downloaded parts of the demo's page, from the cache of the user who runs the tests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 
 from fer_deploy.demo.parts import PARTS, read_part
 from fer_deploy.errors import UnavailableError
-from fer_deploy.faces.cache import cache_folder
+from fer_deploy.machine import cache_folder
 
-_USERS_CACHE = cache_folder()  # imported before tests get a cache of their own
+_USERS_CACHE = cache_folder()  # read before tests set FERDEPLOY_CACHE
 
 
 def require_parts() -> None:
-    """Let the tests' own cache see the fetched parts; skip, saying how to fetch them, where there are none."""
-    demo = cache_folder() / "demo"
-    if not demo.exists() and (_USERS_CACHE / "demo").is_dir():
+    """Link the downloaded parts into the tests' cache. Skip the test, with the remedy, where they are absent."""
+    folder = cache_folder()
+    demo = folder and folder / "demo"
+    if demo and not demo.exists() and _USERS_CACHE and (_USERS_CACHE / "demo").is_dir():
         demo.parent.mkdir(parents=True, exist_ok=True)
         demo.symlink_to((_USERS_CACHE / "demo").resolve(), target_is_directory=True)
     for part in PARTS:
@@ -28,6 +29,6 @@ def require_parts() -> None:
 
 
 def environment_with_parts() -> dict[str, str]:
-    """For a program that is to find them."""
+    """The environment of a program that needs the parts."""
     require_parts()
     return {**os.environ, "FERDEPLOY_CACHE": str(Path(cache_folder()))}

@@ -3,9 +3,9 @@
 //   c++ -std=c++17 -O2 -I onnxruntime/include emotions.cpp -L onnxruntime/lib -lonnxruntime -o emotions
 //   LD_LIBRARY_PATH=onnxruntime/lib ./emotions plain-distilled-2.onnx faces.bin 2 48 48
 //
-// The numbers say how many faces the raw RGB bytes hold, their height and their width.
+// The numbers are the count, height and width of the faces in the file of raw RGB bytes.
 //
-// onnxruntime/ is a release of ONNX Runtime for C and C++. Any decoder that gives RGB bytes reads pictures.
+// onnxruntime/ is a release of ONNX Runtime for C and C++. For picture files, add a decoder that returns RGB bytes.
 #include <onnxruntime_cxx_api.h>
 
 #include <array>
@@ -19,7 +19,7 @@
 
 constexpr std::array LABELS{"angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"};
 
-// One row of seven probabilities a face. `faces` holds count x height x width x 3 bytes, RGB, row by row.
+// One row of seven probabilities per face. `faces` holds count x height x width x 3 bytes, RGB, row by row.
 std::vector<std::array<float, LABELS.size()>> read_emotions(Ort::Session& session, std::vector<std::uint8_t>& faces,
                                                             std::int64_t count, std::int64_t height, std::int64_t width) {
   const std::array<std::int64_t, 4> shape{count, height, width, 3};

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Put ONNX Runtime's C and C++ headers into examples/cpp/onnxruntime/include, for the tests of this example.
 #
-# People take them from ONNX Runtime's own release for C and C++, which has the library too. Where only package
-# registries can be reached: the npm package below is ONNX Runtime for Unity (MIT), and carries the headers; the library
-# comes with the Python package onnxruntime. Headers work with a library of their version or a newer one.
+# Users take them from ONNX Runtime's release for C and C++, which also has the library. For machines that reach only
+# package registries: the npm package below is ONNX Runtime for Unity (MIT) and contains the headers. The library comes
+# with the Python package onnxruntime. Headers work with a library of their version or a newer one.
 set -eu
 package=com.github.asus4.onnxruntime@0.4.9
 folder=$(cd "$(dirname "$0")" && pwd)/onnxruntime/include

@@ -10,7 +10,7 @@ const { InferenceSession, Tensor } = await import("onnxruntime-node");
 
 const LABELS = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"];
 
-// A picture file as RGB bytes, upright, transparent parts laid on white.
+// A picture file as RGB bytes, upright, transparent parts on a white background.
 async function readPicture(path) {
   const { default: sharp } = await import("sharp");
   const picture = sharp(path).rotate().flatten({ background: "white" }).toColourspace("srgb").raw();
@@ -18,7 +18,7 @@ async function readPicture(path) {
   return new Tensor("uint8", data, [1, info.height, info.width, 3]);
 }
 
-// Faces without a header, row by row, three bytes a pixel.
+// Faces without a header, row by row, three bytes per pixel.
 async function readRaw(path, count, height, width) {
   return new Tensor("uint8", await readFile(path), [count, height, width, 3]);
 }

@@ -17,7 +17,7 @@ import onnxruntime
 
 
 def read_picture(path: str) -> np.ndarray:
-    """A picture file as uint8 (1, height, width, 3), RGB, upright, transparent parts laid on white."""
+    """A picture file as uint8 (1, height, width, 3), RGB, upright, transparent parts on a white background."""
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file).convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
@@ -25,7 +25,7 @@ def read_picture(path: str) -> np.ndarray:
 
 
 def read_raw(path: str, count: int, height: int, width: int) -> np.ndarray:
-    """Faces without a header, row by row, three bytes a pixel."""
+    """Faces without a header, row by row, three bytes per pixel."""
     return np.fromfile(path, np.uint8).reshape(count, height, width, 3)
 
 

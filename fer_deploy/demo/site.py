@@ -1,4 +1,4 @@
-"""The page's files put together: ours, a model, a face detector, the browser's engine, and the page's settings."""
+"""The complete page: our files, a model, a face detector, ONNX Runtime for browsers, and the page's settings."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fer_deploy.model.contract import ModelContract, read_model_file
 from fer_deploy.model.names import default_model
 
 SETTINGS = "demo.json"
-"""The page's settings; a folder that holds it was written by `write_site`."""
+"""The file of the page's settings. `write_site` recognises its own folders by it."""
 
 PHOTO_SIDE = 640
-"""The longer side, in pixels, that a photo is shrunk to before faces are sought in it."""
+"""The longer side in pixels to which a photo is shrunk for the face detector."""
 
 CAMERA_SIDE = 256
-"""The same for a frame of the camera: faces are large there, and speed counts."""
+"""The same for a frame of the camera, where faces are large and speed matters."""
 
 POLICY = "; ".join(
     (
-        "default-src 'none'",  # whatever is not named below
+        "default-src 'none'",  # everything that is not listed below
         "script-src 'self' 'wasm-unsafe-eval'",  # the page's own scripts; WebAssembly, but no eval
         "worker-src 'self'",
         "connect-src 'self'",  # the model, the settings and the engine; nothing can be sent elsewhere
@@ -39,7 +39,7 @@ POLICY = "; ".join(
         "form-action 'none'",
     )
 )
-"""The page's content-security policy, in its markup, so that it holds on any web server."""
+"""The page's content-security policy. It is part of the markup, so that it holds on any web server."""
 
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -53,39 +53,41 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         ".onnx": "application/octet-stream",
     }
 )
-"""By a file's ending. Scripts end in .js, because many web servers do not know .mjs."""
+"""Media types by suffix. Scripts end in .js, because many web servers do not know .mjs."""
 
 _PAGE = Path(__file__).parent / "page"
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Everything that the page is made of."""
+    """All files of the page."""
 
     files: Mapping[str, bytes]
-    """Content by name; all names are plain, and `index.html` is the page."""
+    """Content by name. Names have no folders, and `index.html` is the page."""
     model: ModelContract
-    """What the model in it says of itself."""
+    """The contract of the model in it."""
 
     @property
     def bytes(self) -> int:
-        """All files together."""
+        """The size of all files together."""
         return sum(map(len, self.files.values()))
 
 
 def build_site(model: Path | None = None) -> Site:
-    """Put the page together.
+    """Build the page.
 
     Args:
-        model: an exported file of any precision, with free height and width; None takes the default model.
+        model: an exported file of any precision, with free batch, height and width; None takes the default model.
 
     Raises:
         ModelFileError: the model is missing, unsafe, breaks the contract, or takes faces of one size only.
-        UnavailableError: a part that others made has not been fetched.
+        UnavailableError: a part of the page has not been fetched.
     """
     content, contract = read_model_file(default_model() if model is None else model)
     if contract.shape != (None, None, None):
-        raise ModelFileError(f"{contract.source} takes one size only: the page needs a file exported without --static")
+        raise ModelFileError(
+            f"{contract.source} takes faces of one size only: the page needs a file exported without --static"
+        )
     files = {path.name: path.read_bytes() for path in sorted(_PAGE.iterdir()) if path.suffix in MEDIA_TYPES}
     files["index.html"] = files["index.html"].replace(b"{{policy}}", POLICY.encode())
     files |= {part.name: read_part(part) for part in (ENGINE, ENGINE_BINARY)}
@@ -96,21 +98,22 @@ def build_site(model: Path | None = None) -> Site:
 
 
 def write_site(site: Site, folder: Path) -> None:
-    """Write the page into a folder as plain files that any web server can host.
+    """Write the page's files into a folder, which any web server can host.
 
-    UnavailableError when the folder holds something else than an earlier page.
+    Raises:
+        UnavailableError: the folder is a file, or holds other files than an earlier version of the page.
     """
     if folder.exists():
         if not folder.is_dir():
-            raise UnavailableError(f"{folder} is not a folder: name a new one")
+            raise UnavailableError(f"{folder} is not a folder: choose a new one")
         if any(folder.iterdir()) and not (folder / SETTINGS).is_file():
-            raise UnavailableError(f"{folder} holds other files than a page of ours: name a new folder")
+            raise UnavailableError(f"{folder} holds other files than this page: choose a new folder")
     for name, content in site.files.items():
         write_bytes(folder / name, content)
 
 
 def _settings(contract: ModelContract) -> dict[str, Any]:
-    """What the scripts need to know; the detector's numbers are those of the Python side."""
+    """The settings of the scripts. The detector's numbers are those of `fer_deploy.detection`."""
     metadata = contract.metadata
     return {
         "model": {

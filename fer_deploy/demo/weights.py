@@ -1,9 +1,9 @@
-"""CenterFace's file made fit for pictures of any size, without the package `onnx`.
+"""Edit CenterFace's ONNX file so that it takes pictures of any size, without the package `onnx`.
 
-The file names one size for its input, ten pictures of 32x32, although its operators take any; and it lists its weights
-as inputs too, which keeps engines from folding them. ONNX Runtime for browsers refuses other sizes, so the page needs
-the file without the two. The edit works on protobuf's encoding (https://protobuf.dev/programming-guides/encoding/); the
-field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
+The file declares one input size, ten pictures of 32x32, although its operators take any size, and ONNX Runtime for
+browsers refuses all others. It also lists its weights as inputs, which keeps engines from folding them. The edit
+removes both. It works on protobuf's encoding (https://protobuf.dev/programming-guides/encoding/) with the field numbers
+of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ _Edit = Callable[[int, bytes], bytes | None]
 
 
 def free_sizes(content: bytes) -> bytes:
-    """The ONNX model in `content` with inputs and outputs of any size, and without its weights among its inputs.
+    """An ONNX model with inputs and outputs of any size, and without its weights among its inputs.
 
-    ValueError when `content` is not a protobuf message.
+    Args:
+        content: the model file.
+
+    Raises:
+        ValueError: it is not a protobuf message.
     """
     weights = {
         name
@@ -55,7 +59,7 @@ def _without(unwanted: int) -> _Edit:
 
 
 def _edited(message: bytes, edit: _Edit) -> bytes:
-    """The message with `edit` done to each of its fields that have content of a length of their own."""
+    """The message with `edit` applied to each length-delimited field; other fields stay unchanged."""
     parts = []
     for number, value, raw in _fields(message):
         if raw[0] & 7 != 2:
@@ -68,7 +72,7 @@ def _edited(message: bytes, edit: _Edit) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Each field's number, content (empty for plain numbers) and whole encoding."""
+    """Each field's number, its content (empty for numbers) and its whole encoding."""
     position = 0
     while position < len(message):
         start = position

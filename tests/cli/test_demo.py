@@ -56,29 +56,32 @@ def test_a_page_is_served_until_it_is_stopped(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--model", "absent.onnx"], r"error: .*absent\.onnx"),
         (["--model", __file__], r"error: .*test_demo\.py"),
     ],
 )
-def test_what_cannot_be_served(arguments: list[str], said: str) -> None:
+def test_bad_models_are_one_line(arguments: list[str], message: str) -> None:
     result = demo(*arguments)
     assert result.exit_code == 1
-    assert re.match(said, result.stderr), result.stderr
+    assert re.match(message, result.stderr), result.stderr
     assert result.stderr.count("\n") == 1
 
 
 def test_absent_parts(model: Path, tmp_path: Path) -> None:
     result = demo("--model", model, FERDEPLOY_CACHE=str(tmp_path / "empty"))
     assert result.exit_code == 1
-    assert re.match(r"error: the page needs onnxruntime-web .*`ferdeploy demo --fetch` brings it once", result.stderr)
+    assert re.match(r"error: the page needs onnxruntime-web .*run `ferdeploy demo --fetch` once", result.stderr)
 
 
-def test_fetching_when_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_does_nothing_when_all_parts_are_present(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PARTS", ())
     result = demo("--fetch")
-    assert (result.exit_code, result.stdout) == (0, "All parts of the page are here: run `ferdeploy demo`.\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "All parts of the page are on this machine: run `ferdeploy demo`.\n",
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--port", "70000"], ["--port", "-1"], ["photo.jpg"]])

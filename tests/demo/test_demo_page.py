@@ -91,10 +91,10 @@ def square_of(face: dict[str, Any]) -> tuple[int, int, int]:
 
 @pytest.fixture(scope="module")
 def answers(opened: Visit, portrait: Path, cut: Path) -> dict[Path, list[dict[str, Any]]]:
-    """What the page's worker says of the two photos, with every digit."""
-    said = opened.page.evaluate(ASK_THE_WORKER, [[encoded(portrait), encoded(cut)], PHOTO_SIDE])
-    assert [answer["kind"] for answer in said] == ["faces", "faces"], said
-    return {path: answer["faces"] for path, answer in zip((portrait, cut), said, strict=True)}
+    """The answers of the page's worker about the two photos, unrounded."""
+    replies = opened.page.evaluate(ASK_THE_WORKER, [[encoded(portrait), encoded(cut)], PHOTO_SIDE])
+    assert [answer["kind"] for answer in replies] == ["faces", "faces"], replies
+    return {path: answer["faces"] for path, answer in zip((portrait, cut), replies, strict=True)}
 
 
 def test_a_real_photo_is_read_as_python_reads_it(
@@ -190,7 +190,9 @@ def test_dropping_and_pasting(visit: Visit, portrait: Path, tmp_path: Path, way:
     assert visit.status(re.compile("face")).startswith("1 face: ")
 
 
-def test_what_is_no_picture_is_said_and_the_page_goes_on(visit: Visit, portrait: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_reported_and_the_page_still_works(
+    visit: Visit, portrait: Path, tmp_path: Path
+) -> None:
     (tmp_path / "notes.jpg").write_text("not a picture")
     (tmp_path / "empty.png").touch()
     alert = visit.page.get_by_role("alert")
@@ -233,12 +235,14 @@ def test_a_photo_takes_the_place_of_the_camera(visit: Visit, portrait: Path) -> 
     assert visit.page.get_by_role("img", name="The photo").is_visible()
 
 
-def test_no_camera_is_said(visit: Visit) -> None:
+def test_a_missing_camera_is_reported(visit: Visit) -> None:
     visit.page.evaluate("""() => {
       navigator.mediaDevices.getUserMedia = async () => { throw new DOMException("", "NotFoundError"); };
     }""")
     visit.page.get_by_role("button", name="Open the camera").click()
-    visit.page.get_by_role("alert").filter(has_text="The camera could not be opened: there is none.").wait_for()
+    visit.page.get_by_role("alert").filter(
+        has_text="The camera could not be opened: this device has no camera."
+    ).wait_for()
     visit.page.evaluate("() => { delete navigator.mediaDevices.getUserMedia; }")
 
 
@@ -308,7 +312,7 @@ def test_on_several_threads_it_says_the_same(browser: Any, site: Site, visit: Vi
         other.close()
 
 
-def test_a_missing_model_is_said(browser: Any, site: Site) -> None:
+def test_a_missing_model_is_reported(browser: Any, site: Site) -> None:
     with serve_site(with_file(site, "model.onnx", None)) as address:
         page = browser.new_page()
         page.goto(address)

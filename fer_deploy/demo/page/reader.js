@@ -1,8 +1,8 @@
-// The worker that holds the two networks, so that the page stays quick while they compute.
+// The worker that runs the two networks, so that the page stays responsive.
 //
-// It is told {kind: "start", settings} once and answers {kind: "ready"}; then {kind: "read", id, picture, side} for each
-// picture, an ImageBitmap, and answers {kind: "faces", id, faces, milliseconds}. What goes wrong is {kind: "trouble", id,
-// message}.
+// It receives {kind: "start", id, settings} once and answers {kind: "ready", id}. Then it receives {kind: "read", id,
+// picture, side} for each picture, an ImageBitmap, and answers {kind: "faces", id, faces, milliseconds}. Errors are
+// answered with {kind: "trouble", id, message}.
 import * as ort from "./onnxruntime-web.js";
 import { cropSquare, detectorBoxes, detectorInput, shrunk, squareAround } from "./vision.js";
 
@@ -20,9 +20,9 @@ onmessage = async ({ data: { kind, id, ...rest } }) => {
   }
 };
 
-async function start(given) {
-  settings = given.settings;
-  // Threads need a page that is isolated from others, which the server's headers ask for; any host may leave them out.
+async function start(message) {
+  settings = message.settings;
+  // Threads need cross-origin isolation. Our server sends the headers for it; other hosts may not.
   ort.env.wasm.numThreads = crossOriginIsolated ? Math.min(4, Math.ceil(navigator.hardwareConcurrency / 2)) : 1;
   ort.env.logLevel = "error";
   const options = { executionProviders: ["wasm"], logSeverityLevel: 3 };

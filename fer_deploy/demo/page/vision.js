@@ -1,6 +1,6 @@
-// What lies between a picture and the two networks: the detector's input and output, and the crop of a face.
+// The steps between a picture and the two networks: the detector's input and output, and the crop of a face.
 //
-// The same rules as fer_deploy/detection (centerface.py, framing.py, suppress.py), whose numbers come in the settings.
+// The same rules as in fer_deploy/detection (centerface.py, framing.py, suppress.py). The numbers come with the settings.
 // A picture here is ImageData: RGBA, row by row. A box is {left, top, right, bottom, score}, in pixels.
 
 const STEP = 32; // the detector wants sides that are multiples of this
