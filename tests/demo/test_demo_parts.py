@@ -96,7 +96,7 @@ def test_download_with_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         tmp_path / "bin",
         monkeypatch,
         f"open({str(arguments)!r}, 'w').write(' '.join(sys.argv[1:]))\n"
-        f"shutil.copy({str(tmp_path / 'there.tgz')!r}, sys.argv[sys.argv.index('--pack-destination') + 1])\n",
+        f"shutil.copy({str(tmp_path / 'package.tgz')!r}, sys.argv[sys.argv.index('--pack-destination') + 1])\n",
     )
     monkeypatch.setattr(parts, "PARTS", (part,))
     lines: list[str] = []
