@@ -49,9 +49,10 @@ from fer_deploy.machine import available_cores
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Network, Optimiser, Recipe, load_recipe
 from fer_deploy.training.devices import choose_device
-from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
+from fer_deploy.training.fit import Settings, train
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.optim import make_optimiser
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent
 
 NAMES = ("eager", "bare", "full", "conventional")
 WARM_UP_STEPS = 3

@@ -23,9 +23,10 @@ from fer_deploy.recipes import Recipe
 from fer_deploy.training.curves import draw_curves
 from fer_deploy.training.devices import choose_device, join_processes
 from fer_deploy.training.estimate import epochs_left, measure_rate
-from fer_deploy.training.fit import BatchReport, EpochRow, Outcome, Settings, Silent, Watcher, train
+from fer_deploy.training.fit import Outcome, Settings, train
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent, Watcher
 
 SECONDS_BETWEEN_CURVES = 60.0
 """Drawing takes a third of a second: small networks' epochs are not much longer."""

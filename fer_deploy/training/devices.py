@@ -1,7 +1,7 @@
-"""Which device computes, and how many processes share the work.
+"""Which device computes, in which arithmetic, and how many processes share the work.
 
-Several processes are started by `torchrun` or `accelerate launch`; this module only reads what they set and joins
-their group. One process alone needs neither.
+`torchrun` or `accelerate launch` starts several processes. This module only reads the variables that they set and joins
+their group. A single process needs neither.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import torch
 import torch.distributed
 
 from fer_deploy.errors import UnavailableError
+from fer_deploy.machine import processor_name
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that train together."""
+    """This process's rank among those that train together."""
 
     rank: int = 0
     count: int = 1
@@ -30,36 +31,31 @@ class Processes:
         return self.rank == 0
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum a tensor over all processes, in place, and give it back."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.count > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def agree(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says yes; all get the same answer."""
+        """Whether `flag` is set in any process; the same answer for all."""
         if self.count == 1:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=device)) > 0)
 
     def as_first(self, values: tuple[float, ...], device: torch.device) -> tuple[float, ...]:
-        """What the first process has, for all: each one's own differ, as its batch norms saw other faces."""
+        """The first process's values, for all. Theirs differ, because their batch norms saw different faces."""
         if self.count == 1:
             return values
         shared = torch.tensor(values, dtype=torch.float64, device=device)
         torch.distributed.broadcast(shared, 0)
         return tuple(shared.tolist())
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self.count > 1:
-            torch.distributed.barrier()
-
 
 def join_processes(device: torch.device) -> Processes:
-    """Join the group that a launcher described in the environment, or stay alone where there is none.
+    """Join the group that a launcher described in the environment; without a launcher, a single process.
 
-    The group stays for all runs of a command, until the process ends: a second one would find what the first left in
-    the launcher's store, and wait for it for ever.
+    The group serves all runs of a command, until the process ends: a second group would find the first one's keys in
+    the launcher's store, and wait for ever.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -71,19 +67,19 @@ def join_processes(device: torch.device) -> Processes:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `mps` stands for on this machine.
+    """The device that `auto`, `cpu`, `cuda` or `mps` means on this machine.
 
     Raises:
-        UnavailableError: the device asked for is not there; nothing falls back silently.
+        UnavailableError: the device is absent. Nothing falls back silently.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if cuda else "mps" if mps else "cpu"
     if name == "cuda" and not cuda:
         built = "this PyTorch was built without CUDA" if torch.version.cuda is None else "PyTorch finds no CUDA device"
-        raise UnavailableError(f"cuda was asked for, and {built}: check the driver, or use --device cpu")
+        raise UnavailableError(f"--device cuda: {built}: check the driver, or use --device cpu")
     if name == "mps" and not mps:
-        raise UnavailableError("mps was asked for, and PyTorch finds no Apple GPU: use --device cpu")
+        raise UnavailableError("--device mps: PyTorch finds no Apple GPU: use --device cpu")
     if name == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local_rank)
@@ -92,7 +88,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def describe_failure(error: RuntimeError) -> str | None:
-    """What happened to the device or to another process, in words; None where the error is of another kind."""
+    """An error's cause in words, if it is a failure of the device or of another process; else None."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
@@ -109,7 +105,7 @@ def describe_failure(error: RuntimeError) -> str | None:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words: the GPU's name, or the processor's and the number of threads."""
+    """The device in words: the GPU's name, or the processor's name and the number of threads."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     if device.type == "mps":
@@ -117,14 +113,21 @@ def describe_device(device: torch.device) -> str:
     return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
-def processor_name() -> str:
-    """The processor's name as the system gives it."""
-    import platform
-    from pathlib import Path
+def half_type(precision: str, device: torch.device) -> torch.dtype | None:
+    """The half-precision type of the forward pass on a device, for a stage's `precision`; None is float32.
 
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    bfloat16 on a processor without AMX or AVX-512 BF16 would be emulated, several times slower than float32.
+    """
+    if precision == "float16" and device.type == "cuda":
+        return torch.float16
+    if precision == "bfloat16":
+        names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        native = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+        if device.type == "cuda" or (device.type == "cpu" and native):
+            return torch.bfloat16
+    return None
+
+
+def autocast(device: torch.device, half: torch.dtype | None) -> torch.autocast:
+    """The context in which forward passes use what `half_type` returned."""
+    return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn import functional
 
 from fer_deploy.errors import RunError, TrainingError
-from fer_deploy.models import build_network, measure_cost
+from fer_deploy.models import measure_cost
 from fer_deploy.recipes import Recipe
-from fer_deploy.training.devices import describe_failure
-from fer_deploy.training.fit import half_type
+from fer_deploy.training.devices import autocast, describe_failure, half_type
 from fer_deploy.training.kernels import accelerate_network
-from fer_deploy.training.run import Run
+from fer_deploy.training.run import Run, make_network
 
 STEPS = 3
 """Steps of which the fastest counts, after a first one to warm up."""
@@ -39,27 +37,25 @@ def measure_rate(recipe: Recipe, *, device: torch.device) -> float:
         failure = describe_failure(error)
         if failure is not None:
             raise TrainingError(f"{recipe.name}: {failure}") from error
-        options: dict[str, Any] = dict(recipe.network.options)
-        measure_cost(build_network(recipe.network.name, **options), size=recipe.network.input_size)
+        measure_cost(make_network(recipe.network), size=recipe.network.input_size)
         raise
 
 
 def _measure_rate(recipe: Recipe, device: torch.device) -> float:
     stage = recipe.stages[0]
-    options: dict[str, Any] = dict(recipe.network.options)
     batch = min(stage.batch_size, LARGEST_CPU_BATCH) if device.type == "cpu" else stage.batch_size
     with torch.random.fork_rng(devices=[]):
-        network = build_network(recipe.network.name, **options).to(device)
+        network = make_network(recipe.network).to(device)
         size = recipe.network.input_size
         faces = torch.rand(batch, 1, size, size).to(device).contiguous(memory_format=torch.channels_last)
         labels = (torch.arange(batch) % 7).to(device)
         accelerate_network(network, device).train()
         optimiser = torch.optim.SGD(network.parameters(), lr=1e-6)
-        half = half_type(stage, device)
+        half = half_type(stage.precision, device)
         fastest = math.inf
         for _ in range(STEPS + 1):
             began = time.perf_counter()
-            with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+            with autocast(device, half):
                 logits = network(faces)
             loss = functional.cross_entropy(logits.float(), labels)
             optimiser.zero_grad(set_to_none=True)

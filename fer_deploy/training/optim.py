@@ -1,27 +1,29 @@
-"""Optimisers and schedules as recipes name them, PyTorch's own, and the moving average of the weights."""
+"""What changes the weights: PyTorch's optimisers and schedules under the recipes' names, and a moving average."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from fer_deploy.recipes import Optimiser, Schedule, Stage
+from fer_deploy.training.checkpoint import Checkpoint, optimiser_tensors, restore_optimiser
 
 
 def parameter_groups(network: nn.Module, optimiser: Optimiser) -> list[dict[str, Any]]:
-    """The parameters in groups: all together, or those that decay and those (one-dimensional, biases) that do not."""
+    """The parameters in one group, or in two: with weight decay, and without it (one-dimensional ones and biases)."""
     named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     if optimiser.decay == "all":
         return [{"params": [parameter for _, parameter in named], "weight_decay": optimiser.weight_decay}]
-    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")}
+    undecayed = {name for name, parameter in named if parameter.ndim <= 1 or name.endswith(".bias")}
     return [
         {
-            "params": [parameter for name, parameter in named if name not in spared],
+            "params": [parameter for name, parameter in named if name not in undecayed],
             "weight_decay": optimiser.weight_decay,
         },
-        {"params": [parameter for name, parameter in named if name in spared], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in named if name in undecayed], "weight_decay": 0.0},
     ]
 
 
@@ -61,13 +63,13 @@ class Scheduler:
             )
 
     def after_step(self) -> None:
-        """Call after each step of the optimiser."""
+        """Must be called after each step of the optimiser."""
         if self._one_cycle is not None and self._left > 0:
             self._one_cycle.step()
             self._left -= 1
 
     def after_epoch(self, validation_accuracy: float) -> None:
-        """Call after each epoch with the validation accuracy, 0 to 1."""
+        """Must be called after each epoch with the validation accuracy, 0 to 1."""
         if self._plateau is not None:
             self._plateau.step(validation_accuracy)
 
@@ -77,7 +79,7 @@ class Scheduler:
         return float(self._optimiser.param_groups[0]["lr"])
 
     def state(self) -> dict[str, Any]:
-        """Everything that must come back on resuming, as JSON's types."""
+        """All that resuming needs, in JSON's types."""
         inner = self._one_cycle or self._plateau
         keys = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
         groups = [
@@ -92,7 +94,7 @@ class Scheduler:
         return {"left": self._left, "groups": groups, "inner": kept}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Resume from what `state` returned."""
         self._left = int(state["left"])
         for group, saved in zip(self._optimiser.param_groups, state["groups"], strict=True):
             group.update({key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
@@ -104,8 +106,8 @@ class Scheduler:
 class MovingAverage:
     """Exponential moving average of a network's weights and buffers, with the usual warm-up of its decay.
 
-    At step t the decay is `min(decay, (1 + t) / (10 + t))`, so that the first weights are soon forgotten. Whole-number
-    buffers are copied.
+    At step t the decay is `min(decay, (1 + t) / (10 + t))`, so that the first weights soon lose their influence.
+    Integer buffers are copied.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -116,7 +118,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move towards the network's weights as they are now."""
+        """Move towards the network's present weights."""
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         now = self._network.state_dict()
@@ -125,3 +127,81 @@ class MovingAverage:
         for name, tensor in self.tensors.items():
             if not tensor.is_floating_point():
                 tensor.copy_(now[name])
+
+
+def make_scaler(stage: Stage, device: torch.device) -> torch.amp.GradScaler:
+    """The gradient scaler of a stage: PyTorch's for float16 on CUDA, elsewhere one that does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=stage.precision == "float16" and device.type == "cuda")
+
+
+@dataclass(frozen=True, eq=False)
+class Updater:
+    """All that changes a network's weights in one stage."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    scheduler: Scheduler
+    scaler: torch.amp.GradScaler
+    average: MovingAverage | None
+    """None where the stage keeps the weights themselves."""
+    clip: float
+    """Largest norm of the gradient; 0 does not limit it."""
+
+    @classmethod
+    def of(cls, network: nn.Module, stage: Stage, *, batches: int, device: torch.device) -> Updater:
+        """A fresh updater for a stage whose epochs have `batches` steps."""
+        optimiser = make_optimiser(network, stage.optimiser, device=device)
+        return cls(
+            network=network,
+            optimiser=optimiser,
+            scheduler=Scheduler(optimiser, stage, total_steps=stage.epochs * batches),
+            scaler=make_scaler(stage, device),
+            average=MovingAverage(network, stage.ema) if stage.ema else None,
+            clip=stage.clip,
+        )
+
+    def step(self, loss: torch.Tensor) -> None:
+        """Update the weights by a loss's gradient.
+
+        A loss that is not finite changes nothing: the gradient scaler skips its step, and without one no step is taken
+        on the CPU. (On other devices the check would wait for the device.)
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.clip:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
+        if loss.device.type == "cpu" and not self.scaler.is_enabled() and not bool(torch.isfinite(loss.detach())):
+            return
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.scheduler.after_step()
+        if self.average is not None:
+            self.average.update()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The state that is validated and kept: the moving average if there is one, else the network's."""
+        return self.network.state_dict() if self.average is None else self.average.tensors
+
+    def to_checkpoint(self) -> Checkpoint:
+        """The updater's part of a checkpoint."""
+        tensors = {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(self.optimiser).items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        state = {
+            "scheduler": self.scheduler.state(),
+            "average_steps": 0 if self.average is None else self.average.steps,
+            "scaler": self.scaler.state_dict(),
+        }
+        return Checkpoint(tensors, state)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Resume from what `to_checkpoint` returned."""
+        restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
+        self.scheduler.restore(checkpoint.state["scheduler"])
+        if self.average is not None:
+            for name, tensor in checkpoint.part("average").items():
+                self.average.tensors[name].copy_(tensor)
+            self.average.steps = int(checkpoint.state["average_steps"])
+        if self.scaler.is_enabled() and checkpoint.state["scaler"]:  # empty if written on a device without a scaler
+            self.scaler.load_state_dict(checkpoint.state["scaler"])

@@ -11,8 +11,8 @@ from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes import Recipe, apply_settings, load_recipe
 from fer_deploy.study import STUDY_ENSEMBLES, STUDY_VARIANTS
-from fer_deploy.training.distill import require_teachers
 from fer_deploy.training.stages import share_budget
+from fer_deploy.training.teachers import require_teachers
 
 DEFAULT_VARIANTS = ("B", "E")
 """What `ferdeploy train` trains when it is given no name: the pair that the study deployed."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from fer_deploy.errors import RunError
 from fer_deploy.files import write_bytes
 from fer_deploy.models import build_network
-from fer_deploy.recipes import Recipe, list_recipes, recipe_from_dict
+from fer_deploy.recipes import Network, Recipe, list_recipes, recipe_from_dict
 from fer_deploy.training.record import read_record
 
 if TYPE_CHECKING:
@@ -94,10 +94,15 @@ class Run:
             raise RunError(f"{self.weights_path}: {reason}: train again, or fetch the file") from error
         if hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise RunError(f"{self.weights_path}: does not match its record in run.json: fetch both again")
-        options: dict[str, Any] = dict(self.recipe.network.options)
-        network = build_network(self.recipe.network.name, **options)
+        network = make_network(self.recipe.network)
         load_weights(network, load_half_precision(self.weights_path), source=self.weights_path)
         return network.eval()
+
+
+def make_network(network: Network) -> nn.Module:
+    """The network that a recipe names, its weights drawn from PyTorch's default generator."""
+    options: dict[str, Any] = dict(network.options)
+    return build_network(network.name, **options)
 
 
 def list_runs(workspace: Path) -> list[Run]:

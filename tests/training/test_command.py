@@ -26,9 +26,9 @@ from fer_deploy.cli.side_by_side import _without_pupils
 from fer_deploy.cli.train import read_duration
 from fer_deploy.errors import install
 from fer_deploy.recipes import Distillation, load_recipe
-from fer_deploy.training.fit import BatchReport
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.run import Run
+from fer_deploy.training.watcher import BatchReport
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = "synthetic:280"
@@ -136,7 +136,7 @@ def test_training_goes_on_past_a_failed_variant_and_exits_1(tmp_path: Path) -> N
     done = run(first, second, third, workspace=tmp_path)
     assert done.exit_code == 1
     assert re.search(
-        r"error: two: .*holds a run with another recipe\.stage\.0\.epochs \(3 there, 2 here\)", done.output
+        r"error: two: .*holds a run with another recipe\.stage\.0\.epochs \(the folder's: 3, yours: 2\)", done.output
     )
     assert "error: 1 of 3 runs failed: two" in done.output
     assert "one complete:" in done.output
@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written_gets_one_line(begun: bool, tmp_path: Pa
         for path in (workspace, *workspace.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
     assert process.returncode == 1
-    assert re.fullmatch(r"error: \S+workspace\S*: permission denied: what was saved before is whole: .+\n", err), err
+    assert re.fullmatch(r"error: \S+workspace\S*: permission denied: the last checkpoint is intact: .+\n", err), err
     assert {path: sha256(path) for path in workspace.rglob("*") if path.is_file()} == before
     if begun:
         assert run(recipe, workspace=workspace).exit_code == 0

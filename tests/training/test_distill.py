@@ -7,7 +7,7 @@ import torch
 
 from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import draw_views, render
-from fer_deploy.training.distill import Lesson, draw_lesson, join_lessons
+from fer_deploy.training.lesson import Lesson, draw_lesson, join_lessons
 
 TURNING = Augmentation(flip=0.5, rotation=10, shift=0.1, cutout=0.5)
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -40,14 +40,18 @@ from fer_deploy.recipes import (
     Stage,
     apply_settings,
 )
-from fer_deploy.training import distill, fit
+from fer_deploy.training import fit, optim, step, teachers
 from fer_deploy.training.checkpoint import read_checkpoint, save_tensors
 from fer_deploy.training.curves import _best, draw_curves
+from fer_deploy.training.data import FaceSet
 from fer_deploy.training.devices import Processes, choose_device, describe_failure
-from fer_deploy.training.distill import Lesson, Teachers
-from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
+from fer_deploy.training.fit import Settings, train
+from fer_deploy.training.lesson import Lesson
 from fer_deploy.training.losses import distillation_loss, loss_on_targets
 from fer_deploy.training.run import Run, list_runs
+from fer_deploy.training.step import Batch
+from fer_deploy.training.teachers import Teachers
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = Settings(device="cpu")
@@ -240,7 +244,7 @@ def test_a_full_disk_leaves_what_was_saved(tmp_path: Path, small_recipe: Recipe,
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(RunError, match=r"small/checkpoint.safetensors: file too large: what was saved before is"):
+        with pytest.raises(RunError, match=r"small/checkpoint.safetensors: file too large: the last checkpoint is"):
             train(small_recipe, few_faces, workspace=tmp_path, settings=dataclasses.replace(CPU, checkpoint_seconds=0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -252,8 +256,11 @@ def test_a_full_disk_leaves_what_was_saved(tmp_path: Path, small_recipe: Recipe,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": "stage.0.optimiser.lr=1e-3"}, r"another recipe.stage.0.optimiser.lr \(0.004 there, 0.001 here\)"),
-        ({"seed": 1}, r"another seed \(0 there, 1 here\)"),
+        (
+            {"recipe": "stage.0.optimiser.lr=1e-3"},
+            r"another recipe.stage.0.optimiser.lr \(the folder's: 0.004, yours: 0.001\)",
+        ),
+        ({"seed": 1}, r"another seed \(the folder's: 0, yours: 1\)"),
         ({"data": 140}, "another data"),
     ],
 )
@@ -322,10 +329,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(
         "wild", "far too fast", Network("plain", options={"widths": (4,), "depths": (2,), "branches": False}), stages
     )
 
-    monkeypatch.setattr(fit, "loss_on_targets", _Bad(280 // 64 + 3, float("nan")))
+    monkeypatch.setattr(step, "loss_on_targets", _Bad(280 // 64 + 3, float("nan")))
     with pytest.raises(TrainingError) as caught:
         train(recipe, few_faces, workspace=tmp_path, settings=CPU)
-    assert "the loss is not finite in epoch 2, batch 3, at learning rate 10" in str(caught.value)
+    assert "the loss became NaN or infinite (epoch 2, batch 3, learning rate 10)" in str(caught.value)
     assert "the best weights so far (epoch 1) are kept" in str(caught.value)
     run = Run.open(tmp_path / "training/wild", partial=True)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in run.network().state_dict().values())
@@ -384,8 +391,8 @@ def test_a_lost_device_loses_nothing_that_was_saved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The error that PyTorch raises when a GPU falls off, in the middle of an epoch; then the run goes on."""
-    monkeypatch.setattr(fit, "loss_on_targets", _Bad(21, error))
-    with pytest.raises(TrainingError, match=f"^small: .*{message}.*: what was saved before is whole") as caught:
+    monkeypatch.setattr(step, "loss_on_targets", _Bad(21, error))
+    with pytest.raises(TrainingError, match=f"^small: .*{message}.*: the last checkpoint is intact") as caught:
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
@@ -400,7 +407,7 @@ def test_a_lost_device_loses_nothing_that_was_saved(
 def test_an_error_of_ours_is_not_dressed_up(
     tmp_path: Path, small_recipe: Recipe, few_faces: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "loss_on_targets", _Bad(2, RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+    monkeypatch.setattr(step, "loss_on_targets", _Bad(2, RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
 
@@ -426,9 +433,9 @@ def test_the_scaler_skips_a_bad_step_and_training_goes_on(
         network[:] = [built(made, device)]
         return network[0]
 
-    monkeypatch.setattr(fit, "make_scaler", scaler)
+    monkeypatch.setattr(optim, "make_scaler", scaler)
     monkeypatch.setattr(fit, "accelerate_network", keep)
-    monkeypatch.setattr(fit, "loss_on_targets", _Bad(3, float("inf")))
+    monkeypatch.setattr(step, "loss_on_targets", _Bad(3, float("inf")))
     stage = Stage(epochs=2, batch_size=64, clip=1.0, optimiser=Optimiser(lr=1e-2))
     recipe = Recipe("scaled", "skips", Network("plain", options={"widths": (4,), "depths": (1,)}), (stage,))
     outcome = train(recipe, few_faces, workspace=tmp_path, settings=CPU, watcher=Weights())
@@ -441,9 +448,9 @@ def test_the_scaler_skips_a_bad_step_and_training_goes_on(
     assert [moved(step) for step in range(1, 8)] == [True, False, True, True, True, True, True]
     rows = list(csv.DictReader((outcome.folder / "history.csv").open()))
     assert all(0 < float(row["training_loss"]) < 5 for row in rows)
-    monkeypatch.setattr(fit, "loss_on_targets", lambda logits, targets, loss: logits.sum() * float("inf"))
+    monkeypatch.setattr(step, "loss_on_targets", lambda logits, targets, loss: logits.sum() * float("inf"))
     hopeless = apply_settings(dataclasses.replace(recipe, name="hopeless"), ["stage.0.epochs=9"])
-    with pytest.raises(TrainingError, match=r"not finite in epoch 6, batch 1, .*\(epoch 1\) are kept"):
+    with pytest.raises(TrainingError, match=r"became NaN or infinite \(epoch 6, batch 1, .*\(epoch 1\) are kept"):
         train(hopeless, few_faces, workspace=tmp_path, settings=CPU)
 
 
@@ -460,7 +467,7 @@ def test_a_checkpoint_without_a_scaler_goes_on_where_there_is_one(
     for with_scaler in (False, True, False):
         with monkeypatch.context() as patch:
             if with_scaler:
-                patch.setattr(fit, "make_scaler", enabled)
+                patch.setattr(optim, "make_scaler", enabled)
             calls = iter([False] * 4 + [True])
             train(recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda calls=calls: next(calls))
         state = read_checkpoint(tmp_path / "training/moved/checkpoint.safetensors").state
@@ -518,7 +525,7 @@ def test_steps_of_another_size_are_not_gone_on_with(
     asked = iter([False] * 10 + [True] * 1000)
     train(small_recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=lambda: next(asked))
     monkeypatch.setattr(fit, "join_processes", lambda device: Processes(0, 3))
-    with pytest.raises(RunError, match="has taken steps of 32 faces, and 3 processes would take 30: go on with"):
+    with pytest.raises(RunError, match="was trained with 32 faces a step, and 3 processes would take 30: resume with"):
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
     monkeypatch.setattr(fit, "join_processes", lambda device: Processes(0, 33))
     with pytest.raises(RunError, match="33 processes can't share a batch of 32"):
@@ -536,7 +543,7 @@ def test_a_copied_run_has_its_folders_name(tmp_path: Path, finished: Path) -> No
 
 def test_where_no_face_is_left_the_data_is_to_blame(tmp_path: Path, small_recipe: Recipe, few_faces: Dataset) -> None:
     same = dataclasses.replace(few_faces, training=few_faces.validation)
-    with pytest.raises(DataError, match=r"of \d+ faces none is left to learn from"):
+    with pytest.raises(DataError, match=r"none of \d+ faces is left to learn from"):
         train(small_recipe, same, workspace=tmp_path, settings=CPU)
     assert not (tmp_path / "training/small").exists()
 
@@ -546,7 +553,7 @@ def test_what_teachers_said_before_a_limit_of_time_is_kept(
 ) -> None:
     """Else a pupil whose teachers take longer than the limit would never begin."""
     shutil.copytree(finished / "training", tmp_path / "training")
-    monkeypatch.setattr(distill, "TEACHER_BATCH", 64)  # five batches of 280 faces
+    monkeypatch.setattr(teachers, "TEACHER_BATCH", 64)  # five batches of 280 faces
     answered: list[int] = []
     real = Teachers.answer
 
@@ -621,7 +628,7 @@ def test_teachers_are_asked_once(tmp_path: Path, finished: Path, few_faces: Data
 
     first = Ears()
     train(student("one", "cached"), few_faces, workspace=tmp_path, settings=CPU, watcher=first)
-    assert sum("asking 1 teachers" in line for line in first.heard) == 2  # two views, four epochs
+    assert sum("1 teachers are labelling view" in line for line in first.heard) == 2  # two views, four epochs
     second = Ears()
     train(student("two", "cached"), few_faces, workspace=tmp_path, settings=CPU, watcher=second)
     assert not second.heard
@@ -650,10 +657,10 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     shutil.copytree(finished / "training", tmp_path / "training")
     shown: list[bytes] = []
     used: list[tuple[float, float, float]] = []
-    real_show, real_loss, real_distilled = Lesson.show, fit.loss_on_targets, fit.distillation_loss
+    real_show, real_loss, real_distilled = Lesson.show, loss_on_targets, distillation_loss
 
     def show(self: Lesson, faces: torch.Tensor, chosen: torch.Tensor, how: Augmentation, *, size: int) -> torch.Tensor:
-        if sys._getframe(1).f_code.co_filename == distill.__file__:  # for a teacher
+        if sys._getframe(1).f_code.co_filename == teachers.__file__:  # for a teacher
             shown.extend(face.numpy().tobytes() for face in faces[chosen])
         return real_show(self, faces, chosen, how, size=size)
 
@@ -674,8 +681,8 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
             self.rows.append(row.training_loss)
 
     monkeypatch.setattr(Lesson, "show", show)
-    monkeypatch.setattr(fit, "loss_on_targets", plain)
-    monkeypatch.setattr(fit, "distillation_loss", distilled)
+    monkeypatch.setattr(step, "loss_on_targets", plain)
+    monkeypatch.setattr(step, "distillation_loss", distilled)
     recipe = dataclasses.replace(
         small_recipe,
         name="pupil",
@@ -704,7 +711,7 @@ def test_cached_views_come_round_again_mirrored(finished: Path, few_faces: Datas
 
     def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
         lesson, answers = teachers.for_epoch(
-            images, augmentation, epoch=epoch, faces_sha256=few_faces.sha256, told=lambda line: None
+            [FaceSet(images, few_faces.sha256)], augmentation, epoch=epoch, message=lambda line: None
         )
         assert lesson is not None
         assert answers is not None
@@ -767,8 +774,8 @@ def test_faces_without_labels_are_learned_as_the_teachers_name_them(
         teacher.append(answers)
         return distillation_loss(logits, answers, taught)
 
-    monkeypatch.setattr(fit, "loss_on_targets", keep)
-    monkeypatch.setattr(fit, "distillation_loss", distilled)
+    monkeypatch.setattr(step, "loss_on_targets", keep)
+    monkeypatch.setattr(step, "distillation_loss", distilled)
     taught = Distillation(("small",), view=view, views=2, mixup_alpha=alpha, unlabelled="faces")  # type: ignore[arg-type]
     stage = Stage(epochs=1, batch_size=350)
     pupil = dataclasses.replace(small_recipe, name="pupil", distillation=taught, stages=(stage,))
@@ -833,7 +840,7 @@ def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Pa
     def views(*names: str) -> torch.Tensor:
         teachers = Teachers(Distillation(teachers=names, views=2), workspace=finished, device=torch.device("cpu"))
         lesson, _ = teachers.for_epoch(
-            images, Augmentation(shift=0.1), epoch=0, faces_sha256=few_faces.sha256, told=lambda line: None
+            [FaceSet(images, few_faces.sha256)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
         )
         assert lesson is not None
         return lesson.views
@@ -902,25 +909,19 @@ def test_teachers_are_asked_about_the_mixtures_that_the_pupil_sees(
     kept.mkdir(exist_ok=True)
     before = set(kept.iterdir())
     teacher = Run.open(tmp_path / "training/small").network().eval()
-    real_step = fit._Training._step
-    dominant: list[float] = []
+    real_step = fit.take_step
+    largest_shares: list[float] = []
 
-    def step(
-        self: fit._Training,
-        trained: torch.nn.Module,
-        faces: torch.Tensor,
-        targets: torch.Tensor,
-        soft: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert soft is not None
+    def check_batch(trained: torch.nn.Module, batch: Batch, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        assert batch.soft_targets is not None
         with torch.no_grad():
-            said = torch.softmax(teacher(faces), 1)
-        assert torch.allclose(soft, said, atol=2e-3)
-        assert torch.allclose(targets.sum(1), torch.ones(len(targets)), atol=1e-5)
-        dominant.extend(targets.amax(1).tolist())
-        return real_step(self, trained, faces, targets, soft)
+            answers = torch.softmax(teacher(batch.faces), 1)
+        assert torch.allclose(batch.soft_targets, answers, atol=2e-3)
+        assert torch.allclose(batch.targets.sum(1), torch.ones(len(batch)), atol=1e-5)
+        largest_shares.extend(batch.targets.amax(1).tolist())
+        return real_step(trained, batch, *others)
 
-    monkeypatch.setattr(fit._Training, "_step", step)
+    monkeypatch.setattr(fit, "take_step", check_batch)
     cached = view == "cached"
     mixing = Mixing() if cached else Mixing(mixup_alpha=1.0)
     recipe = dataclasses.replace(
@@ -930,8 +931,8 @@ def test_teachers_are_asked_about_the_mixtures_that_the_pupil_sees(
         stages=(Stage(epochs=2, batch_size=40, mixing=mixing),),
     )
     assert train(recipe, few_faces, workspace=tmp_path, settings=CPU).status == "complete"
-    assert len(dominant) == 2 * 280
-    assert sum(share < 0.99 for share in dominant) / len(dominant) > 0.4
+    assert len(largest_shares) == 2 * 280
+    assert sum(share < 0.99 for share in largest_shares) / len(largest_shares) > 0.4
     assert len(set(kept.iterdir()) - before) == 2 * cached
 
 
@@ -942,7 +943,7 @@ def test_mixtures_and_faces_as_they_are_are_kept_apart(finished: Path, few_faces
         taught = Distillation(teachers=("small",), views=2, mixup_alpha=alpha)
         teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
         _, said = teachers.for_epoch(
-            images, Augmentation(shift=0.1), epoch=0, faces_sha256=few_faces.sha256, told=lambda line: None
+            [FaceSet(images, few_faces.sha256)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
         )
         assert said is not None
         return said
@@ -967,7 +968,7 @@ def test_a_run_older_than_a_key_of_the_schema_is_gone_on_with(
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
     record["fingerprint"]["recipe"]["stage"][0]["epochs"] = 99
     path.write_text(json.dumps(record))
-    with pytest.raises(RunError, match=r"another recipe.stage.0.epochs \(99 there, 4 here\)"):
+    with pytest.raises(RunError, match=r"another recipe.stage.0.epochs \(the folder's: 99, yours: 4\)"):
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
 
 

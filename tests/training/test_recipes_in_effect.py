@@ -14,9 +14,12 @@ from fer_deploy.faces import Dataset
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Loss, Network, Recipe, Stage, load_recipe
 from fer_deploy.study import STUDY_VARIANTS
-from fer_deploy.training import fit
-from fer_deploy.training.fit import BatchReport, EpochRow, Settings, Silent, train
+from fer_deploy.training import fit, optim
+from fer_deploy.training import step as steps
+from fer_deploy.training.data import TrainingData
+from fer_deploy.training.fit import Settings, train
 from fer_deploy.training.optim import Scheduler, make_optimiser, parameter_groups
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent
 
 CPU = torch.device("cpu")
 
@@ -159,7 +162,7 @@ def test_the_loop_runs_every_stage_as_the_table_says(
     losses: list[Loss] = []
     clips: list[float] = []
     mixed: list[bool] = []
-    real_loss, real_clip = fit.loss_on_targets, nn.utils.clip_grad_norm_
+    real_loss, real_clip = steps.loss_on_targets, nn.utils.clip_grad_norm_
 
     def loss(logits: torch.Tensor, targets: torch.Tensor, wanted: Loss) -> torch.Tensor:
         losses.append(wanted)
@@ -174,7 +177,7 @@ def test_the_loop_runs_every_stage_as_the_table_says(
         assert float(after) <= largest * 1.001
         return total
 
-    monkeypatch.setattr(fit, "loss_on_targets", loss)
+    monkeypatch.setattr(steps, "loss_on_targets", loss)
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip)
     ears, recipe = Ears(), cut(name, epochs=2, batch=64)
     train(recipe, few_faces, workspace=tmp_path, settings=Settings(device="cpu"), watcher=ears)
@@ -213,7 +216,7 @@ def test_each_stage_begins_with_the_best_weights_of_the_one_before(
     """Bit for bit, moving average and batch norm's statistics included, and with a fresh optimiser."""
     starts: list[dict[str, torch.Tensor]] = []
     validated: list[tuple[float, dict[str, torch.Tensor]]] = []
-    real_optimiser, real_validate = fit.make_optimiser, fit._Training._validate
+    real_optimiser, real_validate = optim.make_optimiser, fit.validate
 
     def optimiser(network: nn.Module, *arguments: object, **options: object) -> torch.optim.Optimizer:
         starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
@@ -221,13 +224,16 @@ def test_each_stage_begins_with_the_best_weights_of_the_one_before(
         assert not made.state
         return made
 
-    def validate(self: object, state: dict[str, torch.Tensor]) -> tuple[float, float]:
-        answer = real_validate(self, state)  # type: ignore[arg-type]
+    def validate(
+        network: nn.Module, weights: dict[str, torch.Tensor] | None, data: TrainingData, *, size: int
+    ) -> tuple[float, float]:
+        answer = real_validate(network, weights, data, size=size)
+        state = network.state_dict() if weights is None else weights
         validated.append((answer[1], {name: tensor.clone() for name, tensor in state.items()}))
         return answer
 
-    monkeypatch.setattr(fit, "make_optimiser", optimiser)
-    monkeypatch.setattr(fit._Training, "_validate", validate)
+    monkeypatch.setattr(optim, "make_optimiser", optimiser)
+    monkeypatch.setattr(fit, "validate", validate)
     stages = [Stage(epochs=6, batch_size=32, ema=0.5), Stage(epochs=4, batch_size=64), Stage(epochs=1, batch_size=64)]
     recipe = dataclasses.replace(cut("B", epochs=1, batch=32), stages=tuple(stages))
     train(recipe, few_faces, workspace=tmp_path, settings=Settings(device="cpu"))

@@ -1,0 +1,161 @@
+"""Writes a run's folder: run.json, history.csv, weights and checkpoint, each whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import platform
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fer_deploy import __version__
+from fer_deploy.errors import RunError
+from fer_deploy.faces import Dataset
+from fer_deploy.files import write_json
+from fer_deploy.models.cost import Cost
+from fer_deploy.recipes import Recipe, recipe_to_dict
+from fer_deploy.training.checkpoint import Checkpoint, write_checkpoint
+from fer_deploy.training.data import TrainingData
+from fer_deploy.training.devices import Processes, describe_device
+from fer_deploy.training.progress import Progress
+from fer_deploy.training.record import RUN_FORMAT, fingerprint
+from fer_deploy.training.run import save_weights
+from fer_deploy.training.watcher import EpochRow
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class RunWriter:
+    """Writes the folder of one run. In all processes but the first, its methods do nothing."""
+
+    folder: Path
+    recipe: Recipe
+    dataset: Dataset
+    data: TrainingData
+    seed: int
+    cost: Cost
+    device: torch.device
+    processes: Processes
+
+    def clear(self, *, restart: bool) -> None:
+        """Remove the partial files that a kill left and, to `restart`, the old run too."""
+        if not self.processes.writes:
+            return
+        for partial in self.folder.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
+        if restart:
+            for name in (CHECKPOINT_NAME, "run.json", "history.csv", "weights.safetensors"):
+                (self.folder / name).unlink(missing_ok=True)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint."""
+        if self.processes.writes:
+            write_checkpoint(self.folder / CHECKPOINT_NAME, checkpoint)
+
+    def save_best(self, progress: Progress) -> None:
+        """Write the best weights so far, rounded to half precision, and note their SHA-256."""
+        if self.processes.writes:
+            progress.weights_sha256 = save_weights(self.folder, progress.best)
+
+    def write_history(self, progress: Progress) -> None:
+        """Append to history.csv the epochs that it does not have yet. It only ever grows, whenever a kill comes.
+
+        Raises:
+            RunError: the file is not the beginning of this run's history.
+        """
+        if not self.processes.writes:
+            return
+        path = self.folder / "history.csv"
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, [entry.name for entry in fields(EpochRow)], lineterminator="\n")
+        writer.writeheader()
+        for row in progress.rows:
+            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        wanted = buffer.getvalue().encode()
+        present = path.read_bytes() if path.exists() else b""
+        if not wanted.startswith(present):
+            raise RunError(f"{path}: was changed by something else: restore it, or train again with --restart")
+        with path.open("ab") as file:
+            file.write(wanted[len(present) :])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_record(
+        self, progress: Progress, *, rounded_accuracy: float | None = None, temperature: float | None = None
+    ) -> None:
+        """Write run.json.
+
+        Args:
+            progress: the run's.
+            rounded_accuracy: of the final weights on the validation faces, 0 to 1; given when the run is complete.
+            temperature: divides the final weights' logits; likewise.
+        """
+        if not self.processes.writes:
+            return
+        complete = rounded_accuracy is not None
+        best = None
+        if progress.best_epoch:
+            row = progress.rows[progress.best_epoch - 1]
+            accuracy = rounded_accuracy if rounded_accuracy is not None else row["validation_accuracy"]
+            best = {"stage": row["stage"], "epoch": row["epoch"], "validation_accuracy": accuracy}
+        record = {
+            "format": RUN_FORMAT,
+            "name": self.folder.name,
+            "status": "complete" if complete else "training",
+            "title": self.recipe.title,
+            "best": best,
+            "temperature": temperature,
+            "weights_sha256": progress.weights_sha256,
+            "parameters": self.cost.parameters,
+            "gflops": self.cost.gflops,
+            "epochs_run": progress.epochs_run,
+            "epochs_planned": progress.epochs_planned(self.recipe.stages),
+            "images_seen": progress.images_seen,
+            "initialisation": progress.initialisation,
+            "seed": self.seed,
+            "data": self._data(),
+            "started": progress.started,
+            "finished": now() if complete else None,
+            "seconds": round(progress.seconds, 1),
+            "machine": {
+                "device": describe_device(self.device),
+                "processes": self.processes.count,
+                "system": platform.system(),
+            },
+            "versions": {
+                "ferdeploy": __version__,
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "recipe": recipe_to_dict(self.recipe),
+            "fingerprint": fingerprint(self.recipe, self.dataset, seed=self.seed),
+        }
+        write_json(self.folder / "run.json", record)
+
+    def _data(self) -> dict[str, Any]:
+        """The record's facts about the faces."""
+        facts = {
+            "name": self.dataset.name,
+            "official": self.dataset.official,
+            "sha256": self.dataset.sha256,
+            "training_rows": self.data.labelled,
+            "copies_left_out": int(self.dataset.copies.sum()),
+            "validation_rows": len(self.data.validation_images),
+        }
+        if self.data.unlabelled_sha256:
+            facts["unlabelled_faces"] = len(self.data) - self.data.labelled
+            facts["unlabelled_sha256"] = self.data.unlabelled_sha256
+        return facts
+
+
+def now() -> str:
+    """The time in UTC, to the second, as run.json has it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
