@@ -12,16 +12,16 @@ from typing import Any
 from fer_deploy.files import write_json
 from fer_deploy.models import build_network, measure_cost
 from fer_deploy.recipes import Network, list_experiments, list_recipes, load_recipe
-from fer_deploy.recipes.costs import Cost, network_key
+from fer_deploy.recipes.costs import KnownCost, network_key
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def measure(network: Network) -> Cost:
+def measure(network: Network) -> KnownCost:
     """The cost of one face."""
     options: dict[str, Any] = dict(network.options)
     cost = measure_cost(build_network(network.name, **options), size=network.input_size)
-    return Cost(cost.gflops, cost.parameters, cost.activations)
+    return KnownCost(cost.gflops, cost.parameters, cost.activations)
 
 
 def networks() -> dict[str, Network]:

@@ -8,6 +8,7 @@ A test fails when the page is not current.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -99,6 +100,11 @@ def _section(key: str, table: type) -> str:
             "",
         ]
     )
+
+
+def _sentences(text: str) -> list[str]:
+    """One sentence per line."""
+    return re.sub(r"(?<=\.)\s+(?=[A-Z])", "\n", " ".join(text.split())).split("\n")
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,7 @@ from fer_deploy.cli.options import workspace_option
 
 if TYPE_CHECKING:
     from fer_deploy.recipes import Network, Recipe
-    from fer_deploy.recipes.costs import Cost
+    from fer_deploy.recipes.costs import KnownCost
 
 EPILOG = """\b
 Examples:
@@ -56,10 +56,10 @@ def command(names: tuple[str, ...], everything: bool, workspace: Path) -> None:
             click.echo(f"`ferdeploy variants NAME` shows a recipe in full.{more}")
 
 
-def _costs(networks: Iterable[Network]) -> dict[str, Cost]:
+def _costs(networks: Iterable[Network]) -> dict[str, KnownCost]:
     """Each network's cost by its key, measured where the package does not keep it."""
     from fer_deploy.cli.console import ProgressBar
-    from fer_deploy.recipes.costs import Cost, known_costs, network_key
+    from fer_deploy.recipes.costs import KnownCost, known_costs, network_key
 
     costs = known_costs()
     unknown = {network_key(network): network for network in networks if network_key(network) not in costs}
@@ -71,7 +71,7 @@ def _costs(networks: Iterable[Network]) -> dict[str, Cost]:
                 bar.update("measuring networks", number, len(unknown))
                 options: dict[str, Any] = dict(network.options)
                 cost = measure_cost(build_network(network.name, **options), size=network.input_size)
-                costs[key] = Cost(cost.gflops, cost.parameters, cost.activations)
+                costs[key] = KnownCost(cost.gflops, cost.parameters, cost.activations)
     return costs
 
 

@@ -14,7 +14,7 @@ from fer_deploy.recipes.schema import Network
 
 
 @dataclass(frozen=True)
-class Cost:
+class KnownCost:
     """The cost of one face."""
 
     gflops: float
@@ -31,7 +31,7 @@ def network_key(network: Network) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def known_costs() -> dict[str, Cost]:
+def known_costs() -> dict[str, KnownCost]:
     """The stored costs, by `network_key`."""
     text = resources.files("fer_deploy.recipes").joinpath("costs.json").read_text(encoding="utf-8")
-    return {key: Cost(**values) for key, values in json.loads(text).items()}
+    return {key: KnownCost(**values) for key, values in json.loads(text).items()}

@@ -14,7 +14,7 @@ from typing import Any
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.recipes.schema import Recipe
-from fer_deploy.recipes.values import Place, build
+from fer_deploy.recipes.values import KeyPath, build
 from fer_deploy.study import STUDY_VARIANTS
 
 RELEASED = ("plain-small-distilled", "lite-mini-taught", "lite-five-taught", "plain-distilled-2", "lite2-96-taught-3")
@@ -79,7 +79,7 @@ def recipe_from_dict(content: Mapping[str, Any], *, source: str) -> Recipe:
     """Make a recipe from nested dictionaries, as TOML or `recipe_to_dict` give them."""
     content = dict(content)
     content.pop("study", None)  # records of earlier runs hold the study's figures, which decide nothing about a run
-    return build(Recipe, content, Place(source))
+    return build(Recipe, content, KeyPath(source))
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

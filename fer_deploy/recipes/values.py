@@ -22,22 +22,22 @@ NAMES = {int: "a whole number", float: "a number", str: "a string", bool: "true 
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a value stands: the file, and the key within it (`stage.0.optimiser.lr`)."""
+class KeyPath:
+    """The key of a value within a file, such as `stage.0.optimiser.lr`."""
 
     source: str
     key: str = ""
 
-    def __truediv__(self, name: object) -> Place:
+    def __truediv__(self, name: object) -> KeyPath:
         spelled = SPELLINGS.get(str(name), str(name))
-        return Place(self.source, f"{self.key}.{spelled}" if self.key else spelled)
+        return KeyPath(self.source, f"{self.key}.{spelled}" if self.key else spelled)
 
     def wrong(self, message: str) -> RecipeError:
         """An error that begins with the file and the key."""
         return RecipeError(f"{self.source}: {self.key or 'the recipe'} {message}")
 
 
-def build(table: type[T], content: object, place: Place) -> T:
+def build(table: type[T], content: object, place: KeyPath) -> T:
     """Make a dataclass from a table.
 
     Raises:
@@ -63,7 +63,7 @@ def build(table: type[T], content: object, place: Place) -> T:
         raise RecipeError(f"{place.source}: {place.key + '.' if place.key else ''}{error}") from error
 
 
-def convert(hint: Any, value: object, place: Place) -> Any:
+def convert(hint: Any, value: object, place: KeyPath) -> Any:
     """Convert a value to an annotated type.
 
     Raises:
@@ -80,7 +80,7 @@ def convert(hint: Any, value: object, place: Place) -> Any:
     raise place.wrong(f"must be {NAMES[hint]}, got {value!r}")
 
 
-def _union(hint: Any, value: object, place: Place) -> Any:
+def _union(hint: Any, value: object, place: KeyPath) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if len(kinds) == 1:
         return convert(kinds[0], value, place)
@@ -91,14 +91,14 @@ def _union(hint: Any, value: object, place: Place) -> Any:
     raise place.wrong(f"must be a plain value, got {value!r}")
 
 
-def _choice(hint: Any, value: object, place: Place) -> Any:
+def _choice(hint: Any, value: object, place: KeyPath) -> Any:
     choices = typing.get_args(hint)
     if value in choices:
         return value
     raise place.wrong(f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def _list(hint: Any, value: object, place: Place) -> tuple[Any, ...]:
+def _list(hint: Any, value: object, place: KeyPath) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise place.wrong(f"must be a list, got {value!r}")
     kinds = typing.get_args(hint)
@@ -109,14 +109,14 @@ def _list(hint: Any, value: object, place: Place) -> tuple[Any, ...]:
     return tuple(convert(kind, entry, place / i) for i, (kind, entry) in enumerate(zip(kinds, value, strict=True)))
 
 
-def _mapping(hint: Any, value: object, place: Place) -> dict[str, Any]:
+def _mapping(hint: Any, value: object, place: KeyPath) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise place.wrong(f"must be a table, got {value!r}")
     kind = typing.get_args(hint)[1]
     return {key: convert(kind, entry, place / key) for key, entry in value.items()}
 
 
-def _number(_hint: Any, value: object, place: Place) -> float:
+def _number(_hint: Any, value: object, place: KeyPath) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise place.wrong(f"must be a number, got {value!r}")
     try:
@@ -128,7 +128,7 @@ def _number(_hint: Any, value: object, place: Place) -> float:
     return number
 
 
-CONVERTERS: dict[Any, Callable[[Any, object, Place], Any]] = {
+CONVERTERS: dict[Any, Callable[[Any, object, KeyPath], Any]] = {
     typing.Union: _union,
     types.UnionType: _union,
     typing.Literal: _choice,
