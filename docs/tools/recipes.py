@@ -92,7 +92,7 @@ def _section(key: str, table: type) -> str:
     return "\n".join(
         [
             f"## {title}\n",
-            " ".join(purpose.split()),
+            *_sentences(purpose),
             "",
             "| key | type | default | meaning |",
             "|---|---|---|---|",
