@@ -1,4 +1,4 @@
-"""Faces to learn from and to be judged by: FER2013 in every layout people have, FER+ votes, and drawn faces."""
+"""Data sets of faces for training and evaluation: FER2013 in every common layout, FER+ votes, and drawn faces."""
 
 from __future__ import annotations
 

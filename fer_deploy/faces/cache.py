@@ -1,15 +1,13 @@
-"""Faces that were read once are kept as plain arrays in the user's cache folder, so that the next start is quick.
+"""Data sets that were read once are cached as plain arrays, so that the next start is quick.
 
-The key is a hash of the source's bytes: a changed source has another key and is read anew. A cache file that is
-damaged, of another version or not what it says is thrown away and made again; a cache folder that cannot be written is
-done without. Nothing is pickled.
+The key is a hash of the source's bytes, so a changed source has another key and is read again. A cache file that is
+damaged or of another version is deleted and written again. Without a cache folder, or with one that cannot be written,
+everything works without a cache. Nothing is pickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,81 +16,70 @@ from typing import Any
 import numpy as np
 
 from fer_deploy.faces.dataset import SPLITS, Faces
-from fer_deploy.faces.reading import Reading
-from fer_deploy.files import replacing
+from fer_deploy.faces.source import SourceFaces
+from fer_deploy.files import open_regular, replacing
+from fer_deploy.machine import cache_folder
 
-FORMAT = 1
-"""Raised whenever a reader would now give other faces for the same bytes."""
+FORMAT = 2
+"""Raised whenever a reader returns other faces or notes for the same bytes."""
 
 LARGEST = 1 << 30
-"""Bytes that the cache may take; FER2013 takes 83 MB. What was used longest ago goes first."""
+"""Bytes that the cache may take; FER2013 takes 83 MB. The files that were used longest ago are deleted first."""
 
 
-def cache_folder() -> Path:
-    """Where read data sets are kept: $FERDEPLOY_CACHE, else the place that the system has for such things."""
-    named = os.environ.get("FERDEPLOY_CACHE")
-    if named:
-        return Path(named)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ferdeploy"
-
-
-def cached(key: str, read: Callable[[], Reading]) -> Reading:
-    """What `read()` gives, taken from the cache when it is in it under `key`, and put there when it is not.
+def cached(key: str, read: Callable[[], SourceFaces]) -> SourceFaces:
+    """The result of `read()`, from the cache if it holds `key`; otherwise it is read and put into the cache.
 
     Args:
-        key: names the reader and the source's content, so that another source or reader has another key.
-        read: reads the source; its errors pass through, and nothing is kept then.
+        key: identifies the reader and the source's content.
+        read: reads the source. Its errors pass through, and nothing is cached then.
     """
+    folder = cache_folder()
+    if folder is None:
+        return read()
     name = hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()[:40]
-    path = cache_folder() / "faces" / f"{name}.npz"
-    found = _load(path)
-    if found is None:
-        found = read()
-        with suppress(OSError):  # a cache that cannot be written is done without
-            _save(path, found)
+    path = folder / "faces" / f"{name}.npz"
+    faces = _load(path)
+    if faces is None:
+        faces = read()
+        with suppress(OSError):  # a cache that cannot be written is no error
+            _save(path, faces)
             _drop_old(path)
-    return found
+    return faces
 
 
-def _load(path: Path) -> Reading | None:
+def _load(path: Path) -> SourceFaces | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:  # each array's checksum is verified as it is read
+        # np.load would block on a named pipe. Each array's checksum is verified as it is read.
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
             splits = {}
             for split in SPLITS:
                 votes = arrays.get(f"{split}.votes")
                 images, labels, rows = (arrays[f"{split}.{part}"] for part in ("images", "labels", "rows"))
                 splits[split] = Faces(images, labels, rows, votes)
-            found = Reading(splits, tuple(str(note) for note in arrays["notes"]))
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever is wrong with a cache file, the source is there to be read again
+            faces = SourceFaces(splits, tuple(str(note) for note in arrays["notes"]))
+    except Exception:  # whatever is wrong with the cache file, the source can be read again
         with suppress(OSError):
             path.unlink()
         return None
     with suppress(OSError):
-        path.touch()  # its last use, for _drop_old
-    return found
+        path.touch()  # records its last use for _drop_old
+    return faces
 
 
-def _save(path: Path, found: Reading) -> None:
-    arrays: dict[str, Any] = {"notes": np.array(found.notes, dtype=np.str_)}
+def _save(path: Path, faces: SourceFaces) -> None:
+    arrays: dict[str, Any] = {"notes": np.array(faces.notes, dtype=np.str_)}
     for split in SPLITS:
-        faces = found.splits[split]
-        arrays |= {f"{split}.images": faces.images, f"{split}.labels": faces.labels, f"{split}.rows": faces.rows}
-        if faces.votes is not None:
-            arrays[f"{split}.votes"] = faces.votes
+        part = faces.splits[split]
+        arrays |= {f"{split}.images": part.images, f"{split}.labels": part.labels, f"{split}.rows": part.rows}
+        if part.votes is not None:
+            arrays[f"{split}.votes"] = part.votes
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
 def _drop_old(new: Path) -> None:
-    """Drop the files used longest ago until the rest take less than `LARGEST`; the new one always stays."""
+    """Delete the files used longest ago until the rest take less than `LARGEST`; the new one always stays."""
     used = sorted(((path.stat(), path) for path in new.parent.glob("*.npz")), key=lambda entry: -entry[0].st_mtime)
     total = 0
     for status, path in used:

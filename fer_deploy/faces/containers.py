@@ -1,6 +1,6 @@
-"""Tables inside archives: .gz, .zip, .tar.gz, and Kaggle's .tar.gz inside a .zip, unpacked as they are read.
+"""Tables inside archives: .gz, .zip, .tar.gz, and Kaggle's .tar.gz inside a .zip, unpacked while they are read.
 
-What a file is, is told from its first bytes and not from its name. Nothing is unpacked to the disk, and an archive that
+A file's kind is detected from its first bytes, not from its name. Nothing is unpacked to the disk, and an archive that
 unpacks to far more than any data set of faces is refused before it fills the memory.
 """
 
@@ -27,20 +27,20 @@ LARGEST_RATIO = 50
 _RATIO_COUNTS_FROM = 64 << 20
 
 TABLES = ("fer2013.csv", "icml_face_data.csv")
-"""The tables that are known by name, the preferred one first."""
+"""Names of FER2013's table, the preferred one first."""
 
 PACKED_TABLES = (
     "fer2013.csv.gz", "fer2013.csv.zip", "fer2013.tar.gz", "fer2013.tgz", "fer2013.zip", "fer2013.tar",
     "icml_face_data.csv.gz", "icml_face_data.csv.zip", "icml_face_data.zip",
 )  # fmt: skip
-"""Archives that are known by name."""
+"""Names of archives that hold FER2013's table."""
 
 OTHER_FILES = frozenset({"fer2013new.csv", "train.csv", "test.csv", "example_submission.csv", "rows.csv"})
-"""Tables that are found beside FER2013 and are not it: FER+ votes, and the contest's partial tables."""
+"""Tables that often lie beside FER2013's but are not it: FER+ votes, and the contest's partial tables."""
 
 
 def kind_of(head: bytes) -> str:
-    """What a file is by its first 512 bytes: "gzip", "zip", "tar", "parquet", "empty", "table", or other words."""
+    """A file's kind by its first 512 bytes: "gzip", "zip", "tar", "parquet", "empty", "table", or a description."""
     if not head:
         return "empty"
     for start, kind in _STARTS.items():
@@ -54,7 +54,7 @@ def kind_of(head: bytes) -> str:
 _STARTS = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",  # a zip without a member
+    b"PK\x05\x06": "zip",  # without members
     b"PAR1": "parquet",
     b"\x89PNG": "a picture",
     b"\xff\xd8\xff": "a picture",
@@ -68,29 +68,29 @@ _STARTS = {
 
 
 def choose_known(names: Iterable[str]) -> str | None:
-    """The file or member among `names` that holds FER2013's table by its name, the least deep one; None without any."""
+    """The file or member among `names` that has a name of FER2013's table, the one least deep in folders; or None."""
     usable = [name for name in names if _is_usable(name)]
     for known in (*TABLES, *PACKED_TABLES):
-        found = sorted((name for name in usable if PurePosixPath(name).name.lower() == known), key=_depth_first)
-        if found:
-            return found[0]
+        same = [name for name in usable if PurePosixPath(name).name.lower() == known]
+        if same:
+            return min(same, key=lambda name: (len(PurePosixPath(name).parts), name))
     return None
 
 
 def choose_only(names: Iterable[str], endings: tuple[str, ...], where: str) -> str | None:
-    """The only file or member that has one of the endings; None without any.
+    """The only file or member that has one of the endings; None if there is none.
 
     Raises:
-        DataError: there are several, and nothing says which one is meant.
+        DataError: there are several, so the choice is not clear.
     """
-    found = [name for name in names if _is_usable(name) and name.lower().endswith(endings)]
-    found = [name for name in found if PurePosixPath(name).name.lower() not in OTHER_FILES]
-    if len(found) > 1:
-        shown = ", ".join(sorted(found)[:4])
+    tables = [name for name in names if _is_usable(name) and name.lower().endswith(endings)]
+    tables = [name for name in tables if PurePosixPath(name).name.lower() not in OTHER_FILES]
+    if len(tables) > 1:
+        listed = ", ".join(shown(name) for name in sorted(tables)[:4])
         raise DataError(
-            f"{where} holds several data sets ({shown}) and none is called fer2013.csv; name the one to read"
+            f"{where} holds several data sets ({listed}) and none is called fer2013.csv: name the one to read"
         )
-    return found[0] if found else None
+    return tables[0] if tables else None
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def open_table(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     """Open the comma-separated table that a file is or holds.
 
     Yields:
-        A stream of the table's bytes, and what to call it in errors: "fer2013.tar.gz: fer2013/fer2013.csv".
+        A stream of the table's bytes, and its name for errors: "fer2013.tar.gz: fer2013/fer2013.csv".
 
     Raises:
         DataError: the file holds no table, or unpacks to too much.
@@ -127,11 +127,11 @@ def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO
             yield opened
     elif kind == "zip":
         if nested:
-            raise DataError(f"{name} is an archive inside an archive; unpack it and name fer2013.csv")
+            raise DataError(f"{name} is an archive inside an archive: unpack it and name fer2013.csv")
         with zipfile.ZipFile(stream) as archive, _in_zip(archive, name) as opened:
             yield opened
     else:
-        raise DataError(f"{name} is {_in_words(kind)}; FER2013 is a table that begins with emotion,pixels,Usage")
+        raise DataError(f"{name} is {_in_words(kind)}: FER2013 is a table that begins with emotion,pixels,Usage")
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], st
     members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
     chosen = choose_known(members) or choose_only(members, (".csv", ".csv.gz"), name)
     if chosen is None:
-        raise DataError(f"{name} holds no table of faces (fer2013.csv); name an archive that does")
+        raise DataError(f"{name} holds no table of faces (fer2013.csv): name an archive that does")
     member = members[chosen]
     label = f"{name}: {chosen}"
     refuse_bomb(member.file_size, member.compress_size, label)
@@ -147,7 +147,7 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], st
         inside = io.BufferedReader(_Bounded(packed, label, lambda: member.compress_size), 1 << 20)
         if kind_of(inside.peek(512)[:512]) == "table":
             yield inside, label
-        else:  # Kaggle's fer2013.tar.gz inside its zip: seeking within it is needed, so the member is held in memory
+        else:  # Kaggle's fer2013.tar.gz inside its zip: a tar has to be seekable, so the member is read into memory
             content = io.BytesIO(inside.read())
             with _unpacked(content, label, nested=1) as opened:
                 yield opened
@@ -155,7 +155,13 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], st
 
 @contextmanager
 def _in_tar(stream: IO[bytes], again: IO[bytes] | None, name: str) -> Iterator[tuple[IO[bytes], str]]:
-    """The table in a tar, read in one go when it is known by name, else after a first look at all names."""
+    """The table in a tar: the first member with a known name, otherwise the only .csv, found by a first pass.
+
+    Args:
+        stream: the tar's bytes, unpacked.
+        again: the packed file, to be unpacked once more for the second pass; None if `stream` can seek.
+        name: the archive's name, for errors.
+    """
     names = []
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
@@ -169,7 +175,7 @@ def _in_tar(stream: IO[bytes], again: IO[bytes] | None, name: str) -> Iterator[t
                     return
     chosen = choose_only(names, (".csv",), name)
     if chosen is None:
-        raise DataError(f"{name} holds no table of faces (fer2013.csv); name an archive that does")
+        raise DataError(f"{name} holds no table of faces (fer2013.csv): name an archive that does")
     if again is not None:
         again.seek(0)
         unpacking = gzip.GzipFile(fileobj=again)
@@ -184,13 +190,13 @@ def _in_tar(stream: IO[bytes], again: IO[bytes] | None, name: str) -> Iterator[t
 
 
 def refuse_bomb(unpacked: int, packed: int, name: str) -> None:
-    """DataError when `packed` bytes that unpack to `unpacked` are more than a data set of faces can be."""
+    """Raise DataError if `packed` bytes that unpack to `unpacked` bytes are more than a data set of faces can be."""
     if unpacked > LARGEST_UNPACKED:
         raise DataError(
-            f"{name} unpacks to more than {LARGEST_UNPACKED / 2**30:.0f} GiB; it is no data set of 48x48 faces"
+            f"{name} unpacks to more than {LARGEST_UNPACKED / 2**30:.0f} GiB: it is not a data set of 48x48 faces"
         )
     if unpacked > _RATIO_COUNTS_FROM and unpacked > packed * LARGEST_RATIO:
-        raise DataError(f"{name} unpacks to over {LARGEST_RATIO} times its size; it is refused as a zip bomb")
+        raise DataError(f"{name} unpacks to over {LARGEST_RATIO} times its size: it is refused as a zip bomb")
 
 
 class _Readable(Protocol):
@@ -198,7 +204,7 @@ class _Readable(Protocol):
 
 
 class _Bounded(io.RawIOBase):
-    """A stream of unpacked bytes that refuses to give more than `refuse_bomb` allows."""
+    """A stream of unpacked bytes that raises when `refuse_bomb` does."""
 
     def __init__(self, stream: _Readable, name: str, packed: Callable[[], int]) -> None:
         self._stream, self._name, self._packed, self._given = stream, name, packed, 0
@@ -216,10 +222,6 @@ class _Bounded(io.RawIOBase):
 
 def _is_usable(name: str) -> bool:
     return not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
-
-
-def _depth_first(name: str) -> tuple[int, str]:
-    return len(PurePosixPath(name).parts), name
 
 
 def _in_words(kind: str) -> str:

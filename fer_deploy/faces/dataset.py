@@ -1,6 +1,6 @@
-"""What a data set of faces is: three splits of 48x48 grey faces with labels, and the copies among them.
+"""A data set of faces: three splits of labelled 48x48 grey faces, and the exact copies among them.
 
-A `Dataset` is FER2013 only when its class counts are the official ones (`OFFICIAL_COUNTS`); every other one keeps the
+A `Dataset` is called FER2013 only if its class counts are the official ones (`OFFICIAL_COUNTS`). Any other keeps the
 name of its source and is never reported as FER2013.
 """
 
@@ -67,7 +67,7 @@ class Faces:
             raise ValueError(f"labels must be 0 to {len(EMOTIONS) - 1}, got {self.labels.min()} to {self.labels.max()}")
 
     def __len__(self) -> int:
-        """How many faces there are."""
+        """The number of faces."""
         return len(self.images)
 
     def take(self, which: NDArray[Any]) -> Self:
@@ -77,12 +77,12 @@ class Faces:
 
     @cached_property
     def images_sha256(self) -> str:
-        """SHA-256 of the pictures in their order; `Dataset.sha256` is the same in any."""
+        """SHA-256 of the pictures in their order. (`Dataset.sha256` does not depend on the order.)"""
         return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """How many faces each of the seven classes has."""
+        """The number of faces of each of the seven classes."""
         return tuple(int(count) for count in np.bincount(self.labels, minlength=len(EMOTIONS)))
 
     @classmethod
@@ -94,17 +94,17 @@ class Faces:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits of faces, and what is known of them.
+    """Three splits of faces, with their name, hash and notes.
 
     Attributes:
-        name: "FER2013" for the official one only, "synthetic", or the name of the source's file or folder.
+        name: "FER2013" for the official one only, "synthetic", or the name of the source file or folder.
         official: whether the class counts of every split are FER2013's.
-        sha256: 64 hexadecimal digits that depend on pixels, labels and splits alone: not on the kind of file, its
+        sha256: 64 hexadecimal digits that depend on pixels, labels and splits only: not on the kind of file, its
             compression or the order of its rows.
-        training: the faces to learn from; `clean_training` is what a scored network may learn from.
-        validation: the faces on which everything is chosen (PublicTest).
+        training: the training faces. A network whose score is reported trains on `clean_training`.
+        validation: the faces on which every choice is made (PublicTest).
         test: the faces that are scored once, for the report (PrivateTest).
-        notes: what a reader should know of how the data was read, a sentence each.
+        notes: what a user should know about how the data was read, one sentence each.
     """
 
     name: str
@@ -118,23 +118,23 @@ class Dataset:
     def split(self, name: str) -> Faces:
         """The faces of the split "training", "validation" or "test"; ValueError for any other name."""
         if name not in SPLITS:
-            raise ValueError(f"no split {name!r}; there are {', '.join(SPLITS)}")
+            raise ValueError(f"no split {name!r}: the splits are {', '.join(SPLITS)}")
         faces: Faces = getattr(self, name)
         return faces
 
     @property
     def split_names(self) -> Mapping[str, str]:
-        """How each split is shown to people: FER2013's own names for FER2013."""
-        shown = ("Training", "PublicTest", "PrivateTest") if self.official else SPLITS
-        return dict(zip(SPLITS, shown, strict=True))
+        """The name of each split in reports: FER2013's names for FER2013."""
+        names = ("Training", "PublicTest", "PrivateTest") if self.official else SPLITS
+        return dict(zip(SPLITS, names, strict=True))
 
     def described(self) -> tuple[str, ...]:
-        """What to tell people of the data set, a line each: its name, each split's counts, and the notes."""
+        """The data set in lines for people: its name, the counts of each split, and the notes."""
         lines = [f"{self.name}, {sum(len(self.split(split)) for split in SPLITS):,} faces"]
-        for split, shown in self.split_names.items():
+        for split, title in self.split_names.items():
             faces = self.split(split)
             counts = ", ".join(f"{count:,} {name}" for name, count in zip(EMOTIONS, faces.counts, strict=True))
-            lines.append(f"{shown}: {len(faces):,} ({counts})")
+            lines.append(f"{title}: {len(faces):,} ({counts})")
         return (*lines, *self.notes)
 
     @cached_property
@@ -153,10 +153,10 @@ class Dataset:
         return ~_occurs_in(self.test, _pixels(self.training) | _pixels(self.validation))
 
     def with_share(self, share: float) -> Dataset:
-        """The same validation and test faces, and a random share of the training faces: how accuracy grows with data.
+        """The same validation and test faces with a random share of the training faces, to measure the effect of data.
 
         Args:
-            share: of the training faces, in (0, 1]. A smaller share's faces are among a larger one's; 1 is `self`.
+            share: of the training faces, in (0, 1]. A larger share contains the faces of a smaller one; 1 is `self`.
 
         Raises:
             ValueError: the share is out of range.
@@ -180,18 +180,18 @@ class Dataset:
     def of(
         cls, name: str, training: Faces, *, validation: Faces, test: Faces, official: bool, notes: tuple[str, ...] = ()
     ) -> Self:
-        """A data set whose `sha256` is worked out here; DataError when a split has no face."""
+        """A data set from its splits; computes `sha256`. DataError if a split has no face."""
         splits = {"training": training, "validation": validation, "test": test}
         for split, faces in splits.items():
             if not len(faces):
-                raise DataError(f"{name}: the {split} split has no face; all of {', '.join(SPLITS)} are needed")
+                raise DataError(f"{name}: the {split} split has no face: all of {', '.join(SPLITS)} are needed")
         return cls(name, official, content_sha256(splits), training, validation, test, notes)
 
 
 def content_sha256(splits: Mapping[str, Faces]) -> str:
     """A SHA-256 of pixels, labels and splits that does not depend on the order of rows.
 
-    Each row is hashed with its split's and label's numbers, the rows' digests are sorted, and the whole is hashed.
+    Each row is hashed together with the numbers of its split and label; the sorted digests are hashed again.
     """
     digests: list[bytes] = []
     for number, split in enumerate(SPLITS):

@@ -1,9 +1,9 @@
-"""FER+ votes: ten people's opinions of each face of FER2013, from Microsoft's fer2013new.csv.
+"""FER+ votes: the labels that ten people gave each face of FER2013, from Microsoft's fer2013new.csv.
 
 Source: github.com/microsoft/FERPlus; Barsoum and others, "Training deep networks for facial expression recognition with
 crowd-sourced label distribution", ICMI 2016.
 
-The file has a row for each row of fer2013.csv, in the same order. Votes are an extra column of `Faces`; they never
+The file has one row for each row of fer2013.csv, in the same order. Votes are an extra column of `Faces` and never
 replace FER2013's labels.
 """
 
@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
+from fer_deploy.faces.csv_table import at_row
 from fer_deploy.faces.dataset import SPLITS, VOTE_NAMES, Faces
 from fer_deploy.faces.splits import split_of
-from fer_deploy.faces.table import at_row
+from fer_deploy.files import read_file
 
 FILE_NAME = "fer2013new.csv"
 LARGEST = 64 << 20
@@ -27,42 +28,41 @@ LARGEST = 64 << 20
 
 
 def votes_beside(table: Path) -> Path | None:
-    """The file fer2013new.csv, in any case, in the same folder as a table; None where there is none."""
+    """The file fer2013new.csv, in any case, in the same folder as a table; None if there is none."""
     try:
-        found = [path for path in table.parent.iterdir() if path.name.lower() == FILE_NAME and path.is_file()]
+        paths = [path for path in table.parent.iterdir() if path.name.lower() == FILE_NAME and path.is_file()]
     except OSError:
         return None
-    return min(found, default=None)
+    return min(paths, default=None)
 
 
 def add_votes(splits: Mapping[str, Faces], path: Path) -> dict[str, Faces]:
-    """Give each face its votes.
+    """Add the votes to each face.
 
     Args:
         splits: faces whose `rows` are rows of FER2013's table.
         path: fer2013new.csv.
 
     Raises:
-        DataError: the file is not FER+'s, or its rows do not fit the faces'.
+        DataError: the file is not FER+'s, or its rows do not match those of the faces.
     """
     votes, usage = _read(path)
     rows = sum(len(faces) for faces in splits.values())
     if len(votes) != rows:
         raise DataError(
-            f"{path.name} has votes for {len(votes):,} faces, and the table has {rows:,}; they do not belong together"
+            f"{path.name} has votes for {len(votes):,} faces, and the table has {rows:,}: they do not belong together"
         )
     for number, split in enumerate(SPLITS):
-        wrong = np.flatnonzero(usage[splits[split].rows] != number)
-        if len(wrong):
-            row = int(splits[split].rows[wrong[0]])
-            raise DataError(f"{at_row(path.name, row)} has another split than the table; they do not belong together")
+        differing = np.flatnonzero(usage[splits[split].rows] != number)
+        if len(differing):
+            row = int(splits[split].rows[differing[0]])
+            raise DataError(f"{at_row(path.name, row)} has another split than the table: they do not belong together")
     return {split: replace(faces, votes=votes[faces.rows]) for split, faces in splits.items()}
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    if path.stat().st_size > LARGEST:
-        raise DataError(f"{path.name} has over {LARGEST >> 20} MiB; FER+'s file has 1.6 MB")
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines()
+    content = read_file(path, maximum_bytes=LARGEST, what="file of FER+ votes")
+    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines()
     header = [column.strip().lower() for column in lines[0].split(",")] if lines else []
     names = ["nf" if name == "not_face" else name for name in VOTE_NAMES]
     if header[:1] != ["usage"] or [column for column in header if column in names] != names:
@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         except (ValueError, IndexError):
             counted = [-1]
         if split is None or len(fields) != len(header) or not all(0 <= count <= 255 for count in counted):
-            raise DataError(f"{at_row(path.name, row)} is no row of votes: {line[:60]!r}")
+            raise DataError(f"{at_row(path.name, row)} is not a row of votes: {line[:60]!r}")
         votes.append(counted)
         usage.append(SPLITS.index(split))
     return np.array(votes, np.uint8).reshape(-1, len(VOTE_NAMES)), np.array(usage, np.int64)

@@ -1,6 +1,6 @@
-"""Find a data set and read it, whatever layout it is in: the one door to all readers.
+"""Find a data set and read it, whatever its layout: the one entry point to all readers.
 
-What is there is told from its content: a table, an archive with a table or a tree of pictures in it, parquet files, or
+The layout is detected from the content: a table, an archive that holds a table or a tree of pictures, Parquet files, or
 a folder that holds any of these.
 """
 
@@ -11,25 +11,26 @@ import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, NoDataError
 from fer_deploy.faces.cache import cached
 from fer_deploy.faces.containers import choose_known, choose_only, kind_of, open_table
+from fer_deploy.faces.csv_table import read_table
 from fer_deploy.faces.dataset import SPLITS, Dataset
 from fer_deploy.faces.ferplus import add_votes, votes_beside
+from fer_deploy.faces.hub_parquet import read_parquet, sibling_files, split_of_file
 from fer_deploy.faces.official import is_called_fer2013, is_merged_copy, is_official, refuse_damaged
-from fer_deploy.faces.parquet import read_parquet, sibling_files, split_of_file
-from fer_deploy.faces.reading import Reading, reading
+from fer_deploy.faces.source import SourceFaces, source_errors
 from fer_deploy.faces.splits import hold_out
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
-from fer_deploy.faces.table import read_table
-from fer_deploy.faces.tree import Tree, folder_tree, read_tree, tree_key, walk, zip_tree
-from fer_deploy.files import sha256_of, shown
+from fer_deploy.faces.tree import Tree, files_in, folder_tree, read_tree, tree_key, zip_tree
+from fer_deploy.files import LeftOut, sha256_of, shown
+from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VARIABLE = "FERDEPLOY_DATA"
-"""The environment variable that names the data set to use where none is given."""
+"""The environment variable that names the default data set."""
 
 HELP = (
     "get fer2013.csv from Kaggle (Challenges in Representation Learning: Facial Expression Recognition Challenge) and "
@@ -40,49 +41,53 @@ _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 
 @dataclass(frozen=True, eq=False)
-class _Source:
-    """A data set that was found and not yet read.
+class _FoundData:
+    """A data set that was found but not read.
 
-    `key` is worked out only when asked for, since it reads everything.
+    Attributes:
+        name: the file or folder.
+        key: a hash of the content. It is a function because it reads everything.
+        read: reads the faces.
+        table: the file that is or holds the table, for FER+ votes beside it; None for pictures and Parquet.
+        notes: what the search left out, one sentence each.
     """
 
     name: str
     key: Callable[[], str]
-    read: Callable[[], Reading]
+    read: Callable[[], SourceFaces]
     table: Path | None = None
-    """The file that is or holds the table, next to which FER+ votes may lie; None for pictures and parquet."""
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(source: str | Path | None, *, workspace: Path = Path(), votes: str | Path | None = None) -> Dataset:
     """Read a data set.
 
     Args:
-        source: a file or folder; the text 'synthetic' or 'synthetic:N' for drawn faces, N of them to learn from (a
-            folder of that name is ./synthetic); None takes $FERDEPLOY_DATA, then data/ in the workspace.
-        workspace: the folder in which data/ is looked for.
-        votes: FER+'s fer2013new.csv; without it, one that lies beside the table is taken.
+        source: a file or folder; or the text 'synthetic' or 'synthetic:N' for drawn faces, N of them for training (a
+            folder of that name is ./synthetic). None takes $FERDEPLOY_DATA, then data/ in the workspace.
+        workspace: the folder that may hold data/.
+        votes: FER+'s fer2013new.csv; None takes the one beside the table, if there is one.
 
     Returns:
-        The data set. It is called FER2013 only when it is the official one. Where there is no validation split, one in
-        eight training faces of each class was held out for it, and a note says so.
+        The data set. It is called FER2013 only if it is the official one. Without a validation split, one training face
+        in eight of each class is held out for it, and a note says so.
 
     Raises:
-        DataError: there is no data, it is damaged, or it cannot be used as it is. One line, naming file and row.
-        UnavailableError: the source is parquet and polars is not installed.
+        DataError: there is no data, or it is damaged or incomplete. One line that names file and row.
+        UnavailableError: the source is Parquet and polars is not installed.
     """
     if source is None:
         source = os.environ.get(VARIABLE) or workspace / "data"
         if not _is_synthetic(source) and not Path(source).exists():
-            where = (
-                f"${VARIABLE} names {shown(source)}" if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
-            )
-            raise DataError(f"no data set: {where}{', which is not there' if os.environ.get(VARIABLE) else ''}; {HELP}")
+            named = f"${VARIABLE} names {shown(source)}, which does not exist"
+            where = named if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
+            raise DataError(f"no data set: {where}: {HELP}")
     if _is_synthetic(source):
         return synthetic_dataset(_synthetic_count(str(source)))
     if not str(source).strip():
-        raise DataError(f"the name of the data set is empty; {HELP}")
+        raise DataError(f"the name of the data set is empty: {HELP}")
     path = _at_home(source)
-    with reading(shown(path)):
+    with source_errors(shown(path)):
         found = _find(path)
         content = _read_cached(found, None if votes is None else _at_home(votes))
     return _judged(found, content)
@@ -93,7 +98,7 @@ def _at_home(source: str | Path) -> Path:
     try:
         return Path(source).expanduser()
     except RuntimeError as error:
-        raise DataError(f"no data set at {shown(source)}: there is no such user; {HELP}") from error
+        raise DataError(f"no data set at {shown(source)}: there is no such user: {HELP}") from error
 
 
 def _is_synthetic(source: str | Path) -> bool:
@@ -103,56 +108,60 @@ def _is_synthetic(source: str | Path) -> bool:
 def _synthetic_count(source: str) -> int:
     number = source.partition(":")[2] or str(DEFAULT_TRAINING)
     if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise DataError(
-            f"{shown(source)} is not understood; write synthetic, or synthetic:N with N faces to learn from"
-        )
+        raise DataError(f"{shown(source)} is not understood: write synthetic, or synthetic:N for N training faces")
     return int(number)
 
 
-def _find(path: Path) -> _Source:
-    """The data set at a path, by its content."""
+def _find(path: Path) -> _FoundData:
+    """The data set at a path, detected from its content."""
     if not path.exists():
-        raise DataError(f"no data set at {shown(path)}: there is no such file or folder; {HELP}")
+        raise DataError(f"no data set at {shown(path)}: there is no such file or folder: {HELP}")
     if path.is_dir():
         return _find_in_folder(path)
     if not path.is_file():
-        raise DataError(f"{shown(path)} is neither a file nor a folder; {HELP}")
+        raise DataError(f"{shown(path)} is neither a file nor a folder: {HELP}")
     name = shown(path.name)
     with path.open("rb") as file:
         kind = kind_of(file.read(512))
     if kind == "empty":
-        raise DataError(f"{name} is empty (0 bytes); get it again")
+        raise DataError(f"{name} is empty (0 bytes): get it again")
     if kind == "parquet":
         return _parquet_source(sibling_files(path), name)
     if kind == "zip" and not _holds_table(path):
         return _zipped_pictures(path, name)
 
-    def read() -> Reading:
+    def read() -> SourceFaces:
         with open_table(path) as (stream, label):
             return read_table(stream, label)
 
-    return _Source(name, lambda: f"table {sha256_of(path)}", read, path)
+    return _FoundData(name, lambda: f"table {sha256_of(path)}", read, path)
 
 
-def _find_in_folder(folder: Path) -> _Source:
-    """A known table first, then pictures in folders, then parquet, then the only table or archive there is."""
-    names = list(walk(folder))
+def _find_in_folder(folder: Path) -> _FoundData:
+    """Tried in this order: a table with a known name, pictures in folders, Parquet files, the only table or archive."""
+    left_out = LeftOut()
+    names = files_in(folder, left_out)
     name = shown(folder.resolve().name or folder)
-    known = choose_known(each for each in names if each.count("/") <= 2)
+    known = choose_known(file for file in names if file.count("/") <= 2)
     if known is not None:
         return _find(folder / known)
-    tree = folder_tree(folder, names)
+    tree = folder_tree(folder, names, left_out)
     if tree is not None:
         return _tree_source(tree)
-    parquet = [folder / each for each in sorted(names) if each.lower().endswith(".parquet")]
+    parquet = [folder / file for file in sorted(names) if file.lower().endswith(".parquet")]
     if parquet:
-        named = [file for file in parquet if split_of_file(file) is not None]
-        return _parquet_source(named or parquet, name)
+        named = [file for file in parquet if split_of_file(file) is not None] or parquet
+        if len(named) < len(parquet):
+            left_out.counts["*.parquet without a split in the name"] += len(parquet) - len(named)
+        for file in names:
+            if not file.lower().endswith(".parquet"):
+                left_out.add_file(PurePosixPath(file).name)
+        return replace(_parquet_source(named, name), notes=(str(left_out),) if left_out.counts else ())
     only = choose_only(names, (".csv", ".csv.gz"), name) or choose_only(names, _ARCHIVES, name)
     if only is None:
         raise NoDataError(
             f"{shown(folder)} holds no data set: neither fer2013.csv nor an archive of it, no train and test folders "
-            f"with a folder for each expression, no parquet file; {HELP}"
+            f"with a folder for each expression, no Parquet file: {HELP}"
         )
     return _find(folder / only)
 
@@ -164,33 +173,35 @@ def _holds_table(path: Path) -> bool:
 
 
 def _is_picture(member: str) -> bool:
-    return member.lower().endswith((".png", ".jpg", ".jpeg"))
+    return PurePosixPath(member).suffix.lower() in PICTURE_SUFFIXES
 
 
-def _tree_source(tree: Tree) -> _Source:
-    return _Source(tree.name, lambda: f"tree {tree_key(tree)}", lambda: read_tree(tree))
+def _tree_source(tree: Tree) -> _FoundData:
+    # The notes are not cached: files that were left out are not part of the key.
+    read = replace(tree, notes=())
+    return _FoundData(tree.name, lambda: f"tree {tree_key(tree)}", lambda: read_tree(read), notes=tree.notes)
 
 
-def _zipped_pictures(path: Path, name: str) -> _Source:
-    def read() -> Reading:
+def _zipped_pictures(path: Path, name: str) -> _FoundData:
+    def read() -> SourceFaces:
         with zipfile.ZipFile(path) as archive:
             tree = zip_tree(archive, name)
             if tree is None:
-                raise DataError(f"{name} holds neither a table of faces nor train and test folders; {HELP}")
+                raise DataError(f"{name} holds neither a table of faces nor train and test folders: {HELP}")
             return read_tree(tree)
 
-    return _Source(name, lambda: f"zipped tree {sha256_of(path)}", read)
+    return _FoundData(name, lambda: f"zipped tree {sha256_of(path)}", read)
 
 
-def _parquet_source(files: list[Path], name: str) -> _Source:
+def _parquet_source(files: list[Path], name: str) -> _FoundData:
     def key() -> str:
         return "parquet " + " ".join(f"{split_of_file(file)} {sha256_of(file)}" for file in files)
 
-    return _Source(name, key, lambda: read_parquet(files, name))
+    return _FoundData(name, key, lambda: read_parquet(files, name))
 
 
-def _read_cached(found: _Source, named_votes: Path | None) -> Reading:
-    """The faces of a source, with their FER+ votes, from the cache or from the source."""
+def _read_cached(found: _FoundData, named_votes: Path | None) -> SourceFaces:
+    """The faces of a source with their FER+ votes, from the cache or from the source."""
     votes = named_votes
     if found.table is None and votes is not None:
         raise DataError(f"{shown(votes)}: FER+ votes belong to the rows of FER2013's table, not to {found.name}")
@@ -198,31 +209,33 @@ def _read_cached(found: _Source, named_votes: Path | None) -> Reading:
         votes = votes_beside(found.table)
     key = found.key()
 
-    def read() -> Reading:
+    def read() -> SourceFaces:
         content = found.read()
-        if found.key() != key:  # what is in the cache must be true
-            raise DataError(f"{found.name} changed while it was read; start again when nobody writes to it")
+        if found.key() != key:  # the cache must match the source
+            raise DataError(f"{found.name} changed while it was read: start again when no program writes to it")
         refuse_damaged(content.splits, found.name)  # before anything is kept
         if votes is not None and (named_votes is not None or is_official(content.splits)):
-            with reading(shown(votes)):
+            with source_errors(shown(votes)):
                 return replace(content, splits=add_votes(content.splits, votes))
         return content
 
     if votes is None:
         return cached(key, read)
-    with reading(shown(votes)):
+    with source_errors(shown(votes)):
         votes_key = sha256_of(votes)
     return cached(f"{key}, votes {votes_key} {named_votes is not None}", read)
 
 
-def _judged(found: _Source, content: Reading) -> Dataset:
-    """The data set that was read: refused where it is a damaged FER2013, given a validation split where it has none."""
-    name, splits, notes = found.name, dict(content.splits), list(content.notes)
+def _judged(found: _FoundData, content: SourceFaces) -> Dataset:
+    """The data set from its faces: refuses a damaged FER2013, and holds out a validation split if there is none."""
+    name, splits, notes = found.name, dict(content.splits), [*found.notes, *content.notes]
     refuse_damaged(splits, name)
     official = is_official(splits)
     if not len(splits["validation"]) and len(splits["training"]) and len(splits["test"]) and found.table is None:
         if is_merged_copy(splits):
-            notes.append("FER2013's PublicTest and PrivateTest are one split here; figures on it compare with nobody's")
+            notes.append(
+                "PublicTest and PrivateTest are one split here: its figures cannot be compared with published ones"
+            )
         splits["training"], splits["validation"] = hold_out(splits["training"], splits["test"])
         notes.append(
             f"there is no validation split: {len(splits['validation']):,} training faces, one in eight of each "

@@ -1,7 +1,7 @@
-"""Whether faces are the official FER2013, a copy of it that something happened to, or another data set.
+"""Whether faces are the official FER2013, a damaged copy of it, or another data set.
 
 Only the official one is ever called FER2013. A copy with other class counts, or with pixels that cannot be FER2013's,
-is refused, because every figure measured on it would be wrong without a sign; anything else keeps its own name.
+is refused, because every figure measured on it would be wrong unnoticed. Any other data set keeps its own name.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ OFFICIAL_GREY: Mapping[str, tuple[tuple[float, float], ...]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""For each split and class of FER2013, measured: the mean grey value, and the upper half's less the lower half's."""
+"""Measured for each split and class of FER2013: the mean grey value, and the upper half's mean minus the lower's."""
 
 TOLERANCE = 1.0
-"""Grey values by which a copy may be off. Shuffled labels, or faces upside down, inverted or blank, are off by more."""
+"""Grey values by which a copy may differ. Shuffled labels, or flipped, inverted or blank faces, differ by more."""
 
 
 def is_official(splits: Mapping[str, Faces]) -> bool:
-    """Whether every class of every split has FER2013's count."""
+    """Whether every class of every split has the count of FER2013."""
     return all(splits[name].counts == OFFICIAL_COUNTS[name] for name in SPLITS)
 
 
 def refuse_damaged(splits: Mapping[str, Faces], name: str) -> None:
     """Refuse faces that claim to be FER2013 and are not.
 
-    They claim it by having 35,887 rows in all, or by the file's name together with at least half as many. Faces with no
-    validation split are compared with the common copy whose test split is PublicTest and PrivateTest together.
+    They claim it with 35,887 rows in total, or with FER2013's name and at least half as many. Faces without a
+    validation split are compared with the common copy whose test split holds PublicTest and PrivateTest.
 
     Raises:
-        DataError: the splits are swapped, a class count is off, or the pixels are not FER2013's.
+        DataError: the splits are swapped, a class count is wrong, or the pixels are not FER2013's.
     """
     counts = {split: splits[split].counts for split in SPLITS}
     if is_official(splits):
@@ -74,25 +74,25 @@ def refuse_damaged(splits: Mapping[str, Faces], name: str) -> None:
                 for split, other in zip(SPLITS, order, strict=True)
                 if split != other
             ]
-            raise DataError(f"{name}: the splits of FER2013 are swapped: {', '.join(swapped)}; {_REMEDY}")
+            raise DataError(f"{name}: the splits of FER2013 are swapped: {', '.join(swapped)}: {_REMEDY}")
     official = {"training": OFFICIAL_COUNTS["training"], "test": _MERGED_TEST} if merged else dict(OFFICIAL_COUNTS)
     for split, expected in official.items():
         for label, (got, wanted) in enumerate(zip(counts[split], expected, strict=True)):
             if got != wanted:
                 raise DataError(
                     f"{name} is a damaged copy of FER2013: {OFFICIAL_NAMES[split]} has {got:,} faces of "
-                    f"{EMOTIONS[label]}, and FER2013 has {wanted:,}; {_REMEDY}, "
-                    "or, where the change is meant, give the file another name"
+                    f"{EMOTIONS[label]}, and FER2013 has {wanted:,}: {_REMEDY}, "
+                    "or, if you changed it on purpose, give the file another name"
                 )
 
 
 def is_called_fer2013(name: str) -> bool:
-    """Whether a file or folder is named as FER2013 usually is."""
+    """Whether a file or folder has one of FER2013's usual names."""
     return re.match(r"(fer[-_ ]?2013|icml_face_data)", name, re.IGNORECASE) is not None
 
 
 def is_merged_copy(splits: Mapping[str, Faces]) -> bool:
-    """Whether these are FER2013's faces with PublicTest and PrivateTest together in the test split."""
+    """Whether these are FER2013's faces with PublicTest and PrivateTest merged in the test split."""
     return (
         not len(splits["validation"])
         and splits["training"].counts == OFFICIAL_COUNTS["training"]
@@ -101,7 +101,7 @@ def is_merged_copy(splits: Mapping[str, Faces]) -> bool:
 
 
 def grey_of(faces: Faces) -> list[tuple[float, float]]:
-    """For each class: the mean grey value, and the upper half's mean less the lower half's."""
+    """For each class: the mean grey value, and the upper half's mean minus the lower half's."""
     halves = faces.images.reshape(len(faces), 2, -1).mean(axis=2)
     return [
         (float(upper + lower) / 2, float(upper - lower))
@@ -115,5 +115,5 @@ def _refuse_other_pixels(splits: Mapping[str, Faces], name: str) -> None:
             if np.abs(np.subtract(got, wanted)).max() > TOLERANCE:
                 raise DataError(
                     f"{name} has FER2013's class counts and other pixels: {OFFICIAL_NAMES[split]}'s "
-                    f"{EMOTIONS[label]} faces have the mean grey {got[0]:.1f}, FER2013's {wanted[0]:.1f}; {_REMEDY}"
+                    f"{EMOTIONS[label]} faces have the mean grey {got[0]:.1f}, FER2013's {wanted[0]:.1f}: {_REMEDY}"
                 )

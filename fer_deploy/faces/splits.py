@@ -1,4 +1,4 @@
-"""The names that people give to the three splits, and a validation split for data that comes without one."""
+"""The usual names of the three splits, and a validation split for data sets that lack one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fer_deploy.faces.dataset import Faces, pixel_keys
 
 HELD_OUT = 8
-"""One face in this many is held out of training for validation, as in FER2013 (3,589 of 28,709)."""
+"""One training face in this many becomes a validation face, as in FER2013 (3,589 of 28,709)."""
 
 _NAMES: dict[str, str] = {
     "train": "training",
@@ -28,7 +28,7 @@ _NAMES: dict[str, str] = {
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for in any case, with or without - and _; None when it is none.
+    """The split that a name stands for, in any case, with or without - and _; None for other names.
 
     >>> split_of("PublicTest"), split_of("private_test"), split_of("Train"), split_of("faces")
     ('validation', 'test', 'training', None)
@@ -37,15 +37,14 @@ def split_of(name: str) -> str | None:
 
 
 def hold_out(training: Faces, test: Faces, *, seed: int = 0) -> tuple[Faces, Faces]:
-    """Split training faces in two: those that stay, and one in eight of each class for validation.
+    """Hold out one training face in eight of each class for validation.
 
-    Copies stay together: faces with equal pixels are all kept or all held out. A face that is in `test` too is never
-    held out, so that nothing is chosen on it. The choice depends on pixels, labels and `seed` alone, not on names or
-    order.
+    Faces with equal pixels are all kept or all held out. A face that is also in `test` is never held out, so that no
+    choice is made on it. The selection depends on pixels, labels and `seed` only, not on names or order.
 
     Returns:
-        The faces that stay for training, and the ones held out, both in their old order. Classes with fewer than eight
-        faces that may be held out give at least one, where another stays.
+        The remaining training faces and the held-out ones, both in their old order. A class with fewer than eight
+        candidates gives at least one face if another remains.
     """
     groups: dict[bytes, list[int]] = {}
     for row, key in enumerate(pixel_keys(training)):
@@ -55,7 +54,9 @@ def hold_out(training: Faces, test: Faces, *, seed: int = 0) -> tuple[Faces, Fac
     for key, rows in groups.items():
         if key not in in_test:
             order = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + key).digest()
-            label = min(int(training.labels[row]) for row in rows)  # of copies that disagree: the first class
+            label = min(
+                int(training.labels[row]) for row in rows
+            )  # copies may have different labels: the first class counts
             by_class.setdefault(label, []).append((order, rows))
     held: NDArray[np.bool_] = np.zeros(len(training), bool)
     for label, candidates in by_class.items():
@@ -64,7 +65,7 @@ def hold_out(training: Faces, test: Faces, *, seed: int = 0) -> tuple[Faces, Fac
         taken = 0
         for _, rows in sorted(candidates):
             if taken + len(rows) > wanted:
-                continue  # a large group of copies may not fit any more; the next one may
+                continue  # this group of copies is too large for what is missing; a later one may fit
             held[rows] = True
             taken += len(rows)
     return training.take(~held), training.take(held)

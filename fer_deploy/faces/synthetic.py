@@ -1,12 +1,12 @@
 """Drawn faces with seven expressions: data that anyone has, so that the whole pipeline runs anywhere.
 
 A face is a head with hair, eyes, brows, nose and mouth on a background, seen under a random pose, light, skin tone and
-noise. The expression moves brows, lids, nose and mouth; nothing else tells the classes apart. The drawings are no
-substitute for real faces: a network that reads them has learned the pipeline's data, and nothing about people.
+noise. The expression moves brows, lids, nose and mouth; nothing else distinguishes the classes. The drawings do not
+replace real faces: a network that learned from them knows nothing about people.
 
 The same count and seed give the same bytes on every platform and with every numpy: random numbers are the raw output
-of PCG64, which numpy keeps fixed, and the arithmetic is +, -, *, / and square roots of IEEE floats, whose results are
-fixed too. No sine, no exponential, no normal distribution, no matrix product.
+of PCG64, which numpy keeps fixed, and the arithmetic uses only +, -, *, / and square roots of IEEE floats, which are
+exactly defined. No sine, exponential, normal distribution or matrix product is used.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 
 DEFAULT_TRAINING = 4200
-"""Faces to learn from in the data set 'synthetic'; validation and test have a sixth of that each."""
+"""Training faces of the data set 'synthetic'; validation and test have a sixth as many each."""
 
 LARGEST_TRAINING = 1_000_000
 
 _Plane = NDArray[np.float32]
 
 _AT_ONCE = 64 * SIZE * SIZE
-"""Pixels drawn together: few enough that the planes stay in the processor's cache."""
+"""Pixels that are drawn together: few enough for the planes to stay in the processor's cache."""
 
 _EXPRESSION: dict[str, tuple[float, ...]] = {
     # for angry, disgust, fear, happy, sad, surprise, neutral: in the order of EMOTIONS
@@ -52,15 +52,15 @@ _SPREAD: dict[str, float] = {
     "teeth": 0.2,
 }
 _DRAWS = 48
-"""Random numbers that each face takes; more than are used, so that a new one does not change all the old faces."""
+"""Random numbers for each face. More than are used, so that a new use does not change all existing faces."""
 
 
 def synthetic_faces(count: int, *, seed: int) -> Faces:
     """Draw grey faces, the seven expressions in turn (face i shows class i mod 7).
 
     Args:
-        count: how many.
-        seed: other seeds give other faces; more faces of one seed begin with the same ones.
+        count: number of faces.
+        seed: other seeds give other faces. A larger count of the same seed begins with the same faces.
 
     Returns:
         Faces with images uint8 (count, 48, 48); rows are 0 to count - 1; no votes.
@@ -73,11 +73,11 @@ def synthetic_faces(count: int, *, seed: int) -> Faces:
 def colour_faces(
     labels: Sequence[int], *, height: int = SIZE, width: int = SIZE, seed: int = 0, grey: bool = False
 ) -> NDArray[np.uint8]:
-    """Draw faces at any size, as an app would hand them to a model: for golden inputs and for trials.
+    """Draw faces at any size, as an app would give them to a model, for golden inputs and load tests.
 
     Args:
         labels: the class, 0 to 6, of each face to draw.
-        height: pixels, 1 or more; the face fills the picture, squeezed where it is not square.
+        height: pixels, 1 or more. The face fills the picture, and is squeezed if that is not square.
         width: pixels, 1 or more.
         seed: other seeds give other faces.
         grey: give the three channels equal values.
@@ -95,12 +95,12 @@ def colour_faces(
 
 
 def synthetic_dataset(training: int = DEFAULT_TRAINING) -> Dataset:
-    """The data set 'synthetic': `training` faces to learn from, a sixth of that each to choose on and to report.
+    """The data set 'synthetic': `training` training faces, and a sixth as many for validation and for test.
 
-    Always the same faces for the same `training`. DataError when it is below 42 or above a million.
+    The same `training` always gives the same faces. DataError if it is below 42 or above a million.
     """
     if not 42 <= training <= LARGEST_TRAINING:
-        raise DataError(f"synthetic:{training} cannot be drawn; ask for 42 to {LARGEST_TRAINING:,} faces to learn from")
+        raise DataError(f"synthetic:{training} cannot be drawn: choose 42 to {LARGEST_TRAINING:,} training faces")
     others = training // 6
     return Dataset.of(
         "synthetic",
@@ -108,7 +108,7 @@ def synthetic_dataset(training: int = DEFAULT_TRAINING) -> Dataset:
         validation=synthetic_faces(others, seed=2),
         test=synthetic_faces(others, seed=3),
         official=False,
-        notes=("drawn faces: a score on them says nothing about real ones",),
+        notes=("these faces are drawn: a score on them says nothing about real faces",),
     )
 
 
@@ -140,10 +140,10 @@ def _add_noise(faces: NDArray[np.uint8], draws: _Plane, generator: np.random.PCG
 
 
 class _Sketch:
-    """A few faces being drawn, as planes float32 (n, height, width) of grey values 0 to 255.
+    """Faces while they are drawn: planes float32 (n, height, width) of grey values 0 to 255.
 
     Coordinates: x to the right and y down, the picture spans -1 to 1 both ways; u and v are the same in the face's own
-    frame, after its pose is undone. Everything is laid over what is there, with soft edges of about a pixel.
+    frame, without its pose. Every layer covers the ones before, with soft edges of about a pixel.
     """
 
     def __init__(self, labels: NDArray[np.int64], draws: _Plane, height: int, width: int) -> None:

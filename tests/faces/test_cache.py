@@ -11,9 +11,10 @@ import pytest
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces import cache
-from fer_deploy.faces.cache import cache_folder, cached
+from fer_deploy.faces.cache import cached
 from fer_deploy.faces.dataset import SPLITS, Faces
-from fer_deploy.faces.reading import Reading
+from fer_deploy.faces.source import SourceFaces
+from fer_deploy.machine import cache_folder
 
 
 class Reader:
@@ -23,9 +24,9 @@ class Reader:
         self.asked = 0
         self.splits = splits
 
-    def __call__(self) -> Reading:
+    def __call__(self) -> SourceFaces:
         self.asked += 1
-        return Reading(self.splits, ("read by hand",))
+        return SourceFaces(self.splits, ("read by hand",))
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def reader(small_splits: dict[str, Faces]) -> Reader:
     return Reader(small_splits | {"training": Faces(training.images, training.labels, training.rows, votes)})
 
 
-def same(found: Reading, wanted: Reading) -> bool:
+def same(found: SourceFaces, wanted: SourceFaces) -> bool:
     def parts(faces: Faces) -> list[bytes | None]:
         return [
             None if part is None else part.tobytes() for part in (faces.images, faces.labels, faces.rows, faces.votes)
@@ -141,7 +142,7 @@ def test_a_folder_that_cannot_be_written_is_done_without(
 
 
 def test_what_fails_leaves_nothing_behind(folder: Path) -> None:
-    def fail() -> Reading:
+    def fail() -> SourceFaces:
         raise DataError("row 7")
 
     with pytest.raises(DataError, match="row 7"):
@@ -169,7 +170,7 @@ def test_the_least_used_goes_when_there_is_too_much(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the XDG folders are Linux's")
-def test_the_cache_is_in_the_users_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FERDEPLOY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder() == Path("/somewhere/ferdeploy")

@@ -15,13 +15,13 @@ import pytest
 from fer_deploy.errors import DataError
 from fer_deploy.faces import containers
 from fer_deploy.faces.containers import choose_known, kind_of, open_table
-from fer_deploy.faces.reading import reading
+from fer_deploy.faces.source import source_errors
 
 TABLE = b"emotion,pixels,Usage\n" + b"0,1 2 3,Training\n" * 40
 
 
 def content_of(path: Path) -> tuple[bytes, str]:
-    with reading(path.name), open_table(path) as (stream, name):
+    with source_errors(path.name), open_table(path) as (stream, name):
         return stream.read(), name
 
 
@@ -115,7 +115,7 @@ def broken_gzip() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv.gz", gzip.compress(TABLE)[:-20], "a.csv.gz ends in the middle of its packed data; it is cut short"),
+        ("a.csv.gz", gzip.compress(TABLE)[:-20], "a.csv.gz ends in the middle of its packed data: it is cut short"),
         ("a.csv.gz", broken_gzip(), "a.csv.gz is a damaged archive"),
         (
             "a.tar.gz",
@@ -123,13 +123,13 @@ def broken_gzip() -> bytes:
             "a.tar.gz ends in the middle|a.tar.gz is a damaged archive",
         ),
         ("a.zip", zipped({"fer2013.csv": TABLE})[:-30], "a.zip is a damaged archive"),
-        ("a.zip", broken_zip(), "a.zip is a damaged archive .*CRC"),
-        ("a.zip", encrypted_zip(), "a.zip is encrypted; unpack it yourself"),
+        ("a.zip", broken_zip(), "a.zip is a damaged archive: .*CRC"),
+        ("a.zip", encrypted_zip(), "a.zip is encrypted: unpack it yourself"),
         ("a.zip", zipped({}), "a.zip holds no table of faces"),
         ("a.zip", zipped({"notes.txt": b"x"}), "a.zip holds no table of faces"),
         ("a.zip", zipped({"train.csv": b"x", "test.csv": b"x"}), "a.zip holds no table of faces"),
         ("a.zip", zipped({"one.csv": TABLE, "two.csv": TABLE}), r"a.zip holds several data sets \(one.csv, two.csv\)"),
-        ("a.zip", zipped({"fer2013.zip": zipped({"fer2013.csv": TABLE})}), "an archive inside an archive; unpack it"),
+        ("a.zip", zipped({"fer2013.zip": zipped({"fer2013.csv": TABLE})}), "an archive inside an archive: unpack it"),
         ("a.tar.gz", tarred({"notes.txt": b"x"}), "a.tar.gz holds no table of faces"),
         ("a.xz", b"\xfd7zXZ\0\0\0", "a.xz is packed with xz"),
         ("a.7z", b"7z\xbc\xaf\x27\x1c", "a.7z is packed with 7-Zip"),
@@ -138,7 +138,7 @@ def broken_gzip() -> bytes:
         ("a.csv", b"", "a.csv is empty"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_unreadable_files_are_refused_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         content_of(tmp_path / name)

@@ -48,7 +48,7 @@ def test_the_file_is_found_beside_the_table_in_any_case(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-1], "has votes for 90 faces, and the table has 91; they do not belong together"),
+        (lambda lines: lines[:-1], "has votes for 90 faces, and the table has 91: they do not belong together"),
         (lambda lines: [HEADER], "has votes for 0 faces"),
         (lambda lines: [], "is not FER.'s file: its first line must be Usage,Image name,neutral"),
         (lambda lines: ["emotion,pixels,Usage", *lines[1:]], "is not FER.'s file"),
@@ -57,12 +57,15 @@ def test_the_file_is_found_beside_the_table_in_any_case(tmp_path: Path) -> None:
             lambda lines: [*lines[:3], lines[3].replace("Training", "PublicTest"), *lines[4:]],
             r"row 2 \(line 4\) has another split than the table",
         ),
-        (lambda lines: [*lines[:3], "Training,a.png,x" + ",0" * 9, *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
+        (
+            lambda lines: [*lines[:3], "Training,a.png,x" + ",0" * 9, *lines[4:]],
+            r"row 2 \(line 4\) is not a row of votes",
+        ),
         (
             lambda lines: [*lines[:3], "Training,a.png,-1" + ",0" * 9, *lines[4:]],
-            r"row 2 \(line 4\) is no row of votes",
+            r"row 2 \(line 4\) is not a row of votes",
         ),
-        (lambda lines: [*lines[:3], "Training,a.png,1,2", *lines[4:]], r"row 2 \(line 4\) is no row of votes"),
+        (lambda lines: [*lines[:3], "Training,a.png,1,2", *lines[4:]], r"row 2 \(line 4\) is not a row of votes"),
     ],
 )
 def test_votes_that_do_not_fit_are_refused(

@@ -18,7 +18,7 @@ from test_ferplus import lines_for, write
 from test_tree import write_tree
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces import load, table
+from fer_deploy.faces import csv_table, load
 from fer_deploy.faces.dataset import OFFICIAL_COUNTS, SPLITS, Dataset, Faces, pixel_keys
 from fer_deploy.faces.load import load_dataset
 
@@ -84,7 +84,7 @@ def test_a_table_known_by_name_comes_before_pictures_and_pictures_before_any_tab
     assert load_dataset(tmp_path).name == "icml_face_data.csv (not the official FER2013)"
 
 
-def test_without_a_validation_split_one_is_held_out_and_said(tmp_path: Path, small: Dataset) -> None:
+def test_without_a_validation_split_one_is_held_out_and_noted(tmp_path: Path, small: Dataset) -> None:
     found = load_dataset(write_tree(tmp_path / "pictures", small, folders=("train", None, "test")))
     assert [len(found.split(split)) for split in SPLITS] == [56, 7, 14]
     assert "7 training faces, one in eight of each expression, were held out" in found.notes[0]
@@ -103,7 +103,7 @@ def test_a_table_without_a_split_is_refused_since_it_may_be_cut_short(tmp_path: 
         load_dataset(tmp_path / "cut.csv")
 
 
-def test_a_class_that_a_table_lacks_is_said(tmp_path: Path, small_table: Path) -> None:
+def test_a_class_that_a_table_lacks_is_noted(tmp_path: Path, small_table: Path) -> None:
     rows = small_table.read_text().splitlines(keepends=True)
     (tmp_path / "six.csv").write_text("".join(row for row in rows if not row.startswith("1,")))
     assert load_dataset(tmp_path / "six.csv").notes == tuple(
@@ -111,7 +111,7 @@ def test_a_class_that_a_table_lacks_is_said(tmp_path: Path, small_table: Path) -
     )
 
 
-def test_where_the_data_is_looked_for(tmp_path: Path, small: Dataset, small_table: Path, monkeypatch) -> None:
+def test_the_default_places_of_data(tmp_path: Path, small: Dataset, small_table: Path, monkeypatch) -> None:
     with pytest.raises(
         DataError, match=r"no data set: no --data, \$FERDEPLOY_DATA or data/.*--data synthetic"
     ) as caught:
@@ -126,7 +126,7 @@ def test_where_the_data_is_looked_for(tmp_path: Path, small: Dataset, small_tabl
     assert len(load_dataset(None, workspace=tmp_path).training) == 70
     assert load_dataset(tmp_path / "data").sha256 == small.sha256
     monkeypatch.setenv("FERDEPLOY_DATA", str(tmp_path / "gone"))
-    with pytest.raises(DataError, match=r"\$FERDEPLOY_DATA names .*gone, which is not there"):
+    with pytest.raises(DataError, match=r"\$FERDEPLOY_DATA names .*gone, which does not exist"):
         load_dataset(None, workspace=tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_synthetic_sizes(source: str, count: int, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "source", ["synthetic:41", "synthetic:-5", "synthetic:many", "synthetic:99999999999", "synthetic:0x10"]
 )
-def test_synthetic_sizes_that_cannot_be(source: str) -> None:
+def test_impossible_synthetic_sizes_are_refused(source: str) -> None:
     with pytest.raises(DataError, match=source):
         load_dataset(source)
 
@@ -207,8 +207,8 @@ def as_pictures_without_a_tree(folder: Path) -> Path:
         (lambda folder: "~nosuchuser/fer2013.csv", "no data set at ~nosuchuser/fer2013.csv: there is no such user"),
         (lambda folder: folder, "holds no data set: neither fer2013.csv"),
         (as_empty, r"fer2013.csv is empty \(0 bytes\)"),
-        (as_parquet_magic, "x.parquet is no parquet file that can be read"),
-        (as_picture, "face.png is a picture; FER2013 is a table"),
+        (as_parquet_magic, "x.parquet is not a readable Parquet file"),
+        (as_picture, "face.png is a picture: FER2013 is a table"),
         (as_pipe, "pipe is neither a file nor a folder"),
         (as_loop, "loop"),
         (as_partial, "holds no data set"),
@@ -216,7 +216,7 @@ def as_pictures_without_a_tree(folder: Path) -> Path:
         (as_pictures_without_a_tree, "a.zip holds neither a table of faces nor train and test folders"),
     ],
 )  # fmt: skip
-def test_what_is_no_data_set_is_said_in_one_line(tmp_path: Path, make, message: str) -> None:
+def test_other_files_are_refused_in_one_line(tmp_path: Path, make, message: str) -> None:
     if make is as_parquet_magic:
         pytest.importorskip("polars")
     with pytest.raises(DataError, match=message) as caught:
@@ -232,7 +232,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, small_table: Path) -> None:
         load_dataset(path)
 
 
-def test_a_changed_table_is_read_anew_and_an_unchanged_one_is_not(
+def test_a_changed_table_is_read_again_and_an_unchanged_one_is_not(
     tmp_path: Path, small_table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copy(small_table, tmp_path / "faces.csv"))
@@ -255,7 +255,7 @@ def test_a_table_that_changes_while_it_is_read_is_not_cached(
     path = Path(shutil.copy(small_table, tmp_path / "faces.csv"))
 
     def meddle(stream, name):
-        found = table.read_table(stream, name)
+        found = csv_table.read_table(stream, name)
         with path.open("ab") as file:
             file.write(b"\n")
         return found

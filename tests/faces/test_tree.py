@@ -13,8 +13,9 @@ from PIL import Image
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
-from fer_deploy.faces.reading import Reading
-from fer_deploy.faces.tree import face_from_picture, folder_tree, read_tree, tree_key, walk, zip_tree
+from fer_deploy.faces.source import SourceFaces
+from fer_deploy.faces.tree import Tree, face_from_picture, files_in, folder_tree, read_tree, tree_key, zip_tree
+from fer_deploy.files import LeftOut
 
 OTHER_NAMES = ("Anger", "DISGUSTED", "fearful", "Happiness", "SAD", "suprise", "Neutral")
 
@@ -38,8 +39,13 @@ def write_tree(
     return root
 
 
-def read(root: Path) -> Reading:
-    tree = folder_tree(root, walk(root))
+def find(root: Path) -> Tree | None:
+    left_out = LeftOut()
+    return folder_tree(root, files_in(root, left_out), left_out)
+
+
+def read(root: Path) -> SourceFaces:
+    tree = find(root)
     assert tree is not None
     return read_tree(tree)
 
@@ -74,22 +80,50 @@ def test_train_and_test_alone_leave_validation_empty(tmp_path: Path, small: Data
     assert [len(found[split]) for split in SPLITS] == [63, 0, 14]
 
 
-def test_a_merged_test_folder_is_parted_by_the_names_of_its_files(tmp_path: Path, small: Dataset) -> None:
+def test_a_merged_test_folder_is_split_by_the_names_of_its_files(tmp_path: Path, small: Dataset) -> None:
     write_tree(tmp_path, small, folders=("train", "test", "test"), stems=("Training", "PublicTest", "PrivateTest"))
     found = read(tmp_path)
     assert all(same_faces(found.splits[split], small.split(split)) for split in SPLITS)
-    assert "parted into PublicTest and PrivateTest" in found.notes[0]
+    assert "split into PublicTest and PrivateTest" in found.notes[0]
     extra = next((tmp_path / "test" / "sad").glob("PrivateTest*"))
     extra.rename(extra.with_name("unnamed.png"))
     assert len(read(tmp_path).splits["validation"]) == 0
 
 
-def test_files_that_are_nobodys_face_are_left_alone(tmp_path: Path, small: Dataset) -> None:
+def test_files_that_are_not_pictures_are_left_out_with_a_note(tmp_path: Path, small: Dataset) -> None:
     write_tree(tmp_path, small)
-    for name in ("README.md", "train/labels.csv", "train/sad/.DS_Store", "train/sad/Thumbs.db", ".git/train/odd/x.png"):
+    face = next((tmp_path / "train" / "sad").iterdir()).read_bytes()
+    for name in ("README.md", "train/labels.csv", "train/sad/.DS_Store", "train/sad/Thumbs.db", ".git/train/odd/x.png",
+                 "train/sad/._face_003.png", "train/sad/@eaDir/face_003.png/SYNOPHOTO_THUMB_M.png", "train/sad/x.heic",
+                 "train/sad/.ipynb_checkpoints/face-checkpoint.png", "__MACOSX/train/sad/._face_003.png"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    assert [len(faces) for faces in read(tmp_path).splits.values()] == [63, 14, 14]
+        (tmp_path / name).write_bytes(face)
+    faces = read(tmp_path)
+    assert [len(split) for split in faces.splits.values()] == [63, 14, 14]
+    assert faces.notes == (
+        "left out: 4 hidden, 1 *.csv, 1 *.heic (save as JPEG), 1 *.md, 1 @eaDir, 1 Thumbs.db, 1 __MACOSX",
+    )
+
+
+def test_a_linked_folder_of_pictures_is_read_once(tmp_path: Path, small: Dataset) -> None:
+    write_tree(tmp_path / "data", small)
+    (tmp_path / "data" / "train" / "sad").rename(tmp_path / "elsewhere")
+    (tmp_path / "data" / "train" / "sad").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "train" / "sad" / "again").symlink_to(tmp_path / "elsewhere")
+    faces = read(tmp_path / "data")
+    assert [len(split) for split in faces.splits.values()] == [63, 14, 14]
+    assert faces.notes == ("left out: 1 link to a folder that is read already",)
+
+
+def test_labels_that_are_read_as_others_are_noted(tmp_path: Path, small: Dataset) -> None:
+    root = write_tree(tmp_path, small)
+    assert read(root).notes == ()
+    (root / "train" / "calm").mkdir()
+    next((root / "train" / "neutral").iterdir()).rename(root / "train" / "calm" / "x.png")
+    (root / "test" / "angry").rename(root / "test" / "Anger")
+    faces = read(root)
+    assert [len(split) for split in faces.splits.values()] == [63, 14, 14]
+    assert faces.notes == ("labels were read as others: anger as angry, calm as neutral",)
 
 
 def remove_class(root: Path) -> None:
@@ -144,7 +178,7 @@ def broken_link(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_class, "train has no pictures of disgust; all seven"),
+        (remove_class, "train has no pictures of disgust: all seven"),
         (add_class, "the folder train/contempt is none of the seven expressions"),
         (not_a_picture, "train/sad/face_900.png: a text file, not a picture"),
         (truncated, "test/happy/.*: damaged or truncated"),
@@ -165,7 +199,7 @@ def test_every_fault_is_one_line_that_names_the_file(tmp_path: Path, small: Data
     assert "\n" not in str(caught.value)
 
 
-def test_links_that_lead_back_end(tmp_path: Path, small: Dataset) -> None:
+def test_loops_of_links_end(tmp_path: Path, small: Dataset) -> None:
     write_tree(tmp_path, small)
     (tmp_path / "train" / "sad" / "again").symlink_to(tmp_path / "train", target_is_directory=True)
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
@@ -210,7 +244,7 @@ def test_grey_pictures_keep_their_exact_values_in_every_format(tmp_path: Path, s
 
 def test_the_key_changes_with_any_picture_name_or_folder(tmp_path: Path, small: Dataset) -> None:
     def key() -> str:
-        tree = folder_tree(tmp_path, walk(tmp_path))
+        tree = find(tmp_path)
         assert tree is not None
         return tree_key(tree)
 
@@ -263,6 +297,6 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path, small: D
         read(tmp_path)
 
 
-def test_a_folder_without_pictures_is_no_tree(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_is_not_a_tree(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    assert folder_tree(tmp_path, walk(tmp_path)) is None
+    assert find(tmp_path) is None

@@ -32,7 +32,7 @@ def test_pictures_are_read_in_the_order_of_their_names_once_each(tmp_path: Path)
     assert np.array_equal(faces, np.stack(expected))
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     dataset = synthetic_dataset(70)
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         read_unlabelled(tmp_path / "nowhere", dataset)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fer_deploy.bench.peers import Peer
 from fer_deploy.errors import UnavailableError
-from fer_deploy.faces.cache import cache_folder
+from fer_deploy.machine import cache_folder
 
 NEEDED_BYTES = 8_000_000_000
 """Free disk space below which no environment is made: TensorFlow and PyTorch take 2 to 6 GB unpacked."""
@@ -33,7 +33,10 @@ def environment_folder(peer: Peer) -> Path:
     content = json.dumps(
         [peer.packages, peer.requirements, sys.version_info[:2] if peer.language == "python" else None]
     )
-    return cache_folder() / "peers" / f"{peer.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
+    cache = cache_folder()
+    if cache is None:
+        raise UnavailableError("there is no folder for peers' environments: name one with FERDEPLOY_CACHE")
+    return cache / "peers" / f"{peer.name}-{hashlib.sha256(content.encode()).hexdigest()[:10]}"
 
 
 def prepare(peer: Peer, *, tell: Callable[[str], None] | None = None) -> list[str]:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces import table
+from fer_deploy.faces import csv_table
+from fer_deploy.faces.csv_table import PIXELS, parse_pixels, read_table
 from fer_deploy.faces.dataset import SPLITS, Faces
-from fer_deploy.faces.table import PIXELS, parse_pixels, read_table
 
 GOOD = " ".join(["7"] * PIXELS)
 
@@ -96,9 +96,9 @@ def test_the_ways_of_writing_it_that_people_have(text: str) -> None:
         (three(f"-1,{GOOD},PublicTest"), r"row 1 .*: the label '-1'"),
         (three(f",{GOOD},PublicTest"), r"row 1 .*: the label ''"),
         (three(f"3,{GOOD},Secret"), r"row 1 .*: the split 'Secret' is not Training, PublicTest or PrivateTest"),
-        (three(f"3,{GOOD}"), r"row 1 .* has 2 columns, not 3; is the file cut short"),
-        (three("\n"), r"row 1 .* is empty; remove the line"),
-        (three()[:-1000], r"row 2 \(line 4\) has 2 columns, not 3; is the file cut short"),
+        (three(f"3,{GOOD}"), r"row 1 .* has 2 columns, not 3: is the file cut short"),
+        (three("\n"), r"row 1 .* is empty: remove the line"),
+        (three()[:-1000], r"row 2 \(line 4\) has 2 columns, not 3: is the file cut short"),
         ("emotion,pixels,Usage\n" + "7 " * 600_000, "has a line of over 1,048,576 bytes"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_number_cannot_move_from_one_row_to_the_next() -> None:
 
 
 def test_the_number_of_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "MOST_ROWS", 2)
+    monkeypatch.setattr(csv_table, "MOST_ROWS", 2)
     with pytest.raises(DataError, match="more than 2 rows"):
         read(three())
 

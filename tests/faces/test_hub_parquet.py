@@ -15,8 +15,8 @@ from PIL import Image
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, UnavailableError
 from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
+from fer_deploy.faces.hub_parquet import read_parquet, split_of_file
 from fer_deploy.faces.load import load_dataset
-from fer_deploy.faces.parquet import read_parquet, split_of_file
 
 polars = pytest.importorskip("polars", reason="polars comes with fer-deploy[train]")
 
@@ -169,8 +169,8 @@ def other_label_column(columns: dict[str, Any]) -> None:
         (true_labels, r"train\.parquet, row \d+: the label '(True|False)'"),
         (no_picture, r"train\.parquet, row 3 has no picture"),
         (not_a_picture, r"train\.parquet, row 3: .*not a picture"),
-        (other_picture_column, r"train\.parquet has no column of pictures .*; its columns are 'label', 'photo'"),
-        (other_label_column, r"train\.parquet has no column of labels .*; its columns are 'image', 'mood'"),
+        (other_picture_column, r"train\.parquet has no column of pictures .*: its columns are 'label', 'photo'"),
+        (other_label_column, r"train\.parquet has no column of labels .*: its columns are 'image', 'mood'"),
     ],
 )
 def test_every_fault_names_file_and_row(
@@ -194,13 +194,13 @@ def test_names_that_are_none_of_the_seven(tmp_path: Path, small: Dataset) -> Non
 def test_a_file_that_is_cut_short(tmp_path: Path, small: Dataset, keep: float) -> None:
     path = write(tmp_path / "train.parquet", columns_of(small.validation, tmp_path))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(DataError, match=r"train\.parquet is no parquet file that can be read"):
+    with pytest.raises(DataError, match=r"train\.parquet is not a readable Parquet file"):
         read_parquet([path], "set")
 
 
-def test_a_file_that_does_not_say_its_split(tmp_path: Path, small: Dataset) -> None:
+def test_a_file_that_states_no_split(tmp_path: Path, small: Dataset) -> None:
     path = write(tmp_path / "faces.parquet", columns_of(small.validation, tmp_path))
-    with pytest.raises(DataError, match=r"faces\.parquet says for no row in which split it is"):
+    with pytest.raises(DataError, match=r"faces\.parquet states no split"):
         load_dataset(path)
 
 

@@ -1,8 +1,8 @@
 """Read faces from a comma-separated table: Kaggle's fer2013.csv, icml_face_data.csv, and others like them.
 
 A row is a label (0 to 6), 2,304 grey values separated by spaces, and the split ("Training", "PublicTest" or
-"PrivateTest"). The columns are found by name, in any order, and a fault is reported with its row. Numbers are read by
-numpy, a few hundred rows at a time: 301 MB in about two seconds on one core.
+"PrivateTest"). Columns are found by name, in any order, and errors name the row. numpy parses the numbers, a few
+hundred rows at a time: 301 MB in about two seconds on one core.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
-from fer_deploy.faces.reading import Reading
+from fer_deploy.faces.source import SourceFaces
 from fer_deploy.faces.splits import split_of
 
 PIXELS = SIZE * SIZE
@@ -40,22 +40,22 @@ class _Columns:
     count: int
 
 
-def read_table(stream: IO[bytes], name: str) -> Reading:
+def read_table(stream: IO[bytes], name: str) -> SourceFaces:
     """The faces of each split of a comma-separated table.
 
     Args:
         stream: the table's bytes, already unpacked.
-        name: how the table is called in errors.
+        name: the table's name, for errors.
 
     Raises:
-        DataError: a column is missing, or a row is not a face; the message names the row, counted from 0 without the
-            header as in `Faces.rows`, and the line, counted from 1 with it.
+        DataError: a column is missing, or a row is not a face. The message names the row, counted from 0 without the
+            header as in `Faces.rows`, and the line, counted from 1 with the header.
     """
     lines = _lines(stream, name)
     header = next(lines, b"")
     if not header.strip():
         raise DataError(
-            f"{name} is empty or begins with an empty line; FER2013's table begins with emotion,pixels,Usage"
+            f"{name} is empty or begins with an empty line: FER2013's table begins with emotion,pixels,Usage"
         )
     columns = _columns(header, name)
     emotions: list[int] = []
@@ -67,13 +67,13 @@ def read_table(stream: IO[bytes], name: str) -> Reading:
         fields = line.split(b",")
         row = len(emotions)
         if blank and line.strip():
-            raise DataError(f"{at_row(name, row)} is empty; remove the line")
+            raise DataError(f"{at_row(name, row)} is empty: remove the line")
         if len(fields) != columns.count:
             if not line.strip():  # an empty line is harmless at the end
                 blank = True
                 continue
             raise DataError(
-                f"{at_row(name, row)} has {len(fields)} columns, not {columns.count}; is the file cut short?"
+                f"{at_row(name, row)} has {len(fields)} columns, not {columns.count}: is the file cut short?"
             )
         emotions.append(_label(fields[columns.emotion], name, row))
         usages.append(_split(fields[columns.usage], name, row))
@@ -82,15 +82,15 @@ def read_table(stream: IO[bytes], name: str) -> Reading:
             images.append(parse_pixels(waiting, name, first_row=row + 1 - ROWS_AT_ONCE))
             waiting = []
         if row == MOST_ROWS:
-            raise DataError(f"{name} has more than {MOST_ROWS:,} rows; FER2013 has 35,887")
+            raise DataError(f"{name} has more than {MOST_ROWS:,} rows: FER2013 has 35,887")
     if waiting:
         images.append(parse_pixels(waiting, name, first_row=len(emotions) - len(waiting)))
     if not images:
-        raise DataError(f"{name} has a header and no rows; FER2013 has 35,887")
+        raise DataError(f"{name} has a header and no rows: FER2013 has 35,887")
     pixels, labels, splits = np.concatenate(images), np.array(emotions, np.int64), np.array(usages)
     del images
     rows = {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
-    return Reading({split: Faces(pixels[here], labels[here], here) for split, here in rows.items()})
+    return SourceFaces({split: Faces(pixels[here], labels[here], here) for split, here in rows.items()})
 
 
 def parse_pixels(texts: Sequence[bytes], name: str, *, first_row: int) -> NDArray[np.uint8]:
@@ -101,32 +101,32 @@ def parse_pixels(texts: Sequence[bytes], name: str, *, first_row: int) -> NDArra
     values = None
     if all(text.count(b" ") == PIXELS - 1 for text in texts):
         values = _numbers(b" ".join(texts) + b" ", len(texts) * PIXELS)
-    if values is None:  # look closer: find the fault, or take rows that are written a little otherwise
+    if values is None:  # slower: find the fault, or accept rows that are written in another way (000, two spaces)
         values = np.concatenate([_row(text, name, first_row + number) for number, text in enumerate(texts)])
     return values.reshape(-1, SIZE, SIZE)
 
 
 def at_row(name: str, row: int) -> str:
-    """How a row is called in errors: counted from 0 without the header, and its line from 1 with it."""
+    """A row's name in errors: its number, from 0 without the header, and its line, from 1 with the header."""
     return f"{name}, row {row} (line {row + 2})"
 
 
 def _lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
     while line := stream.readline(LONGEST_ROW):
         if len(line) == LONGEST_ROW:
-            raise DataError(f"{name} has a line of over {LONGEST_ROW:,} bytes; it is no table of 48x48 faces")
+            raise DataError(f"{name} has a line of over {LONGEST_ROW:,} bytes: it is not a table of 48x48 faces")
         yield line
 
 
 def _columns(header: bytes, name: str) -> _Columns:
     fields = header.removeprefix(b"\xef\xbb\xbf").split(b",")
     names = [field.strip(_AROUND).lower().decode("utf-8", "replace") for field in fields]
-    for wanted in ("emotion", "pixels", "usage"):
-        if names.count(wanted) != 1:
-            shown = ", ".join(repr(column[:30]) for column in names[:6])
+    for needed in ("emotion", "pixels", "usage"):
+        if names.count(needed) != 1:
+            listed = ", ".join(repr(column[:30]) for column in names[:6])
             raise DataError(
-                f"{name} has {'two columns' if wanted in names else 'no column'} {wanted!r} in its first line, only "
-                f"{shown}; FER2013's table begins with emotion,pixels,Usage"
+                f"{name} has {'two columns' if needed in names else 'no column'} {needed!r} in its first line, only "
+                f"{listed}: FER2013's table begins with emotion,pixels,Usage"
             )
     return _Columns(names.index("emotion"), names.index("pixels"), names.index("usage"), len(names))
 
@@ -147,7 +147,11 @@ def _split(field: bytes, name: str, row: int) -> int:
 
 
 def _numbers(text: bytes, count: int) -> NDArray[np.uint8] | None:
-    """`count` numbers 0 to 255, each of one to three digits and followed by one space; None if it is anything else."""
+    """`count` numbers 0 to 255, each of one to three digits and followed by one space; None for any other text.
+
+    All numbers are computed at once from their digits, found backwards from the last digit of each. A loop over numbers
+    in Python would take minutes for FER2013.
+    """
     padded = np.frombuffer(b"   " + text, np.uint8)
     digits = padded - np.uint8(48)  # a space becomes 240
     is_digit = digits < 10
