@@ -224,8 +224,6 @@ WRAPPED = {
     "docs/serve.md",
     "examples/README.md",
     "tests/pictures/README.md",
-    "training/LOG.md",
-    "training/README.md",
     "training/ceiling.md",
 }
 """Documents that still wrap their lines. Remove a document when it has one sentence per line; add none."""
