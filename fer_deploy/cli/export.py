@@ -15,8 +15,7 @@ from fer_deploy.model.names import DYNAMIC, PRECISIONS, Shape, parse_shape
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fer_deploy.export.export import ExportedFile
-
+    from fer_deploy.export.metadata import ExportedFile
 
 EPILOG = """\b
 Examples:
@@ -145,7 +144,8 @@ def command(
         if search and dataset is None:
             raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
         try:
-            from fer_deploy.export.export import Plan, export_plan, plan_ensemble, plan_run
+            from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
+            from fer_deploy.export.write import export_plan
             from fer_deploy.training.run import list_runs
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error

@@ -1,14 +1,13 @@
-"""The gate: what a file says is held against what PyTorch says, before the file is allowed to exist.
+"""The accuracy check: a file's probabilities are compared with PyTorch's before the file is moved into place.
 
-The file is asked through plain ONNX Runtime, as an app would ask it; the reference is the torch module with its batch
-norms as they were trained, so that folding, exporting, quantising and the engine's own optimisations are all inside the
-comparison.
+The file runs in plain ONNX Runtime, as in an app. The reference is the torch module with its batch norms as trained, so
+that the comparison covers folding, exporting, quantising and the engine's own optimisations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,27 +21,25 @@ from PIL import Image
 from torch import Tensor
 
 from fer_deploy.errors import ExportError, ParityError
+from fer_deploy.export import Progress
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.graph import HALF_RANGE, FaceClassifier
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.faces.dataset import SIZE, Faces
 from fer_deploy.model.names import DYNAMIC, Shape
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
-
 
 @dataclass(frozen=True)
 class ParityCase:
-    """One way of asking a file: in batches of some size, with pictures of some size."""
+    """One way to run a file: a batch size and a picture size."""
 
     batch: int
     height: int = SIZE
     width: int = SIZE
     faces: int | None = 256
-    """How many faces are asked, the first of the split; None asks all."""
+    """How many faces of the split are used, from the first on; None: all."""
     colour: bool = False
-    """Whether three faces of four are tinted, so that the three channels differ."""
+    """Whether three of four faces are tinted, so that their channels differ."""
 
     def __str__(self) -> str:
         return f"batch {self.batch} at {self.height}x{self.width}"
@@ -61,25 +58,25 @@ PARITY_CASES: tuple[ParityCase, ...] = (
     ParityCase(batch=2, height=480, width=640, faces=16, colour=True),
     ParityCase(batch=1, height=2000, width=1500, faces=3, colour=True),
 )
-"""How every file is asked, by `export`, `verify` and the tests alike. The first case is each face once."""
+"""The cases in which `export`, `verify` and the tests run every file. The first has each face once."""
 
 TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-5, "fp16": 5e-3})
-"""Largest difference of a probability that is let through, by precision. int8 is held to its accuracy and to INT8_MEAN
+"""Largest difference of a probability that is allowed, by precision. int8 is checked by its accuracy and by INT8_MEAN
 instead."""
 HALF_FLIPS = 0.001
-"""Share of the faces whose most probable class storing weights in half precision may change; one face always may."""
+"""Share of the faces whose most probable class may change in fp16; one face always may."""
 INT8_LOSS = 0.005
-"""Largest loss of validation accuracy, as a share of the faces, that int8 may cost."""
+"""Largest loss of validation accuracy that int8 may cost, as a share of the faces."""
 INT8_MEAN = 0.05
-"""Largest mean difference of int8's probabilities in any case, where accuracy would show nothing: at other sizes, and
-where no labels are there. Released files have .013 at most; a file of another network's answers has .2."""
+"""Largest mean difference of int8's probabilities in any case. It also covers what accuracy can't: other picture sizes,
+and faces without labels. Released files reach .013 at most; another network's answers differ by .2."""
 RANK_MARGIN = 1e-4
-"""Ranks are compared where a member gives no two classes probabilities closer than this."""
+"""Ranks are compared only where no two probabilities of a member are closer than this."""
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How far a file was from PyTorch in one case."""
+    """How much a file differed from PyTorch in one case."""
 
     case: ParityCase
     faces: int
@@ -89,7 +86,7 @@ class CaseResult:
     flips: tuple[int, ...]
     """Rows, in the split's source, of the faces whose most probable class differs."""
     uncompared: int = 0
-    """Faces left out of the ranks' comparison: a member gives two classes nearly the same probability."""
+    """Faces whose ranks were not compared: a member gives two classes nearly the same probability."""
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest."""
@@ -108,17 +105,17 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Parity:
-    """What the gate found for a file that passed it."""
+    """The figures of a file that passed the check."""
 
     faces_from: str
-    """Where the faces come from: a split's name, or that they are drawn."""
+    """Where the faces come from: a split's name, or "drawn faces"."""
     tolerance: float | None
-    """Largest difference that was let through; None for int8."""
+    """Largest difference that was allowed; None for int8."""
     cases: tuple[CaseResult, ...]
     accuracy: float
-    """Share of the faces of the first case that the file gets right."""
+    """The file's accuracy on the faces of the first case, 0 to 1."""
     reference_accuracy: float
-    """The same of PyTorch."""
+    """PyTorch's accuracy on the same faces."""
     engine: str
     reference: str
 
@@ -168,9 +165,9 @@ def check_parity(
     shape: Shape = DYNAMIC,
     progress: Progress | None = None,
     reference: Reference | None = None,
-    gate_accuracy: bool = True,
+    check_accuracy: bool = True,
 ) -> Parity:
-    """Hold an ONNX file against the classifier that it was exported from.
+    """Compare an ONNX file with the classifier that it was exported from.
 
     Args:
         content: the file's bytes.
@@ -178,46 +175,38 @@ def check_parity(
         faces: the validation split, or drawn faces.
         faces_from: the split's name, for the record.
         precision: the file's; it decides the tolerance.
-        shape: axes of the input that the file fixes; only cases of that shape are asked then.
-        progress: told of each case.
-        reference: the classifier's answers, where they are kept from another precision's gate.
-        gate_accuracy: hold int8 to its accuracy: False for faces that the runs were not trained for.
+        shape: the axes of the input that the file fixes; only cases of that shape are run.
+        progress: called before each case.
+        reference: the classifier's probabilities, where an earlier check has computed them.
+        check_accuracy: also check int8's accuracy. False for faces that the runs were not trained for.
 
     Raises:
-        ParityError: the file and PyTorch differ by more than the tolerance, or int8 loses too much accuracy.
+        ParityError: file and PyTorch differ by more than the tolerance, or int8 loses too much accuracy.
         ExportError: ONNX Runtime can't load or run the file.
     """
     if not len(faces):
         raise ExportError("there is no face to compare the file on")
     cases = cases_for(shape)
     reference = reference or Reference(classifier, faces)
-    ask = _Engine(content, members=classifier.fusion == "rrf" and precision != "int8")
+    run = _Engine(content, members=classifier.fusion == "rrf" and precision != "int8")
     results: list[CaseResult] = []
-    accuracy = 0.0
+    accuracy = expected_accuracy = 0.0
     for number, case in enumerate(cases):
         if progress:
             progress(f"parity, {case}", number, len(cases))
         expected = reference.members(case)
-        found = ask(case, faces, len(expected))
-        results.append(_compare(case, found, expected, classifier, rows=faces.rows, precision=precision))
-        if number == 0:
-            labels = faces.labels[: len(found[0])]
-            accuracy = float((found[0].argmax(axis=1) == labels).mean())
-            expected_accuracy = float((reference.fused(case).argmax(axis=1) == labels).mean())
-            flips, allowed = len(results[0].flips), max(1, int(HALF_FLIPS * len(labels)))
-            if precision == "fp16" and flips > allowed:
-                raise ParityError(
-                    f"fp16 changes the most probable class of {flips} of {len(labels):,} faces ({faces_from}); "
-                    f"{allowed} are allowed"
-                )
-            if precision == "int8" and gate_accuracy and expected_accuracy - accuracy > INT8_LOSS:
-                raise ParityError(
-                    f"int8 loses {100 * (expected_accuracy - accuracy):.2f} points of accuracy on {faces_from} "
-                    f"({accuracy:.4f} against {expected_accuracy:.4f}); at most {100 * INT8_LOSS:g} are allowed"
-                )
-        if precision == "int8" and results[-1].mean_difference > INT8_MEAN:
+        outputs = run(case, faces, len(expected))
+        result = _compare(case, outputs, expected, classifier, rows=faces.rows, precision=precision)
+        results.append(result)
+        if number == 0:  # each face once
+            accuracy, expected_accuracy = accuracy_of(outputs[0], faces), accuracy_of(reference.fused(case), faces)
+            if precision == "fp16":
+                _check_flips(result, faces_from)
+            if precision == "int8" and check_accuracy:
+                _check_loss(accuracy, expected_accuracy, faces_from)
+        if precision == "int8" and result.mean_difference > INT8_MEAN:
             raise ParityError(
-                f"{case}: int8's probabilities are {results[-1].mean_difference:.3f} from PyTorch's on average; "
+                f"{case}: int8's probabilities are {result.mean_difference:.3f} from PyTorch's on average; "
                 f"{INT8_MEAN:g} is allowed"
             )
     if progress:
@@ -233,8 +222,43 @@ def check_parity(
     )
 
 
+def _check_flips(result: CaseResult, faces_from: str) -> None:
+    flips, allowed = len(result.flips), max(1, int(HALF_FLIPS * result.faces))
+    if flips > allowed:
+        raise ParityError(
+            f"fp16 changes the most probable class of {flips} of {result.faces:,} faces ({faces_from}); "
+            f"{allowed} are allowed"
+        )
+
+
+def _check_loss(accuracy: float, expected: float, faces_from: str) -> None:
+    if expected - accuracy > INT8_LOSS:
+        raise ParityError(
+            f"int8 loses {100 * (expected - accuracy):.2f} points of accuracy on {faces_from} "
+            f"({accuracy:.4f} against {expected:.4f}); at most {100 * INT8_LOSS:g} are allowed"
+        )
+
+
+def accuracy_of(probabilities: NDArray[np.float32], faces: Faces) -> float:
+    """Share of `faces` whose label has the largest of its probabilities (n, classes)."""
+    return float((probabilities.argmax(axis=1) == faces.labels[: len(probabilities)]).mean())
+
+
+def answers_of(content: bytes, faces: Faces, *, progress: Progress | None = None) -> NDArray[np.float32]:
+    """A file's probabilities of `faces`, float32 (n, classes), at 48x48 or the size that the file fixes."""
+    session = session_of(content)
+    batch, height, width = (axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape[:3])
+    case = ParityCase(batch=batch or 256, height=height or SIZE, width=width or SIZE, faces=None)
+    answers: list[NDArray[np.float32]] = []
+    for pictures in pictures_of(faces, case):
+        if progress:
+            progress("scoring the file", len(answers) * case.batch, len(faces))
+        answers.append(run_whole(session, pictures, batch=batch)[0])
+    return np.concatenate(answers)
+
+
 def cases_for(shape: Shape) -> tuple[ParityCase, ...]:
-    """The cases that a file with these fixed axes can be asked; its own shape where no listed case has it."""
+    """The cases in which a file with these fixed axes can run."""
     batch, height, width = shape
     if shape == DYNAMIC:
         return PARITY_CASES
@@ -245,7 +269,7 @@ def cases_for(shape: Shape) -> tuple[ParityCase, ...]:
 
 
 class Reference:
-    """What PyTorch says of each case's faces, computed once for all batch sizes and precisions."""
+    """PyTorch's probabilities of each case's faces, computed once for all batch sizes and precisions."""
 
     def __init__(self, classifier: FaceClassifier, faces: Faces, *, progress: Progress | None = None) -> None:
         self._classifier = classifier
@@ -254,7 +278,7 @@ class Reference:
         self._known: dict[tuple[int, int, int | None, bool], list[NDArray[np.float32]]] = {}
 
     def members(self, case: ParityCase) -> list[NDArray[np.float32]]:
-        """Each member's probabilities of the case's faces, float32 (n, 7)."""
+        """Each member's probabilities of the case's faces, float32 (n, classes)."""
         key = (case.height, case.width, case.faces, case.colour)
         if key not in self._known:
             at_once = max(1, min(256, 4_000_000 // (case.height * case.width)))
@@ -263,29 +287,29 @@ class Reference:
             with torch.inference_mode():
                 for pictures in pictures_of(self._faces, case, batch=at_once):
                     if self._progress:
-                        self._progress("what PyTorch says of the faces", len(batches) * at_once, total)
+                        self._progress("computing PyTorch's answers", len(batches) * at_once, total)
                     answers = self._classifier.plane_probabilities(self._planes(pictures, case))
                     batches.append([answer.numpy() for answer in answers])
             self._known[key] = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         return self._known[key]
 
     def _planes(self, pictures: NDArray[np.uint8], case: ParityCase) -> dict[int, Tensor]:
-        """What the networks see. A grey face of their own size goes to them as it did in training, past our resize."""
+        """The networks' input. A grey face of their own size bypasses our resize, as in training."""
         planes = self._classifier.planes_of(torch.from_numpy(pictures))
         if not case.colour and case.height == case.width and case.height in planes:
             planes[case.height] = torch.from_numpy(pictures[:, None, :, :, 0].astype(np.float32) / HALF_RANGE - 1)
         return planes
 
     def fused(self, case: ParityCase) -> NDArray[np.float32]:
-        """The classifier's probabilities of the case's faces, float32 (n, 7)."""
+        """The classifier's probabilities of the case's faces, float32 (n, classes)."""
         return _fused(self._classifier, self.members(case))
 
 
 def pictures_of(faces: Faces, case: ParityCase, *, batch: int | None = None) -> Iterator[NDArray[np.uint8]]:
     """The case's pictures, uint8 (n, height, width, 3), in batches of the case's own size or of `batch`.
 
-    The faces are resized with Pillow and, with `colour`, tinted by their position: the same pictures each time. The
-    last batch may be smaller.
+    The faces are resized with Pillow and, with `colour`, tinted by their position, so that the pictures are the same
+    each time. The last batch may be smaller.
     """
     count = min(len(faces), case.faces or len(faces))
     step = batch or case.batch
@@ -318,7 +342,7 @@ class _Engine:
         self._fixed_batch = axis if isinstance(axis, int) else None
 
     def __call__(self, case: ParityCase, faces: Faces, members: int) -> list[NDArray[np.float32]]:
-        """The file's probabilities (n, 7) of the case's faces, and after them each member's where they are shown."""
+        """The file's probabilities (n, classes) of the case's faces, then each member's where they are outputs."""
         batches = [run_whole(self._session, pictures, batch=self._fixed_batch) for pictures in pictures_of(faces, case)]
         joined = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         if self._members and len(joined) != 1 + members:
@@ -328,51 +352,38 @@ class _Engine:
 
 def _compare(
     case: ParityCase,
-    found: Sequence[NDArray[np.float32]],
+    outputs: Sequence[NDArray[np.float32]],
     expected: Sequence[NDArray[np.float32]],
     classifier: FaceClassifier,
     *,
     rows: NDArray[np.int64],
     precision: str,
 ) -> CaseResult:
-    """The result of a case; ParityError where the file is too far from PyTorch."""
+    """The result of a case. ParityError where the file differs too much from PyTorch."""
     tolerance = TOLERANCES.get(precision, math.inf)
-    wanted = _fused(classifier, expected)
-    compared = np.ones(len(wanted), bool)
-    pairs = [(found[0], wanted, "")]
+    fused = _fused(classifier, expected)
+    compared = np.ones(len(fused), bool)
     if classifier.fusion == "rrf":
-        gaps = [np.diff(np.sort(own, axis=1), axis=1).min(axis=1) for own in expected]
+        # ranks jump where two probabilities of a member change places, which rounding may do
+        gaps = [np.diff(np.sort(member, axis=1), axis=1).min(axis=1) for member in expected]
         margin = max(RANK_MARGIN, 2 * tolerance) if math.isfinite(tolerance) else RANK_MARGIN
         compared = np.min(gaps, axis=0) > margin
-        members = zip(found[1:], expected, classifier.members, strict=False)
-        pairs += [(own, reference, f" of member {member.name}") for own, reference, member in members]
-    for own, reference, of in pairs:
-        if own.shape != reference.shape or own.dtype != np.float32:
-            raise ParityError(f"{case}: expected float32 {reference.shape}{of}, got {own.dtype} {own.shape}")
-        if not np.isfinite(own).all():
-            row = rows[: len(own)][~np.isfinite(own).all(axis=1)][0]
-            raise ParityError(f"{case}: a probability{of} is not a number (row {row})")
-        difference = np.abs(own - reference)
-        if not of:
-            difference = difference[compared]
-        if difference.size and difference.max() > tolerance:
-            row = rows[: len(own)][compared if not of else slice(None)][int(difference.max(axis=1).argmax())]
-            raise ParityError(
-                f"{case}: a probability{of} is {difference.max():.2e} from PyTorch's (row {row}); "
-                f"{tolerance:g} is allowed"
-            )
-    flipped = found[0].argmax(axis=1) != wanted.argmax(axis=1)
-    first, second = np.sort(wanted, axis=1)[:, -1], np.sort(wanted, axis=1)[:, -2]
+    _check_answers(f"{case}: a probability", outputs[0], fused, compared, rows, tolerance)
+    for member, answers, reference in zip(classifier.members, outputs[1:], expected, strict=False):  # of a rank fusion
+        every = np.ones(len(reference), bool)
+        _check_answers(f"{case}: a probability of member {member.name}", answers, reference, every, rows, tolerance)
+    flipped = outputs[0].argmax(axis=1) != fused.argmax(axis=1)
+    first, second = np.sort(fused, axis=1)[:, -1], np.sort(fused, axis=1)[:, -2]
     wrong = flipped & compared & (first - second > tolerance)
     if wrong.any():
         raise ParityError(
             f"{case}: the most probable class differs from PyTorch's (row {rows[: len(wrong)][wrong][0]}) "
             f"where it leads by more than {tolerance:g}"
         )
-    difference = np.abs(found[0] - wanted)[compared]
+    difference = np.abs(outputs[0] - fused)[compared]
     return CaseResult(
         case=case,
-        faces=len(wanted),
+        faces=len(fused),
         max_difference=float(difference.max(initial=0)),
         mean_difference=float(difference.mean()) if difference.size else 0.0,
         flips=tuple(int(row) for row in rows[: len(flipped)][flipped]),
@@ -380,7 +391,28 @@ def _compare(
     )
 
 
+def _check_answers(
+    what: str,
+    answers: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    compared: NDArray[np.bool_],
+    rows: NDArray[np.int64],
+    tolerance: float,
+) -> None:
+    """ParityError unless `answers` have the reference's shape, are finite, and are near it in the faces `compared`."""
+    if answers.shape != reference.shape or answers.dtype != np.float32:
+        raise ParityError(f"{what}: expected float32 {reference.shape}, got {answers.dtype} {answers.shape}")
+    rows = rows[: len(answers)]
+    finite = np.isfinite(answers).all(axis=1)
+    if not finite.all():
+        raise ParityError(f"{what} is not a number (row {rows[~finite][0]})")
+    difference = np.abs(answers - reference)[compared]
+    if difference.size and difference.max() > tolerance:
+        row = rows[compared][int(difference.max(axis=1).argmax())]
+        raise ParityError(f"{what} is {difference.max():.2e} from PyTorch's (row {row}); {tolerance:g} is allowed")
+
+
 def _fused(classifier: FaceClassifier, members: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     with torch.inference_mode():
-        fused: NDArray[np.float32] = classifier.fuse([torch.from_numpy(own) for own in members]).numpy()
+        fused: NDArray[np.float32] = classifier.fuse([torch.from_numpy(member) for member in members]).numpy()
     return fused

@@ -6,7 +6,6 @@ All but the last need numpy and ONNX Runtime alone; torch is imported only where
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +15,14 @@ import numpy as np
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import FerDeployError, ModelFileError, install
+from fer_deploy.export import Progress
 from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import fits, read_golden_input
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.model.contract import ModelContract, read_model_file
 
 if TYPE_CHECKING:
+    from fer_deploy.export.parity import Parity
     from fer_deploy.faces.dataset import Dataset
 
 Status = Literal["ok", "failed", "skipped"]
@@ -62,7 +63,7 @@ def verify_file(
     *,
     workspace: Path | None = None,
     data: Dataset | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Check a file, and say of each check what came of it. A check that fails does not raise.
 
@@ -99,6 +100,38 @@ def verify_file(
         checks.append(_check_golden(content, contract, manifest, entry, path.parent))
     checks.append(_check_parity(content, contract, workspace or path.resolve().parent.parent, data, progress))
     return Verification(path, contract, tuple(checks))
+
+
+def parity_of_file(
+    content: bytes,
+    contract: ModelContract,
+    *,
+    workspace: Path,
+    data: Dataset | None = None,
+    progress: Progress | None = None,
+) -> Parity:
+    """Repeat the parity check of `export` on a finished file.
+
+    Raises:
+        ParityError: the file differs from its runs by more than the tolerance.
+        ExportError: the metadata describes no plan, or a run's weights have changed since the export.
+        RunError: a run is missing or damaged.
+    """
+    from fer_deploy.export.parity import check_parity
+    from fer_deploy.export.plan import plan_of_file
+    from fer_deploy.export.write import parity_faces
+
+    faces, faces_from = parity_faces(data)
+    return check_parity(
+        content,
+        plan_of_file(contract, workspace=workspace).classifier(),
+        faces,
+        faces_from=faces_from,
+        precision=contract.precision,
+        shape=contract.shape,
+        progress=progress,
+        check_accuracy=data is not None,
+    )
 
 
 def _check_bytes(contract: ModelContract, entry: dict[str, Any]) -> Check:
@@ -160,7 +193,7 @@ def _check_parity(
     contract: ModelContract,
     workspace: Path,
     data: Dataset | None,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> Check:
     name = "parity with the runs"
     runs = member_runs(contract.members)
@@ -176,7 +209,6 @@ def _check_parity(
         return Check(name, "skipped", f"{absent} is not installed: {install('train')}")
     try:
         from fer_deploy.export.parity import INT8_MEAN
-        from fer_deploy.export.reproduce import parity_of_file
 
         parity = parity_of_file(content, contract, workspace=workspace, data=data, progress=progress)
     except FerDeployError as error:

@@ -10,8 +10,10 @@ import torch
 from trained_runs import train_network, write_run
 
 from fer_deploy.export.build import build_model
-from fer_deploy.export.export import ExportedFile, Plan, export_plan, plan_ensemble, plan_run
 from fer_deploy.export.graph import FaceClassifier
+from fer_deploy.export.metadata import ExportedFile
+from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
+from fer_deploy.export.write import export_plan
 from fer_deploy.faces import Dataset
 from fer_deploy.faces.synthetic import synthetic_dataset
 

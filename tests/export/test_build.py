@@ -16,9 +16,10 @@ from torch import nn
 from fer_deploy.errors import ExportError
 from fer_deploy.export.build import build_model
 from fer_deploy.export.engine import run_whole, session_of
-from fer_deploy.export.export import ExportedFile, Plan
 from fer_deploy.export.graph import FaceClassifier, Member
+from fer_deploy.export.metadata import ExportedFile
 from fer_deploy.export.passes.members import show_members
+from fer_deploy.export.plan import Plan
 from fer_deploy.faces.synthetic import colour_faces
 from fer_deploy.model.contract import IR_VERSION, OPSET_VERSION
 

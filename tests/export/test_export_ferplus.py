@@ -13,7 +13,8 @@ import torch
 from trained_runs import train_network, write_run
 
 from fer_deploy import Recognizer
-from fer_deploy.export.export import export_plan, plan_ensemble, plan_run
+from fer_deploy.export.plan import plan_ensemble, plan_run
+from fer_deploy.export.write import export_plan
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_dataset
 from fer_deploy.model.contract import check_model_file

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fer_deploy.errors import ExportError, ParityError
-from fer_deploy.export.export import ExportedFile, Plan
 from fer_deploy.export.graph import FaceClassifier
+from fer_deploy.export.metadata import ExportedFile
 from fer_deploy.export.parity import (
     PARITY_CASES,
     TOLERANCES,
@@ -24,6 +24,7 @@ from fer_deploy.export.parity import (
     check_parity,
     pictures_of,
 )
+from fer_deploy.export.plan import Plan
 from fer_deploy.faces import Dataset
 
 
@@ -176,9 +177,9 @@ def _reverse_at_other_sizes(model: onnx.ModelProto) -> None:
     )
 
 
-@pytest.mark.parametrize("gate_accuracy", [True, False])
+@pytest.mark.parametrize("check_accuracy", [True, False])
 def test_int8_is_held_at_sizes_whose_accuracy_nobody_asks(
-    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, gate_accuracy: bool
+    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, check_accuracy: bool
 ) -> None:
     wrong = onnx.ModelProto()
     wrong.CopyFrom(model)
@@ -190,7 +191,7 @@ def test_int8_is_held_at_sizes_whose_accuracy_nobody_asks(
             dataset.validation,
             faces_from="validation",
             precision="int8",
-            gate_accuracy=gate_accuracy,
+            check_accuracy=check_accuracy,
         )
 
 

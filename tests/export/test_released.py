@@ -17,8 +17,8 @@ import pytest
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.export.build import build_model
-from fer_deploy.export.export import _metadata
-from fer_deploy.export.reproduce import plan_of_file
+from fer_deploy.export.metadata import file_metadata
+from fer_deploy.export.plan import plan_of_file
 from fer_deploy.model.contract import check_model_file
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_a_released_file_is_exported_again_byte_for_byte(name: str) -> None:
     plan = plan_of_file(contract, workspace=ROOT)
     model = build_model(plan.classifier(), shape=contract.shape)
     measured = {key: contract.metadata[key] for key in ("accuracy", "accuracy_split")}  # takes the test split
-    onnx.helper.set_model_props(model, _metadata(plan, "fp32") | measured)
+    onnx.helper.set_model_props(model, file_metadata(plan, "fp32") | measured)
     content = model.SerializeToString(deterministic=True)
     assert hashlib.sha256(content).hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from fer_deploy.export.export import ExportedFile
 from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs
-from fer_deploy.export.precision import Int8Settings, to_int8
+from fer_deploy.export.int8.quantise import to_int8
+from fer_deploy.export.int8.ranges import Int8Settings
+from fer_deploy.export.metadata import ExportedFile
 from fer_deploy.faces import Dataset
 
 ROOT = Path(__file__).parents[2]

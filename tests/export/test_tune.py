@@ -8,23 +8,25 @@ import pytest
 import torch
 from torch import nn
 
-from fer_deploy.export import tune
 from fer_deploy.export.build import build_model, folded
 from fer_deploy.export.graph import FaceClassifier
-from fer_deploy.export.precision import Int8Settings, answers_of, search_int8, to_int8
-from fer_deploy.export.tune import tune_for_int8
+from fer_deploy.export.int8 import quantise, search, tune
+from fer_deploy.export.int8.quantise import to_int8
+from fer_deploy.export.int8.ranges import Int8Settings
+from fer_deploy.export.int8.search import search_int8
+from fer_deploy.export.int8.tune import tune_for_int8
+from fer_deploy.export.parity import answers_of
 from fer_deploy.faces import Dataset
 
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of about four bits, so that rounding hurts a network as small as the tests'."""
-    from fer_deploy.export import precision
 
     def scales(weight: np.ndarray) -> np.ndarray:
         return np.maximum(np.abs(weight).max(axis=1) / 5, 1e-12).astype(np.float32)
 
-    monkeypatch.setattr(precision, "unsaturable_scales", scales)
+    monkeypatch.setattr(quantise, "unsaturable_scales", scales)
     monkeypatch.setattr(tune, "unsaturable_scales", scales)
 
 
@@ -61,7 +63,7 @@ def test_nothing_of_the_tuning_is_left_in_the_network(classifier: FaceClassifier
 def test_the_search_quantises_the_tuned_weights_and_holds_them_against_the_float_ones(
     model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fer_deploy.export.precision.INT8_LOSS", 1.0)  # one of so few faces is more than half a point
+    monkeypatch.setattr(search, "INT8_LOSS", 1.0)  # one of so few faces is more than half a point
     other = build_model(tune_for_int8(classifier, dataset.training.take(np.arange(256)), epochs=1), fold=False)
     plain = search_int8(model, calibration=dataset.training, validation=dataset.validation)
     found = search_int8(model, calibration=dataset.training, validation=dataset.validation, tuned=other)

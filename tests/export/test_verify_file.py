@@ -14,7 +14,7 @@ import pytest
 from onnx import numpy_helper
 from trained_runs import train_network, write_run
 
-from fer_deploy.export.export import ExportedFile
+from fer_deploy.export.metadata import ExportedFile
 from fer_deploy.export.verify import verify_file
 from fer_deploy.faces import Dataset
 

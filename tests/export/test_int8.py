@@ -9,26 +9,22 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from fer_deploy.errors import ParityError
-from fer_deploy.export import precision
+from fer_deploy.export import parity, write
 from fer_deploy.export.build import build_model
-from fer_deploy.export.export import Plan, export_plan
 from fer_deploy.export.graph import FaceClassifier
-from fer_deploy.export.precision import (
-    PAIR_LIMIT,
-    Int8Settings,
-    activation_ranges,
-    answers_of,
-    compare_exactly,
-    race,
-    rank_layers,
-    search_int8,
-    to_fp16,
-    to_int8,
-    unsaturable_scales,
-)
+from fer_deploy.export.int8 import exact, quantise, ranges, search
+from fer_deploy.export.int8 import race as racing
+from fer_deploy.export.int8.exact import compare_exactly, processor
+from fer_deploy.export.int8.quantise import PAIR_LIMIT, to_int8, unsaturable_scales
+from fer_deploy.export.int8.race import race
+from fer_deploy.export.int8.ranges import Int8Settings, activation_ranges
+from fer_deploy.export.int8.search import rank_layers, search_int8
+from fer_deploy.export.parity import answers_of
+from fer_deploy.export.plan import Plan
+from fer_deploy.export.write import export_plan
 from fer_deploy.faces import Dataset
 from fer_deploy.faces.load import load_dataset
 
@@ -44,9 +40,9 @@ def quantised(request: pytest.FixtureRequest, model: onnx.ModelProto, dataset: D
 @pytest.fixture
 def forgiving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any loss of accuracy is allowed: what the hardly trained network loses differs from processor to processor."""
-    monkeypatch.setattr(precision, "INT8_TARGET", 1.0)
-    monkeypatch.setattr(precision, "INT8_LOSS", 1.0)
-    monkeypatch.setattr("fer_deploy.export.parity.INT8_LOSS", 1.0)
+    monkeypatch.setattr(search, "INT8_TARGET", 1.0)
+    monkeypatch.setattr(search, "INT8_LOSS", 1.0)
+    monkeypatch.setattr(parity, "INT8_LOSS", 1.0)
 
 
 def integer_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -96,10 +92,10 @@ def test_pairs_at_the_limit_stay_inside_it_whatever_is_rounded() -> None:
 
 
 def test_runtime_gives_the_exact_integer_answers(quantised: onnx.ModelProto, dataset: Dataset) -> None:
-    exact = compare_exactly(quantised, dataset.validation.take(np.arange(40)))
-    assert exact.faces == 40
-    assert exact.mean_difference < 5e-4
-    assert exact.processor == precision.processor()
+    found = compare_exactly(quantised, dataset.validation.take(np.arange(40)))
+    assert found.faces == 40
+    assert found.mean_difference < 5e-4
+    assert found.processor == processor()
 
 
 def test_saturated_products_would_be_seen(
@@ -107,7 +103,7 @@ def test_saturated_products_would_be_seen(
 ) -> None:
     """With 8-bit weights that use their whole range, as if large sums of a pair came out smaller."""
     monkeypatch.setattr(
-        precision,
+        quantise,
         "unsaturable_scales",
         lambda weight: np.maximum(np.abs(weight).max(axis=1) / 127, 1e-12).astype(np.float32),
     )
@@ -125,8 +121,8 @@ def test_saturated_products_would_be_seen(
     answers = answers_of(clipped.SerializeToString(), faces)
     expected = answers_of(eight_bits.SerializeToString(), faces)
     assert np.abs(answers - expected).mean() > 10 * ours.mean_difference
-    saturating = precision.session_of(clipped.SerializeToString())
-    monkeypatch.setattr(precision, "session_of", lambda *_, **__: saturating)
+    saturating = exact.session_of(clipped.SerializeToString())
+    monkeypatch.setattr(exact, "session_of", lambda *_, **__: saturating)
     assert compare_exactly(eight_bits, faces).mean_difference > 10 * ours.mean_difference
 
 
@@ -141,9 +137,9 @@ def test_released_files_give_the_exact_answers_on_real_faces(precision_name: str
     for file in files:
         model = onnx.load(file)
         assert_no_pair_saturates(model)
-        exact = compare_exactly(model, faces.take(np.arange(0, len(faces), 56)))
+        found = compare_exactly(model, faces.take(np.arange(0, len(faces), 56)))
         # two deep networks differ by .0013 on a processor without VNNI, as the file released before them did
-        assert exact.mean_difference < 2e-3, file.name
+        assert found.mean_difference < 2e-3, file.name
 
 
 def test_the_network_computes_in_integers_and_the_rest_in_float(quantised: onnx.ModelProto, tmp_path: Path) -> None:
@@ -208,9 +204,9 @@ def test_the_search_takes_what_stays_nearest(model: onnx.ModelProto, dataset: Da
         progress=lambda _, done, total: told.append((done, total)),
     )
     assert {attempt.settings.per_channel for attempt in found.tried} == {True, False}
-    content = [attempt for attempt in found.tried if found.float_accuracy - attempt.accuracy <= precision.INT8_TARGET]
+    content = [attempt for attempt in found.tried if found.float_accuracy - attempt.accuracy <= search.INT8_TARGET]
     assert found.chosen == min(content, key=lambda attempt: attempt.difference)
-    assert found.exact.faces == precision.EXACT_FACES
+    assert found.exact.faces == search.EXACT_FACES
     assert told[:2] == [(0, 6), (1, 6)]
     again = search_int8(model, calibration=dataset.training, validation=dataset.validation)
     assert again.model.SerializeToString(deterministic=True) == found.model.SerializeToString(deterministic=True)
@@ -219,12 +215,12 @@ def test_the_search_takes_what_stays_nearest(model: onnx.ModelProto, dataset: Da
 def test_layers_go_back_to_float_where_integers_lose_too_much(
     model: onnx.ModelProto, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "INT8_TARGET", -1.0)  # nothing is good enough
-    monkeypatch.setattr(precision, "INT8_LOSS", 1.0)
+    monkeypatch.setattr(search, "INT8_TARGET", -1.0)  # nothing is good enough
+    monkeypatch.setattr(search, "INT8_LOSS", 1.0)
     found = search_int8(model, calibration=dataset.training, validation=dataset.validation)
     assert [len(attempt.settings.float_layers) for attempt in found.tried[:4]] == [0, 0, 1, 2]
     assert found.chosen.accuracy == max(attempt.accuracy for attempt in found.tried)
-    monkeypatch.setattr(precision, "INT8_LOSS", -1.0)
+    monkeypatch.setattr(search, "INT8_LOSS", -1.0)
     with pytest.raises(ParityError, match=r"int8 loses .* points of validation accuracy at best"):
         search_int8(model, calibration=dataset.training, validation=dataset.validation)
 
@@ -233,7 +229,7 @@ def test_layers_go_back_to_float_where_integers_lose_too_much(
 def test_a_processor_that_computes_otherwise_is_refused(
     model: onnx.ModelProto, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "EXACT_SHARE", -1.0)
+    monkeypatch.setattr(search, "EXACT_SHARE", -1.0)
     with pytest.raises(ParityError, match=r"from the exact ones on average, where quantising itself made"):
         search_int8(model, calibration=dataset.training, validation=dataset.validation)
 
@@ -242,8 +238,8 @@ def test_a_processor_that_computes_otherwise_is_refused(
 def test_a_slower_file_is_not_written(
     plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: onnx.ModelProto
 ) -> None:
-    monkeypatch.setattr("fer_deploy.export.export.build_model", lambda *_, **__: model)
-    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, **__: {"fp32": 0.2, "int8": 0.21})
+    monkeypatch.setattr(write, "build_model", lambda *_, **__: model)
+    monkeypatch.setattr(write, "race", lambda *_, **__: {"fp32": 0.2, "int8": 0.21})
     with pytest.raises(ParityError, match=r"^B\.int8\.onnx is not written: int8 takes 0\.210 ms and fp32 0\.200 ms"):
         export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset)
     assert list(tmp_path.iterdir()) == []
@@ -253,15 +249,15 @@ def test_a_slower_file_is_not_written(
 def test_an_int8_file_says_how_it_was_made(
     plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: onnx.ModelProto
 ) -> None:
-    monkeypatch.setattr("fer_deploy.export.export.build_model", lambda *_, **__: model)
-    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, **__: {"fp32": 0.2, "int8": 0.1})
+    monkeypatch.setattr(write, "build_model", lambda *_, **__: model)
+    monkeypatch.setattr(write, "race", lambda *_, **__: {"fp32": 0.2, "int8": 0.1})
     (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset)
     assert file.path.name == "B.int8.onnx"
     assert "2.00 x as fast as fp32" in file.note
-    assert precision.processor() in file.note
+    assert processor() in file.note
     entry = precision_entry(tmp_path)
     assert entry["batch_1_ms"] == {"fp32": 0.2, "int8": 0.1}
-    assert entry["exact"]["faces"] == precision.EXACT_FACES
+    assert entry["exact"]["faces"] == search.EXACT_FACES
     assert {attempt["per_channel"] for attempt in entry["tried"]} == {True, False}
     assert_no_pair_saturates(onnx.load(file.path))
 
@@ -284,54 +280,45 @@ def test_a_fixed_batch_is_filled_with_faces(
     np.testing.assert_allclose(list(own.values()), list(free.values()), rtol=1e-4)
     quantised = [to_int8(graph, few, settings=everything) for graph in (model, fixed)]
     assert rank_layers(fixed, quantised[1], few) == rank_layers(model, quantised[0], few)
-    exact = compare_exactly(quantised[1], few)
-    assert exact.faces == 33
-    assert exact.mean_difference < 5e-4
+    found = compare_exactly(quantised[1], few)
+    assert found.faces == 33
+    assert found.mean_difference < 5e-4
 
 
 def test_few_samples_of_a_face_are_kept_whatever_the_batch(
     model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    monkeypatch.setattr(precision, "_least_error", lambda values, *_: counts.append(len(values)))
+    monkeypatch.setattr(ranges, "_least_error", lambda values, *_: counts.append(len(values)))
     faces = dataset.training.take(np.arange(64))
     for graph in (model, build_model(classifier, shape=(1, 48, 48))):
         activation_ranges(graph, faces, settings=Int8Settings())
-        assert max(counts) == 64 * precision.SAMPLES
+        assert max(counts) == 64 * ranges.SAMPLES
         counts.clear()
 
 
 def test_an_int8_file_of_one_face_at_a_time_is_written(
     plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "INT8_TARGET", -1.0)  # layers are ranked and put back into float as well
-    monkeypatch.setattr(precision, "INT8_LOSS", 1.0)
-    monkeypatch.setattr("fer_deploy.export.parity.INT8_LOSS", 1.0)
-    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, **__: {"fp32": 0.2, "int8": 0.1})
+    monkeypatch.setattr(search, "INT8_TARGET", -1.0)  # layers are ranked and put back into float as well
+    monkeypatch.setattr(search, "INT8_LOSS", 1.0)
+    monkeypatch.setattr(parity, "INT8_LOSS", 1.0)
+    monkeypatch.setattr(write, "race", lambda *_, **__: {"fp32": 0.2, "int8": 0.1})
     (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset, shape=(1, 48, 48))
     assert file.path.name == "B.1x48x48.int8.onnx"
     assert file.parity.whole.faces == len(dataset.validation)
     entry = precision_entry(tmp_path, file.path.name)
-    assert entry["exact"]["faces"] == precision.EXACT_FACES
+    assert entry["exact"]["faces"] == search.EXACT_FACES
     assert len(entry["tried"]) > 2
     assert_no_pair_saturates(onnx.load(file.path))
 
 
 @pytest.mark.usefixtures("forgiving")
 def test_a_race_says_its_batch(plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_deploy.export.export.race", lambda *_, batch: {"fp32": 0.2, "int8": 0.1 * batch / 40})
+    monkeypatch.setattr(write, "race", lambda *_, batch: {"fp32": 0.2, "int8": 0.1 * batch / 40})
     (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset, shape=(40, 48, 48))
     assert "batch 40, 1 thread" in file.note
     assert precision_entry(tmp_path, file.path.name)["batch_40_ms"] == {"fp32": 0.2, "int8": 0.1}
-
-
-def test_half_precision_rounds_weights_and_computes_in_float(model: onnx.ModelProto) -> None:
-    half = to_fp16(model)
-    stored = {tensor.name: tensor for tensor in half.graph.initializer}
-    assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in stored.values())
-    casts = [node for node in half.graph.node if node.op_type == "Cast" and node.input[0] in stored]
-    assert {helper.get_node_attr_value(node, "to") for node in casts} == {TensorProto.FLOAT}
-    assert model.ByteSize() > half.ByteSize()
 
 
 def test_a_race_is_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,8 +336,8 @@ def test_a_race_is_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             slow = 100.0 if len(turns) <= 40 else 1.0
             now[0] += slow * {"one": 0.002, "other": 0.005}[self.name]
 
-    monkeypatch.setattr(precision, "session_of", lambda content, **_: Session(content.decode()))
-    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(racing, "session_of", lambda content, **_: Session(content.decode()))
+    monkeypatch.setattr(racing.time, "perf_counter", lambda: now[0])
     taken = race({"one": b"one", "other": b"other"}, batch=3, rounds=5)
     assert turns == ["one", "other"] * 25
     assert taken == {"one": pytest.approx(2.0), "other": pytest.approx(5.0)}

@@ -1,45 +1,44 @@
 """Quantisation-aware fine-tuning: a classifier's weights moved a little, so that rounding them to int8 changes less.
 
-The networks run on faces of the Training split with their weights, and the outputs of their rectifiers, rounded as the
-int8 file rounds them; gradients pass the rounding as if it were not there (Jacob et al. 2018, arXiv:1712.05877). What
-is learned are the float classifier's own probabilities, not the labels, so that the file stays the run's.
+The networks run on faces of the Training split. Their weights and the outputs of their rectifiers are rounded as in the
+int8 file; gradients pass the rounding unchanged (Jacob et al. 2018, arXiv:1712.05877). The targets are the float
+classifier's probabilities, not the labels, so that the file still represents the run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fer_deploy.export import Progress
 from fer_deploy.export.build import folded
 from fer_deploy.export.graph import HALF_RANGE, FaceClassifier
-from fer_deploy.export.precision import FLOAT_PRODUCTS, unsaturable_scales
+from fer_deploy.export.int8.quantise import unsaturable_scales
+from fer_deploy.export.int8.ranges import FLOAT_PRODUCTS
 from fer_deploy.faces.dataset import Faces
 
 BATCH = 128
 LEARNING_RATE = 2e-4
-"""Of Adam at the start; it falls to nothing along half a cosine."""
+"""Adam's at the start; it falls to 0 along half a cosine."""
 RANGE_MOMENTUM = 0.05
-"""How fast the range of an activation follows what is seen."""
-
-Progress = Callable[[str, int, int], None]
+"""Weight of each new batch in the running maximum of an activation."""
 
 
 def tune_for_int8(
     classifier: FaceClassifier, faces: Faces, *, epochs: int, seed: int = 0, progress: Progress | None = None
 ) -> FaceClassifier:
-    """A folded copy of `classifier` whose weights bear rounding better; the one given is left as it is.
+    """A folded copy of `classifier` whose weights lose less when rounded; `classifier` itself is not changed.
 
     Args:
         classifier: as trained.
         faces: of the Training split.
-        epochs: how often each face is seen, 1 or more.
-        seed: of the order of the faces and of which are mirrored. The same seed, machine and threads give the same
-            weights.
-        progress: told how many batches are done.
+        epochs: passes over the faces, 1 or more.
+        seed: decides the order of the faces and which batches are mirrored. The same seed, machine and number of
+            threads give the same weights.
+        progress: called after each batch.
     """
     generator = torch.Generator().manual_seed(seed)
     teacher, student = folded(classifier), folded(classifier)
@@ -58,9 +57,9 @@ def tune_for_int8(
             if torch.rand((), generator=generator) < 0.5:
                 planes = planes.flip(3)
             with torch.no_grad():
-                wanted = teacher.plane_probabilities(_sized(teacher, planes))
-            found = student.plane_probabilities(_sized(student, planes))
-            loss = torch.stack([_divergence(own, goal) for own, goal in zip(found, wanted, strict=True)]).sum()
+                targets = teacher.plane_probabilities(_sized(teacher, planes))
+            answers = student.plane_probabilities(_sized(student, planes))
+            loss = torch.stack([_divergence(*pair) for pair in zip(answers, targets, strict=True)]).sum()
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             optimiser.step()
@@ -82,8 +81,9 @@ def _sized(classifier: FaceClassifier, planes: Tensor) -> dict[int, Tensor]:
     }
 
 
-def _divergence(found: Tensor, wanted: Tensor) -> Tensor:
-    return (wanted * (wanted.clamp(min=1e-8).log() - found.clamp(min=1e-8).log())).sum(dim=1).mean()
+def _divergence(answers: Tensor, targets: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence of probabilities (n, classes) from their targets."""
+    return (targets * (targets.clamp(min=1e-8).log() - answers.clamp(min=1e-8).log())).sum(dim=1).mean()
 
 
 class _RoundedWeight(nn.Module):
@@ -97,7 +97,7 @@ class _RoundedWeight(nn.Module):
 
 
 class _RoundedOutput:
-    """A forward hook that rounds what a rectifier gives to 256 steps from 0 to the largest value of late."""
+    """A forward hook that rounds a rectifier's output to 256 steps from 0 to a running maximum."""
 
     def __init__(self) -> None:
         self.largest = 0.0
