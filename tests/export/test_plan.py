@@ -84,7 +84,7 @@ def test_fusion_weights_are_searched_in_steps_of_a_twentieth_and_of_a_tenth_from
     write_run(tmp_path, "C", train_network(dataset, seed=2, epochs=0))
     members = names.split(",")
     labels = dataset.validation.labels
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(7)
     answers = [generator.dirichlet(np.ones(7), len(labels)).astype(np.float32) for _ in members]
     monkeypatch.setattr(Reference, "members", lambda _self, _case: answers)
     plan = plan_ensemble(members, workspace=tmp_path, data=dataset, search=True)
