@@ -6,7 +6,6 @@ import copy
 import hashlib
 import urllib.error
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fer_deploy.errors import RecipeError, RunError, UnavailableError
-from fer_deploy.models import build_network, initialise
-
-initialise_module = import_module("fer_deploy.models.initialise")  # the package gives the function by this name
+from fer_deploy.models import build_network, imagenet, initialise
+from fer_deploy.models.imagenet import ImageNetWeights
 
 Draw = Callable[..., Tensor]
 Built = Callable[[str], nn.Module]
@@ -296,7 +294,7 @@ def test_torchvision_s_weights_find_their_places(
     with torch.no_grad():  # as downloads have it: three channels, whose sum is the grey stem
         stem.weight.copy_(grey.weight / 3)
     original.features[0][0] = stem
-    monkeypatch.setattr(initialise_module, "_reach", lambda _: None)
+    monkeypatch.setattr(imagenet, "check_reachable", lambda _: None)
     monkeypatch.setattr(torchvision.models, "get_model_weights", lambda _: type("", (), {"DEFAULT": Weights()}))
 
     network = copy.deepcopy(built(name))
@@ -336,11 +334,11 @@ def test_the_new_last_layer_starts_small() -> None:
 
 
 def test_weights_of_another_network_are_refused(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = initialise_module._Source(state=built("plain").state_dict(), epsilon=1e-5, words="these", by_order=False)
-    monkeypatch.setitem(initialise_module._DOWNLOADS, "timm", lambda _: source)
+    source = ImageNetWeights(state=built("plain").state_dict(), epsilon=1e-5, words="these", by_order=False)
+    monkeypatch.setitem(imagenet.DOWNLOADS, "timm", lambda _: source)
     network = copy.deepcopy(built("efficientnet-b1"))
     before = _state(network)
-    with pytest.raises(RunError, match=r"^these do not fit the network: 'conv_stem\.weight' is not there"):
+    with pytest.raises(RunError, match=r"^these do not fit the network: 'conv_stem\.weight' is missing in them"):
         initialise(network, "imagenet", name="efficientnet-b1")
     assert not _changed(network, before)
 
