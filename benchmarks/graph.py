@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from fer_deploy.export.build import build_model, folded
-from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.int8.exact import processor
+from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
 from fer_deploy.model.names import PRECISIONS, ModelName
 
 WARM_UP = 20
