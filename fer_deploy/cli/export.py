@@ -1,14 +1,16 @@
-"""`ferdeploy export`: runs to self-contained ONNX files, each proven before it is there."""
+"""`ferdeploy export`: runs to self-contained ONNX files, each checked before it is moved into place."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from fer_deploy.cli.console import report_console, step_progress
+from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import data_option, open_data, workspace_option
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, Shape, parse_shape
 
@@ -20,18 +22,18 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   ferdeploy export                                      every run of the workspace
-  ferdeploy export B E --data fer2013.csv               two runs, proven and scored on real faces
+  ferdeploy export B E --data fer2013.csv               two runs, checked and scored on real faces
   ferdeploy export --ensemble B,E                       the study's pair in one file, B+E.onnx
   ferdeploy export --ensemble B,E --search --data ...   with weights searched on the validation split
   ferdeploy export --ensemble B,E --name pair           the same, called pair.onnx
-  ferdeploy export --ensemble B,B~mirror                a run and its view of the mirrored face
+  ferdeploy export --ensemble B,B~mirror                a run on the face and on its mirror image
   ferdeploy export B --precision fp32,fp16,int8 --data fer2013.csv
-  ferdeploy export B --static 1x48x48                   B.1x48x48.onnx, for engines that want fixed sizes
+  ferdeploy export B --static 1x48x48                   B.1x48x48.onnx, for engines that need fixed sizes
 """
 
 
 def _read_names(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Each value's names, which have commas between them."""
+    """Each value's names, separated by commas."""
     lists = [tuple(part.strip() for part in value.split(",")) for value in values]
     for names in lists:
         if not all(names):
@@ -40,11 +42,11 @@ def _read_names(context: click.Context, parameter: click.Parameter, values: tupl
 
 
 def _read_weights(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...] | None:
-    """Numbers with commas between them."""
+    """Numbers separated by commas."""
     try:
         return None if value is None else tuple(float(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no list of numbers: write .45,.55", context, parameter) from None
+        raise click.BadParameter(f"{value!r} is not a list of numbers: write .45,.55", context, parameter) from None
 
 
 def _read_shape(context: click.Context, parameter: click.Parameter, value: str | None) -> Shape:
@@ -58,7 +60,7 @@ def _read_shape(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def _read_precisions(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """Precisions with commas between them, in our own order."""
+    """Precisions separated by commas, in the order of PRECISIONS."""
     names = [part.strip() for part in value.split(",")]
     for name in names:
         if name not in PRECISIONS:
@@ -74,10 +76,13 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     callback=_read_names,
     multiple=True,
     metavar="B,E",
-    help="Fuse these runs into one file. B~mirror is run B shown the mirrored face. Repeatable.",
+    help="Fuse these runs into one file. B~mirror is run B on the mirrored face. Repeatable.",
 )
 @click.option(
-    "--weights", callback=_read_weights, metavar=".45,.55", help="The members' weights. Default: the study's, or equal."
+    "--weights",
+    callback=_read_weights,
+    metavar=".45,.55",
+    help="The members' weights. Default: the study's for its own ensembles, else equal weights.",
 )
 @click.option("--search", is_flag=True, help="Search the weights on the validation split. Needs data.")
 @click.option(
@@ -87,7 +92,9 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     show_default=True,
     help="Weighted average of probabilities, or reciprocal rank fusion.",
 )
-@click.option("--name", "stem", metavar="STEM", help="What the one file is called. Default: its members, B+E.")
+@click.option(
+    "--name", "stem", metavar="STEM", help="Name of the file, if there is only one. Default: its members, B+E."
+)
 @click.option(
     "--precision",
     "precisions",
@@ -95,20 +102,20 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     default="fp32",
     show_default=True,
     metavar="fp32,fp16,int8",
-    help="How weights are stored. int8 needs data to be calibrated on.",
+    help="How weights are stored. int8 needs data for calibration.",
 )
 @click.option(
     "--tune",
     "tune_epochs",
     type=click.IntRange(1),
     metavar="N",
-    help="int8: first fine-tune the weights for N epochs, rounded as the file rounds them.",
+    help="For int8: first fine-tune the weights for N epochs with the rounding of the file.",
 )
 @click.option("--static", "shape", callback=_read_shape, metavar="1x48x48", help="Fix batch, height and width.")
 @data_option
 @workspace_option
-@click.option("--card", is_flag=True, help="Also write a Hugging Face model card and the folder that is uploaded.")
-@click.option("--strict", is_flag=True, help="Take every warning for an error.")
+@click.option("--card", is_flag=True, help="Also write a Hugging Face model card and upload folder.")
+@click.option("--strict", is_flag=True, help="Treat every warning as an error.")
 def command(
     names: tuple[str, ...],
     ensembles: list[tuple[str, ...]],
@@ -124,85 +131,91 @@ def command(
     card: bool,
     strict: bool,
 ) -> None:
-    """Write runs as self-contained ONNX files, and prove each.
+    """Write runs as self-contained ONNX files, and check each against PyTorch.
 
     With NAMEs: those runs. With --ensemble: the fused file. With neither: every run of the workspace. A file is moved
-    to exports/ only once ONNX Runtime says of every face what PyTorch says.
+    to exports/ only if ONNX Runtime and PyTorch agree on every face.
     """
     _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
     if stem is not None and len(names) + len(ensembles) != 1:
         raise click.UsageError("--name goes with one NAME or one --ensemble")
     if tune_epochs and "int8" not in precisions:
         raise click.UsageError("--tune is for int8: add --precision int8")
-    from fer_deploy.cli.errors import error_line
-
     console = report_console()
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
+        from rich.markup import escape
+
         from fer_deploy.errors import ExportError, ParityError, UnavailableError, install
 
         dataset = open_data(data, workspace=workspace)
         if search and dataset is None:
             raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
         try:
-            from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
+            from fer_deploy.export.plan import plan_ensemble, plan_run
             from fer_deploy.export.write import export_plan
-            from fer_deploy.training.run import list_runs
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
 
         def warn(message: str) -> None:
             if strict:
                 raise ExportError(f"{message} (--strict)")
-            console.print(f"[yellow]note:[/] {message}", highlight=False)
+            console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
 
-        chosen = list(names)
-        if not names and not ensembles:
-            for run in list_runs(workspace):
-                if run.weights_path.exists():
-                    chosen.append(run.name)
-                else:
-                    warn(f"{run.folder}: left out, its weights are not here: train it again")
-            if not chosen:
-                raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
+        chosen = list(names) if names or ensembles else _complete_runs(workspace, warn)
         refused: list[ParityError] = []
-        files: list[ExportedFile] = []
+        plan_fusion = functools.partial(
+            plan_ensemble,
+            workspace=workspace,
+            weights=weights,
+            fusion="rrf" if fusion == "rrf" else "wap",
+            data=dataset,
+            search=search,
+        )
+        write = functools.partial(
+            export_plan,
+            folder=workspace / "exports",
+            precisions=precisions,
+            data=dataset,
+            shape=shape,
+            tune_epochs=tune_epochs or 0,
+            warn=warn,
+            on_refusal=refused.append,
+        )
         with step_progress(stderr=False) as progress:
-            plans: list[Plan] = [plan_run(name, workspace=workspace) for name in chosen]
-            plans += [
-                plan_ensemble(
-                    members,
-                    workspace=workspace,
-                    weights=weights,
-                    fusion="rrf" if fusion == "rrf" else "wap",
-                    data=dataset,
-                    search=search,
-                    progress=progress,
-                )
-                for members in ensembles
-            ]
+            plans = [plan_run(name, workspace=workspace) for name in chosen]
+            plans += [plan_fusion(members, progress=progress) for members in ensembles]
             if stem is not None:
                 plans = [plan.renamed(stem) for plan in plans]
-            for plan in plans:
-                files += export_plan(
-                    plan,
-                    folder=workspace / "exports",
-                    precisions=precisions,
-                    data=dataset,
-                    shape=shape,
-                    tune_epochs=tune_epochs or 0,
-                    progress=progress,
-                    warn=warn,
-                    on_refusal=refused.append,
-                )
+            files = [file for plan in plans for file in write(plan, progress=progress)]
         if files:
             _show(console, files)
         if card:
-            from fer_deploy.export.card import write_card
-
-            for name in dict.fromkeys(file.name for file in files):
-                console.print(f"card: {write_card(name, folder=workspace / 'exports')}", highlight=False)
+            _write_cards(console, files, folder=workspace / "exports")
         if refused:
             raise ParityError("; ".join(str(error) for error in refused))
+
+
+def _complete_runs(workspace: Path, warn: Callable[[str], None]) -> list[str]:
+    """The names of the workspace's complete runs. Warns of those whose weights are missing."""
+    from fer_deploy.errors import ExportError
+    from fer_deploy.training.run import list_runs
+
+    names = []
+    for run in list_runs(workspace):
+        if run.weights_path.exists():
+            names.append(run.name)
+        else:
+            warn(f"{run.folder}: left out, its weights are not here: train it again")
+    if not names:
+        raise ExportError(f"{workspace / 'training'} has no complete run: train one with `ferdeploy train`")
+    return names
+
+
+def _write_cards(console: Console, files: list[ExportedFile], *, folder: Path) -> None:
+    from fer_deploy.export.card import write_card
+
+    for name in dict.fromkeys(file.name for file in files):
+        console.print(f"card: {write_card(name, folder=folder)}", highlight=False, markup=False)
 
 
 def _check_usage(
@@ -219,7 +232,7 @@ def _check_usage(
     if not ensembles and (weights or search or fusion == "rrf"):
         raise click.UsageError("--weights, --search and --fusion go with --ensemble")
     if weights and search:
-        raise click.UsageError("--weights says the weights and --search looks for them: give one of the two")
+        raise click.UsageError("--weights sets the weights and --search searches them: give one of the two")
     for members in ensembles:
         if len(members) < 2:
             raise click.UsageError(f"--ensemble needs two members or more, got {','.join(members)}")
@@ -228,10 +241,9 @@ def _check_usage(
 
 
 def _show(console: Console, files: list[ExportedFile]) -> None:
-    """The table of what was written, and what is to be said of single files."""
+    """The table of the files that were written, and notes on single files."""
     from rich.table import Table
 
-    splits = {"validation": files[0].parity.faces_from, "test": files[0].accuracy_split or ""}
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %"):
         table.add_column(
@@ -239,7 +251,6 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
         )
     for file in files:
         parity = file.parity
-        drawn = parity.faces_from == "drawn faces"
         table.add_row(
             file.path.name,
             f"{file.bytes / 1000:,.0f}",
@@ -247,24 +258,27 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
             f"{parity.max_difference:.1e}",
             f"{parity.mean_difference:.1e}",
             str(len(parity.whole.flips)),
-            "–" if drawn else f"{100 * parity.accuracy:.2f}",
+            "–" if parity.faces_from == "drawn faces" else f"{100 * parity.accuracy:.2f}",
             "–" if file.accuracy is None else f"{100 * file.accuracy:.2f}",
         )
     console.print(table)
-    first = files[0].parity
-    scored = "" if not splits["test"] else f"; valid.: {splits['validation']}, test: {splits['test']}"
     say = functools.partial(console.print, highlight=False, markup=False)
+    first, test = files[0].parity, files[0].accuracy_split
+    scored = f"; valid.: {first.faces_from}, test: {test}" if test else ""
     say(f"Δp, flips: against {first.reference}, {first.whole.faces:,} faces ({first.faces_from}){scored}", style="dim")
     for file in files:
-        if len(file.members) > 1:
-            shares = ", ".join(
-                f"{member} {weight:.3g}" for member, weight in zip(file.members, file.weights.values, strict=True)
-            )
-            say(f"{file.path.name}: weights {shares} ({file.weights.source})")
-        if file.note:
-            say(f"{file.path.name}: {file.note}")
-        flips = file.parity.whole.flips
-        if flips:
-            rows = ", ".join(map(str, flips[:8])) + (f" and {len(flips) - 8} more (manifest.json)" * (len(flips) > 8))
-            say(f"{file.path.name}: another first class than PyTorch's in rows {rows}")
+        for note in _notes(file):
+            say(f"{file.path.name}: {note}")
     say(f"written to {files[0].path.parent}")
+
+
+def _notes(file: ExportedFile) -> Iterator[str]:
+    """A fusion's weights, how an int8 file was made, and the faces whose answers differ from PyTorch's."""
+    if len(file.members) > 1:
+        shares = zip(file.members, file.weights.values, strict=True)
+        yield f"weights {', '.join(f'{member} {share:.3g}' for member, share in shares)} ({file.weights.source})"
+    if file.note:
+        yield file.note
+    if flips := file.parity.whole.flips:
+        rows = ", ".join(map(str, flips[:8])) + (f" and {len(flips) - 8} more (manifest.json)" * (len(flips) > 8))
+        yield f"the most probable class differs from PyTorch's in rows {rows}"

@@ -1,4 +1,4 @@
-"""From a classifier in torch to a lean ONNX model: torch's exporter, then our own steps over what it wrote."""
+"""From a classifier in torch to a lean ONNX model: torch's exporter, then our own steps on its result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from fer_deploy.errors import ExportError
+from fer_deploy.errors import ExportError, one_line
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.passes import PASSES, Pass, run_passes
 from fer_deploy.export.passes.members import MEMBER_PREFIX
@@ -21,7 +21,7 @@ from fer_deploy.model.names import DYNAMIC, Shape
 
 _AXES = ("batch", "height", "width")
 _EXAMPLE = (2, 53, 61)
-"""The tracing example: no axis equals another, none is 0 or 1, which torch would take for fixed."""
+"""The tracing example. All axes differ and none is 0 or 1: torch would treat such an axis as fixed."""
 
 
 def build_model(
@@ -29,9 +29,17 @@ def build_model(
 ) -> onnx.ModelProto:
     """The classifier as an ONNX model: input `faces`, output `probabilities`, no metadata yet.
 
-    Batch norms and skips are folded into convolutions first (`fer_deploy.models.fold`) unless `fold` is False, which
-    with `passes=()` gives the unoptimised graph that a report compares ours with. Axes that `shape` names are fixed.
-    The same classifier gives the same bytes each time. ExportError when torch's exporter can't.
+    The same classifier gives the same bytes each time.
+
+    Args:
+        classifier: the torch module.
+        shape: axes to fix.
+        fold: fold batch norms and skips into convolutions first (`fer_deploy.models.fold`). Without it, and with
+            `passes=()`, the result is torch's own graph, for comparison.
+        passes: the steps after torch's exporter.
+
+    Raises:
+        ExportError: torch's exporter or a step fails.
     """
     traced = _Traced(folded(classifier) if fold else classifier)
     example = torch.zeros([fixed or size for fixed, size in zip(shape, _EXAMPLE, strict=True)] + [3], dtype=torch.uint8)
@@ -40,7 +48,7 @@ def build_model(
         for axis, (name, fixed) in enumerate(zip(_AXES, shape, strict=True))
         if fixed is None
     }
-    names = [OUTPUT_NAME, *(f"{MEMBER_PREFIX}{number}" for number in range(traced.shown))]
+    names = [OUTPUT_NAME, *(f"{MEMBER_PREFIX}{number}" for number in range(traced.members))]
     with _quiet():
         try:
             program = torch.onnx.export(
@@ -55,8 +63,7 @@ def build_model(
                 verbose=False,
             )
         except Exception as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ExportError(f"torch's exporter failed: {line}") from error
+            raise ExportError(f"torch's exporter failed: {one_line(error)}") from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return run_passes(model, passes)
@@ -85,22 +92,22 @@ def folded(classifier: FaceClassifier) -> FaceClassifier:
 
 
 class _Traced(nn.Module):
-    """The classifier with its members' probabilities beside its own, so that a fusion can be checked by its parts."""
+    """The classifier that also outputs its members' probabilities, so that a fusion can be checked by its parts."""
 
     def __init__(self, classifier: FaceClassifier) -> None:
         super().__init__()
         self.classifier = classifier
-        self.shown = len(classifier.members) if len(classifier.members) > 1 else 0
+        self.members = len(classifier.members) if len(classifier.members) > 1 else 0
         self.eval()
 
     def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
         members = self.classifier.member_probabilities(faces)
-        return (self.classifier.fuse(members), *members[: self.shown])
+        return (self.classifier.fuse(members), *members[: self.members])
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and its remarks about itself from the terminal; failures still raise."""
+    """Keep the exporter's progress and warnings from the terminal; failures still raise."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

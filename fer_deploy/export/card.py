@@ -1,13 +1,13 @@
 """A Hugging Face model card, and the folder that `huggingface_hub` uploads: one repository a model.
 
-`exports/hub/B+E/` holds README.md (the card), the model's files in every precision that is there, and the manifest and
+`exports/hub/B+E/` holds README.md (the card), the model's files in every exported precision, and the manifest and
 golden vectors with which anyone who downloads it can run `ferdeploy verify`. Nothing is uploaded from here.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from fer_deploy.errors import ExportError, UnavailableError, install
 from fer_deploy.export.golden import read_golden_input, write_golden_inputs
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.files import replacing, write_json, write_text
-from fer_deploy.model.contract import read_model_file
+from fer_deploy.model.contract import ModelContract, read_model_file
 
 HUB = "hub"
-"""The folder of upload folders, under the exports."""
+"""The folder of upload folders, in the exports folder."""
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""A manifest's entries of one model, by file name."""
 
 TEXT = """
 # {name}
 
-Reads the expression of a face: {labels}. One ONNX file holds the preprocessing, {networks} and the probabilities; it
-was exported and proven with ferdeploy {version}.
+Recognises the expression of a face: {labels}. One ONNX file holds the preprocessing, {networks} and the softmax; it was
+exported and checked against PyTorch with ferdeploy {version}.
 
 ## Files
 
@@ -49,8 +52,8 @@ print(session.run(None, {{"faces": face}})[0][0])                    # probabili
 
 - Input `faces`: uint8 `[batch, height, width, 3]`, RGB, {shape}. Grey is RGB with equal channels.
 - Output `probabilities`: float32 `[batch, 7]`, rows that sum to 1.
-- Luma, the antialiased resize and the scaling are inside: hand over the pixels as they are.
-- The picture must be a face cropped as FER2013's are: forehead to chin, ear to ear, about upright.
+- Luma, the antialiased resize and the scaling are inside: pass the unchanged pixels.
+- The picture must be a face cropped like FER2013's: forehead to chin, ear to ear, about upright.
 - `ferdeploy verify {file}` replays the golden vectors of `golden/`.
 
 ## Evaluation
@@ -63,11 +66,11 @@ print(session.run(None, {{"faces": face}})[0][0])                    # probabili
 
 ## Intended use and limits
 
-For counting, art, games, interface studies and research on pictures of people who agreed to it. Labels are what
-annotators saw in a picture, not what a person felt, and people agree with FER2013's on about two thirds of its faces
-(Goodfellow et al., 2013). The data is small, grey, collected by web search, and not balanced over age, sex, skin colour
-or culture; accuracy differs between such groups, and was not measured for them. Do not use it to judge people: hiring,
-schooling, policing, health, insurance, lie detection. In the European Union, inferring emotions at work and in
+For counting, art, games, interface studies and research on pictures of people who agreed to it. Labels state what
+annotators saw in a picture, not what a person felt, and people agree with FER2013's labels on about two thirds of its
+faces (Goodfellow et al., 2013). The data is small, grey, collected by web search, and not balanced over age, sex, skin
+colour or culture; accuracy differs between such groups and was not measured for them. Do not use it to judge people:
+hiring, schooling, policing, health, insurance, lie detection. In the European Union, inferring emotions at work and in
 education is prohibited, with few exceptions (Regulation 2024/1689, article 5).
 
 ## Licence
@@ -77,18 +80,21 @@ Code and weights: {license}. The training data is not included and has terms of 
 
 
 def write_card(name: str, *, folder: Path) -> Path:
-    """Write the upload folder of the model `name` for all its files in `folder`, and give the folder.
+    """Write the upload folder of the model `name`, with all its files of `folder`.
 
     Args:
         name: the model's name, as in `B+E`.
-        folder: the exports' folder, with its manifest.
+        folder: the exports folder, with its manifest.
+
+    Returns:
+        The upload folder.
 
     Raises:
         UnavailableError: huggingface_hub is not installed.
-        ExportError: the manifest has no such model, or a file of it is missing.
+        ExportError: the manifest has no such model, or one of its files is missing.
     """
     try:
-        from huggingface_hub import EvalResult, ModelCard, ModelCardData
+        from huggingface_hub import ModelCard
     except ModuleNotFoundError:
         raise UnavailableError(f"--card needs huggingface_hub: {install('train')}") from None
     manifest = read_manifest(folder) or {"files": {}}
@@ -98,7 +104,25 @@ def write_card(name: str, *, folder: Path) -> Path:
         raise ExportError(f"{folder} has no file {missing[0] if missing else f'of {name}'}: export it first")
     contracts = {file: read_model_file(folder / file)[1] for file in entries}
     first = min(entries, key=lambda file: (contracts[file].is_static, entries[file]["precision"] != "fp32"))
-    contract = contracts[first]
+    header = _header(name, entries, license=contracts[first].metadata.get("license", ""))
+    text = _text(name, first, entries, contract=contracts[first])
+    target = folder / HUB / name
+    write_text(target / "README.md", str(ModelCard(f"---\n{header}\n---\n{text}")))
+    for old in target.glob("*.onnx"):
+        if old.name not in entries:
+            old.unlink()
+    for file in entries:
+        with replacing(target / file) as temporary:
+            shutil.copyfile(folder / file, temporary)
+    write_golden_inputs(target, [read_golden_input(folder, entry) for entry in manifest["golden"]])
+    write_json(target / MANIFEST, {**manifest, "files": entries})
+    return target
+
+
+def _header(name: str, entries: Entries, *, license: str) -> str:
+    """The card's metadata, as YAML."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     results = [
         EvalResult(
             task_type="image-classification",
@@ -114,7 +138,7 @@ def write_card(name: str, *, folder: Path) -> Path:
         if entry["accuracy"] is not None
     ]
     data = ModelCardData(
-        license=contract.metadata.get("license", "").lower() or None,
+        license=license.lower() or None,
         library_name="onnx",
         pipeline_tag="image-classification",
         tags=["facial-expression-recognition", "emotion", "onnx", "onnxruntime", "fer2013"],
@@ -122,61 +146,54 @@ def write_card(name: str, *, folder: Path) -> Path:
         model_name=name,
         eval_results=results or None,
     )
-    text = _text(name, first, entries, shape=contract.shape, metadata=dict(contract.metadata))
-    target = folder / HUB / name
-    write_text(target / "README.md", str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")))
-    for old in target.glob("*.onnx"):
-        if old.name not in entries:
-            old.unlink()
-    for file in entries:
-        with replacing(target / file) as temporary:
-            shutil.copyfile(folder / file, temporary)
-    write_golden_inputs(target, [read_golden_input(folder, entry) for entry in manifest["golden"]])
-    write_json(target / MANIFEST, {**manifest, "files": entries})
-    return target
+    return str(data.to_yaml())
 
 
-def _text(
-    name: str, file: str, entries: dict[str, Any], *, shape: Sequence[int | None], metadata: dict[str, str]
-) -> str:
+def _text(name: str, file: str, entries: Entries, *, contract: ModelContract) -> str:
     """The card below its metadata."""
-    entry = entries[file]
-    split = entry["accuracy_split"] or "test"
+    entry, metadata = entries[file], contract.metadata
     rows = [
-        f"| `{other}` | {found['bytes']:,} | {_share(found['accuracy'])} | {found['parity']['max_difference']:.1e} |"
-        for other, found in entries.items()
+        f"| `{other}` | {figures['bytes']:,} | {_share(figures['accuracy'])} "
+        f"| {figures['parity']['max_difference']:.1e} |"
+        for other, figures in entries.items()
     ]
-    members = ""
-    if len(entry["members"]) > 1:
-        shares = ", ".join(f"{m} {w:.3g}" for m, w in zip(entry["members"], entry["weights"], strict=True))
-        how = "weighted average of probabilities" if entry["fusion"] == "wap" else "reciprocal rank fusion"
-        members = f"Fused by {how}: {shares} (weights: {entry['weights_source']})."
-        if entry["weights_source"] == STUDY_SOURCE:
-            members += " They were chosen on the rows that report the study's accuracy, so that figure is optimistic."
-    if entry["accuracy"] is None:
-        evaluation = "Not evaluated: the file was exported without data."
-    else:
-        chosen = entry["parity"]["faces_from"]
-        evaluation = (
-            f"{_share(entry['accuracy'])} accuracy of the ONNX file itself on {split}, single view. Epoch and "
-            f"temperature were chosen on {chosen}, where it has {_share(entry['parity']['accuracy'])}; training rows "
-            "that are copies of validation or test rows were left out. "
-            f"{float(metadata['gflops']):.5f} GFLOPs a face (multiply-adds, fvcore's count)."
-        )
-    axes = ["any size" if axis is None else str(axis) for axis in shape]
+    members = entry["members"]
+    axes = ["any size" if axis is None else str(axis) for axis in contract.shape]
     return TEXT.format(
         name=name,
         labels=", ".join(EMOTIONS),
-        networks="the network" if len(entry["members"]) == 1 else f"{len(entry['members'])} networks, their fusion",
+        networks="the network" if len(members) == 1 else f"{len(members)} networks, their fusion",
         version=metadata.get("ferdeploy_version", ""),
-        split=split,
+        split=entry["accuracy_split"] or "test",
         files="\n".join(rows),
-        members=members,
+        members=_fusion(entry) if len(members) > 1 else "",
         file=file,
-        shape="any size" if not any(shape) else f"batch {axes[0]}, height {axes[1]}, width {axes[2]}",
-        evaluation=evaluation,
+        shape="any size" if not any(contract.shape) else f"batch {axes[0]}, height {axes[1]}, width {axes[2]}",
+        evaluation=_evaluation(entry, gflops=float(metadata["gflops"])),
         trained_on=metadata.get("trained_on", "unknown"),
         license=metadata.get("license", "unknown"),
+    )
+
+
+def _fusion(entry: Mapping[str, Any]) -> str:
+    """How the members of a file are fused, in a paragraph."""
+    shares = ", ".join(f"{m} {w:.3g}" for m, w in zip(entry["members"], entry["weights"], strict=True))
+    how = "weighted average of probabilities" if entry["fusion"] == "wap" else "reciprocal rank fusion"
+    text = f"Fused by {how}: {shares} (weights: {entry['weights_source']})."
+    if entry["weights_source"] == STUDY_SOURCE:
+        text += " They were chosen on the rows that report the study's accuracy, so that figure is optimistic."
+    return text
+
+
+def _evaluation(entry: Mapping[str, Any], *, gflops: float) -> str:
+    """The accuracy of a file and how it was measured, in a paragraph."""
+    if entry["accuracy"] is None:
+        return "Not evaluated: the file was exported without data."
+    return (
+        f"{_share(entry['accuracy'])} accuracy of the ONNX file itself on {entry['accuracy_split']}, single view. "
+        f"Epoch and temperature were chosen on {entry['parity']['faces_from']}, where its accuracy is "
+        f"{_share(entry['parity']['accuracy'])}; training rows that are copies of validation or test rows were left "
+        f"out. {gflops:.5f} GFLOPs a face (multiply-adds, fvcore's count)."
     )
 
 

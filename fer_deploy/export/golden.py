@@ -1,4 +1,4 @@
-"""Golden vectors: a few pictures as raw bytes, and what each file says of them, for any language to replay."""
+"""Golden vectors: a few pictures as raw bytes, and each file's probabilities for them, to replay in any language."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fer_deploy.errors import ModelFileError
 from fer_deploy.files import write_bytes
 
 GOLDEN_TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-4, "fp16": 5e-3, "int8": 2e-2})
-"""How far another engine, language or processor may be from the recorded probabilities, by precision."""
+"""Largest difference from the recorded probabilities on another engine, language or processor, by precision."""
 
 _PICTURES: tuple[tuple[str, int, int, int, bool], ...] = (
     ("grey-48x48", 2, 48, 48, True),
@@ -35,12 +35,12 @@ class GoldenInput:
     """One input: uint8 (n, h, w, 3), written row by row, channels last, without a header."""
 
     file: str
-    """Where it lies, from the manifest's folder."""
+    """Its path, relative to the manifest's folder."""
     pictures: NDArray[np.uint8]
 
     @property
     def sha256(self) -> str:
-        """Of the raw bytes."""
+        """The SHA-256 of the raw bytes."""
         return hashlib.sha256(self.pictures.tobytes()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class GoldenInput:
 
 
 def draw_golden_inputs() -> tuple[GoldenInput, ...]:
-    """The golden inputs, drawn: synthetic faces of several sizes, colour and grey, the same bytes everywhere."""
+    """The golden inputs: synthetic faces of several sizes, colour and grey, the same bytes on every machine."""
     from fer_deploy.faces.synthetic import colour_faces
 
     inputs = []
@@ -61,7 +61,7 @@ def draw_golden_inputs() -> tuple[GoldenInput, ...]:
 
 
 def write_golden_inputs(folder: Path, inputs: Sequence[GoldenInput]) -> None:
-    """Write each input under `folder`, the manifest's, unless it is there already."""
+    """Write each input under `folder`, the manifest's folder, unless it exists already."""
     for golden in inputs:
         path = folder / golden.file
         content = golden.pictures.tobytes()
@@ -70,7 +70,7 @@ def write_golden_inputs(folder: Path, inputs: Sequence[GoldenInput]) -> None:
 
 
 def read_golden_input(folder: Path, entry: Mapping[str, Any]) -> GoldenInput:
-    """The input that a manifest's entry names. ModelFileError when it is missing, or not the one that was recorded."""
+    """The input that a manifest's entry names. ModelFileError if it is missing or differs from the recorded one."""
     name, shape = str(entry.get("file")), tuple(entry.get("shape", ()))
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):

@@ -1,8 +1,8 @@
 """The whole classifier as one torch module: uint8 faces of any size in, probabilities out.
 
 Luma, the antialiased resize and the scaling to [-1, 1] are linear, so they are two matrix products, `rows @ (faces @
-columns)`, with the luma weights folded into `columns`. Behind them stand the networks and the fusion. What this module
-computes in PyTorch is what the ONNX file is held against.
+columns)`, with the luma weights folded into `columns`. The networks and the fusion follow. The ONNX file is compared
+with what this module computes in PyTorch.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HALF_RANGE = 127.5
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One network of a classifier, and how it is asked."""
+    """One network of a classifier, with its input size and temperature."""
 
     name: str
-    """As people name it: `B`, or `B~mirror` for the view of the mirrored face."""
+    """`B`, or `B~mirror` for the view of the mirrored face."""
     network: nn.Module
     """float32 (n, 1, s, s) in [-1, 1] to logits (n, classes). Two members may share one."""
     input_size: int = 48
@@ -44,9 +44,9 @@ class Member:
 class FacePlane(nn.Module):
     """uint8 faces (n, h, w, 3) of any size to float32 planes (n, 1, size, size) in [-1, 1].
 
-    Equal to Pillow's `Image.resize((size, size), BILINEAR)` in mode F of the luma: a triangle filter whose half-width
-    is the scale where the picture shrinks (so every pixel counts) and one pixel where it grows, normalised at the
-    edges. Faces without height or width raise.
+    Equal to Pillow's `Image.resize((size, size), BILINEAR)` of the luma in mode F: a triangle filter, normalised at the
+    edges. Its half-width is the scale where the picture shrinks, so that every pixel counts, and one pixel where it
+    grows. Faces without height or width raise.
     """
 
     luma: Tensor
@@ -62,14 +62,14 @@ class FacePlane(nn.Module):
     def forward(self, faces: Tensor) -> Tensor:
         """The planes of `faces`."""
         rows, columns = self._weights(faces.shape[1]), self._weights(faces.shape[2])
-        # (w, 1, size) times (3, 1): each pixel's three channels go to each output column by their shares of grey
+        # (w, 1, size) times (3, 1): each channel of a pixel contributes to each output column by its share of grey
         coloured = (columns.t()[:, None, :] * self.luma).flatten(0, 1)
         return (rows @ (faces.flatten(2).float() @ coloured) - 1).unsqueeze(1)
 
     def _weights(self, length: int) -> Tensor:
-        """float32 (size, length): what each of `length` pixels gives to each of `size`; rows sum to 1."""
+        """float32 (size, length): the share of each of `length` pixels in each of `size`; rows sum to 1."""
         positions = torch.arange(length, dtype=torch.float32, device=self.centres.device)
-        # the length as a tensor: taken as a number the exporter would fix it, and this fails on an empty picture
+        # The length as a tensor: the exporter would fix a number. This fails on an empty picture.
         total = positions[-1] + 1
         half_width = (total / self.size).clamp(min=1)
         triangles = (half_width - (positions - (self.centres * total - 0.5)).abs()).relu()
@@ -79,8 +79,8 @@ class FacePlane(nn.Module):
 class FaceClassifier(nn.Module):
     """uint8 faces (n, h, w, 3), RGB, any size, to float32 probabilities (n, classes) whose rows sum to 1.
 
-    Faces are brought to each input size once for all members of that size, and a network that several members share
-    (a face and its mirror image) runs once on all their views.
+    Faces are resized once for all members of the same input size, and a network that several members share (a face and
+    its mirror image) runs once on all their views.
     """
 
     def __init__(
@@ -115,38 +115,38 @@ class FaceClassifier(nn.Module):
         return self.fuse(self.member_probabilities(faces))
 
     def member_probabilities(self, faces: Tensor) -> list[Tensor]:
-        """Each member's own probabilities of `faces`, float32 (n, classes)."""
+        """Each member's probabilities of `faces`, float32 (n, classes)."""
         return self.plane_probabilities(self.planes_of(faces))
 
     def planes_of(self, faces: Tensor) -> dict[int, Tensor]:
-        """What the networks see of `faces`: float32 (n, 1, s, s) in [-1, 1] for each input size s."""
+        """The networks' inputs for `faces`: float32 (n, 1, s, s) in [-1, 1] for each input size s."""
         return {int(size): plane(faces) for size, plane in self.planes.items()}
 
     def plane_probabilities(self, planes: Mapping[int, Tensor]) -> list[Tensor]:
         """Each member's probabilities, float32 (n, classes), of faces that `planes_of` has prepared."""
-        found: dict[int, Tensor] = {}
+        answers: dict[int, Tensor] = {}
         for network, views in zip(self.networks, self._calls, strict=True):
             plane = planes[self.members[views[0]].input_size]
-            seen = [plane.flip(3) if self.members[view].mirrored else plane for view in views]
-            logits = network(seen[0] if len(seen) == 1 else torch.cat(seen))
-            split = [logits] if len(seen) == 1 else logits.reshape(len(seen), -1, logits.shape[-1])
+            inputs = [plane.flip(3) if self.members[view].mirrored else plane for view in views]
+            logits = network(inputs[0] if len(inputs) == 1 else torch.cat(inputs))
+            split = [logits] if len(inputs) == 1 else logits.reshape(len(inputs), -1, logits.shape[-1])
             for position, view in enumerate(views):
                 temperature = self.members[view].temperature
-                own = split[position] if temperature == 1 else split[position] / temperature
-                found[view] = own.softmax(dim=-1)
-        return [found[index] for index in range(len(self.members))]
+                scaled = split[position] if temperature == 1 else split[position] / temperature
+                answers[view] = scaled.softmax(dim=-1)
+        return [answers[index] for index in range(len(self.members))]
 
     def fuse(self, probabilities: Sequence[Tensor]) -> Tensor:
-        """Members' probabilities (n, classes) to the classifier's, as `fer_deploy.ensemble` does it, calibrated."""
+        """The classifier's probabilities from its members' (n, classes): fused as in `ensemble`, calibrated."""
         if len(probabilities) == 1 and self.fusion == "wap":
             return self._calibrated(probabilities[0])
         total: Any = 0
-        for own, weight in zip(probabilities, self.weights.values, strict=True):
-            total = total + (own if self.fusion == "wap" else _rank_score(own)) * weight
+        for member, weight in zip(probabilities, self.weights.values, strict=True):
+            total = total + (member if self.fusion == "wap" else _rank_score(member)) * weight
         return self._calibrated(total if self.fusion == "wap" else total / total.sum(dim=-1, keepdim=True))
 
     def _calibrated(self, probabilities: Tensor) -> Tensor:
-        """Probabilities (n, classes) made as sure as `calibration` asks."""
+        """Probabilities (n, classes) after the adaptive temperature, if there is one."""
         how = self.calibration
         if how is None:
             return probabilities
@@ -156,7 +156,7 @@ class FaceClassifier(nn.Module):
 
 
 def _calls(members: Sequence[Member]) -> list[list[int]]:
-    """The members of each run of a network: those that share the network and its input size."""
+    """The members that each call of a network serves: those that share the network and its input size."""
     calls: dict[tuple[int, int], list[int]] = {}
     for index, member in enumerate(members):
         calls.setdefault((id(member.network), member.input_size), []).append(index)
@@ -166,7 +166,7 @@ def _calls(members: Sequence[Member]) -> list[list[int]]:
 def _rank_score(probabilities: Tensor) -> Tensor:
     """1 / (k + rank) of each class: rank 1 for the most probable, ties to the earlier class."""
     classes = probabilities.shape[-1]
-    own, other = probabilities[:, :, None], probabilities[:, None, :]
+    one, other = probabilities[:, :, None], probabilities[:, None, :]
     earlier = torch.ones(classes, classes, dtype=torch.bool, device=probabilities.device).tril(-1)
-    ahead = (other > own) | ((other == own) & earlier)
+    ahead = (other > one) | ((other == one) & earlier)
     return 1 / (ahead.float().sum(dim=-1) + (1 + RANK_CONSTANT))

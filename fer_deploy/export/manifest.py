@@ -1,4 +1,4 @@
-"""`exports/manifest.json`: what every exported file is, how it was proven, and its golden vectors."""
+"""`exports/manifest.json`: each exported file's hash, members, parity figures and golden vectors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import ModelFileError
 from fer_deploy.export.golden import GoldenInput, draw_golden_inputs, write_golden_inputs
-from fer_deploy.files import write_json
+from fer_deploy.files import lock, write_json
 from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 
 MANIFEST = "manifest.json"
 LOCK = ".manifest.lock"
-"""Held while the manifest is read and written anew."""
+"""Held while the manifest is updated."""
 FORMAT = 1
 """Version of the manifest's layout."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder of exports, or None where there is none. ModelFileError when it is damaged."""
+    """The manifest of a folder of exports, or None if it has none. ModelFileError if it is damaged."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -39,15 +39,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def record_file(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
-    """Put the entry of file `name` into the folder's manifest, beside those of other files, and write golden inputs.
+    """Add the entry of file `name` to the folder's manifest, or replace it, and write the golden inputs.
 
-    Entries whose golden vectors belong to other inputs than today's are dropped: nobody could replay them. Commands
-    that export into one folder at a time wait for each other here.
+    Entries are dropped if their golden vectors belong to other inputs than the current ones, since they can't be
+    replayed. Commands that export into one folder at the same time wait for each other.
     """
-    from filelock import FileLock  # of the train extra: whoever only verifies a file reads manifests without it
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCK):
+    with lock(folder / LOCK):
         _record(folder, name, entry)
 
 

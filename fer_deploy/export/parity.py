@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fer_deploy.errors import ExportError, ParityError
+from fer_deploy.errors import ExportError, ParityError, one_line
 from fer_deploy.export import Progress
-from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.graph import HALF_RANGE, FaceClassifier
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.faces.dataset import SIZE, Faces
+from fer_deploy.model.contract import INPUT_NAME
 from fer_deploy.model.names import DYNAMIC, Shape
+from fer_deploy.model.session import pad_batch, start_session
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,8 @@ def check_parity(
 
     Raises:
         ParityError: file and PyTorch differ by more than the tolerance, or int8 loses too much accuracy.
-        ExportError: ONNX Runtime can't load or run the file.
+        ModelFileError: ONNX Runtime can't load the file.
+        ExportError: ONNX Runtime can't run it, or there are no faces.
     """
     if not len(faces):
         raise ExportError("there is no face to compare the file on")
@@ -246,14 +248,14 @@ def accuracy_of(probabilities: NDArray[np.float32], faces: Faces) -> float:
 
 def answers_of(content: bytes, faces: Faces, *, progress: Progress | None = None) -> NDArray[np.float32]:
     """A file's probabilities of `faces`, float32 (n, classes), at 48x48 or the size that the file fixes."""
-    session = session_of(content)
+    session = start_session(content)
     batch, height, width = (axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape[:3])
     case = ParityCase(batch=batch or 256, height=height or SIZE, width=width or SIZE, faces=None)
     answers: list[NDArray[np.float32]] = []
     for pictures in pictures_of(faces, case):
         if progress:
             progress("scoring the file", len(answers) * case.batch, len(faces))
-        answers.append(run_whole(session, pictures, batch=batch)[0])
+        answers.append(run_session(session, pictures)[0])
     return np.concatenate(answers)
 
 
@@ -266,6 +268,17 @@ def cases_for(shape: Shape) -> tuple[ParityCase, ...]:
         ParityCase(batch=batch or 64, height=height or SIZE, width=width or SIZE, faces=None),
         ParityCase(batch=batch or 7, height=height or 224, width=width or 224, colour=True),
     )
+
+
+def run_session(session: onnxruntime.InferenceSession, pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+    """All outputs of a session for `pictures`, uint8 (n, h, w, 3). ExportError when the file can't run."""
+    axis = session.get_inputs()[0].shape[0]
+    batch = axis if isinstance(axis, int) else None
+    try:
+        outputs = session.run(None, {INPUT_NAME: pad_batch(pictures, batch)})
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime can't run the file on {pictures.shape}: {one_line(error)}") from error
+    return [output[: len(pictures)] for output in outputs]
 
 
 class Reference:
@@ -337,13 +350,11 @@ class _Engine:
         if members:
             content = show_members(onnx.load_from_string(content)).SerializeToString()
         self._members = members
-        self._session = session_of(content)
-        axis = self._session.get_inputs()[0].shape[0]
-        self._fixed_batch = axis if isinstance(axis, int) else None
+        self._session = start_session(content)
 
     def __call__(self, case: ParityCase, faces: Faces, members: int) -> list[NDArray[np.float32]]:
         """The file's probabilities (n, classes) of the case's faces, then each member's where they are outputs."""
-        batches = [run_whole(self._session, pictures, batch=self._fixed_batch) for pictures in pictures_of(faces, case)]
+        batches = [run_session(self._session, pictures) for pictures in pictures_of(faces, case)]
         joined = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         if self._members and len(joined) != 1 + members:
             raise ParityError(f"the file has {len(joined) - 1} members, and the runs are {members}")

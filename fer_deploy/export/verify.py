@@ -16,10 +16,10 @@ import numpy as np
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import FerDeployError, ModelFileError, install
 from fer_deploy.export import Progress
-from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.golden import fits, read_golden_input
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.model.contract import ModelContract, read_model_file
+from fer_deploy.model.session import Model, start_session
 
 if TYPE_CHECKING:
     from fer_deploy.export.parity import Parity
@@ -164,7 +164,7 @@ def _replay(
     content: bytes, contract: ModelContract, manifest: dict[str, Any], entry: dict[str, Any], folder: Path
 ) -> str | None:
     """The figures, or None where no vector has the file's shape; raises where the file says something else."""
-    session = session_of(content)
+    model = Model(contract, start_session(content, source=contract.source))
     outputs, tolerance = entry["golden"]["outputs"], float(entry["golden"]["tolerance"])
     worst, replayed = 0.0, 0
     for described in manifest["golden"]:
@@ -174,7 +174,7 @@ def _replay(
         if golden.file not in outputs:
             raise ModelFileError(f"the manifest has no recorded output for {golden.file}")
         expected = np.asarray(outputs[golden.file], np.float32)
-        found = run_whole(session, golden.pictures)[0]
+        found = model(golden.pictures)
         if found.shape != expected.shape:
             raise ModelFileError(f"{golden.file}: expected {expected.shape} probabilities, got {found.shape}")
         difference = float(np.abs(found - expected).max())

@@ -15,7 +15,6 @@ from fer_deploy.ensemble import AdaptiveTemperature, fit_adaptive_temperature
 from fer_deploy.errors import ExportError, ModelFileError, ParityError
 from fer_deploy.export import Progress
 from fer_deploy.export.build import build_model
-from fer_deploy.export.engine import session_of
 from fer_deploy.export.golden import draw_golden_inputs, fits
 from fer_deploy.export.graph import FaceClassifier
 from fer_deploy.export.int8.quantise import PAIR_LIMIT
@@ -33,6 +32,7 @@ from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.files import replacing
 from fer_deploy.model.contract import INPUT_NAME, check_model_bytes
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
+from fer_deploy.model.session import start_session
 from fer_deploy.training.targets import with_ferplus_labels
 
 DRAWN_FACES = 256
@@ -309,7 +309,7 @@ def _fit_calibration(plan: Plan, reference: Reference, faces: Faces) -> Adaptive
 
 def _golden_outputs(content: bytes, shape: Shape) -> dict[str, NDArray[np.float32]]:
     """The file's probabilities for each golden input that it takes, by the input's file name."""
-    session = session_of(content)
+    session = start_session(content)
     return {
         golden.file: session.run(None, {INPUT_NAME: golden.pictures})[0]
         for golden in draw_golden_inputs()

@@ -167,7 +167,7 @@ def test_a_workspace_without_runs_names_the_next_command(tmp_path: Path) -> None
         (["--ensemble", "B"], "two members or more"),
         (["--ensemble", "B,,E"], "empty name"),
         (["--ensemble", "B,E", "--weights", "1"], "1 numbers for 2 members"),
-        (["--ensemble", "B,E", "--weights", "a,b"], "no list of numbers"),
+        (["--ensemble", "B,E", "--weights", "a,b"], "not a list of numbers"),
         (["--ensemble", "B,E", "--weights", "1,1", "--search"], "one of the two"),
         (["B", "--fusion", "rrf"], "go with --ensemble"),
         (["B", "--weights", "1"], "go with --ensemble"),

@@ -15,13 +15,14 @@ from torch import nn
 
 from fer_deploy.errors import ExportError
 from fer_deploy.export.build import build_model
-from fer_deploy.export.engine import run_whole, session_of
 from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.metadata import ExportedFile
+from fer_deploy.export.parity import run_session
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.export.plan import Plan
 from fer_deploy.faces.synthetic import colour_faces
 from fer_deploy.model.contract import IR_VERSION, OPSET_VERSION
+from fer_deploy.model.session import start_session
 
 ROOT = Path(__file__).parents[2]
 SHAPES = [(1, 48, 48), (7, 48, 48), (64, 48, 48), (1, 1, 1), (3, 37, 53), (2, 224, 224), (1, 1500, 2000)]
@@ -32,7 +33,7 @@ def test_runtime_says_what_torch_says(
     model: onnx.ModelProto, classifier: FaceClassifier, batch: int, height: int, width: int
 ) -> None:
     pictures = colour_faces([face % 7 for face in range(batch)], height=height, width=width)
-    (found,) = run_whole(session_of(model.SerializeToString()), pictures)
+    (found,) = run_session(start_session(model.SerializeToString()), pictures)
     with torch.inference_mode():
         expected = classifier(torch.from_numpy(pictures)).numpy()
     assert found.dtype == np.float32
@@ -49,7 +50,7 @@ def test_every_member_of_an_ensemble_says_what_torch_says(
 ) -> None:
     pictures = colour_faces([face % 7 for face in range(batch)], height=height, width=width)
     shown = show_members(onnx.load(exports["B+B~mirror+E.rrf.onnx"].path))
-    fused, *members = run_whole(session_of(shown.SerializeToString()), pictures)
+    fused, *members = run_session(start_session(shown.SerializeToString()), pictures)
     classifier = ensemble.classifier()
     with torch.inference_mode():
         expected = classifier.member_probabilities(torch.from_numpy(pictures))
@@ -113,7 +114,7 @@ def test_the_graph_is_lean(model: onnx.ModelProto, classifier: FaceClassifier) -
 @pytest.mark.parametrize("shape", [(1, 0, 48, 3), (1, 48, 0, 3), (0, 48, 48, 3)])
 def test_nothing_to_see_is_an_error_and_no_answer(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
     with pytest.raises(ExportError, match="can't run the file"):
-        run_whole(session_of(model.SerializeToString()), np.zeros(shape, np.uint8))
+        run_session(start_session(model.SerializeToString()), np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_nothing_to_see_is_an_error_and_no_answer(model: onnx.ModelProto, shape:
     ids=["float", "int8", "no batch", "no channels", "channels first", "alpha"],
 )
 def test_wrong_inputs_are_errors_and_no_answers(model: onnx.ModelProto, pictures: np.ndarray) -> None:
-    session = session_of(model.SerializeToString())
+    session = start_session(model.SerializeToString())
     with pytest.raises(Exception, match=r"(?i)type|rank|dimension"):
         session.run(None, {"faces": pictures})
 
@@ -139,7 +140,7 @@ def test_fixed_axes_leave_nothing_to_compute_of_the_resize(classifier: FaceClass
     assert [axis.dim_value for axis in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 48, 48, 3]
     assert not {"Range", "Shape", "Abs"} & {node.op_type for node in fixed.graph.node}
     picture = colour_faces([2])
-    (found,) = run_whole(session_of(fixed.SerializeToString()), picture)
+    (found,) = run_session(start_session(fixed.SerializeToString()), picture)
     with torch.inference_mode():
         assert np.abs(found - classifier(torch.from_numpy(picture)).numpy()).max() <= 1e-5
 

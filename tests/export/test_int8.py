@@ -121,8 +121,8 @@ def test_saturated_products_would_be_seen(
     answers = answers_of(clipped.SerializeToString(), faces)
     expected = answers_of(eight_bits.SerializeToString(), faces)
     assert np.abs(answers - expected).mean() > 10 * ours.mean_difference
-    saturating = exact.session_of(clipped.SerializeToString())
-    monkeypatch.setattr(exact, "session_of", lambda *_, **__: saturating)
+    saturating = exact.start_session(clipped.SerializeToString())
+    monkeypatch.setattr(exact, "start_session", lambda *_, **__: saturating)
     assert compare_exactly(eight_bits, faces).mean_difference > 10 * ours.mean_difference
 
 
@@ -336,7 +336,7 @@ def test_a_race_is_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             slow = 100.0 if len(turns) <= 40 else 1.0
             now[0] += slow * {"one": 0.002, "other": 0.005}[self.name]
 
-    monkeypatch.setattr(racing, "session_of", lambda content, **_: Session(content.decode()))
+    monkeypatch.setattr(racing, "start_session", lambda content, **_: Session(content.decode()))
     monkeypatch.setattr(racing.time, "perf_counter", lambda: now[0])
     taken = race({"one": b"one", "other": b"other"}, batch=3, rounds=5)
     assert turns == ["one", "other"] * 25

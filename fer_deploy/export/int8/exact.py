@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from fer_deploy import machine
-from fer_deploy.export.engine import session_of
 from fer_deploy.export.int8.ranges import batches_of
 from fer_deploy.faces.dataset import Faces
 from fer_deploy.model.contract import INPUT_NAME
+from fer_deploy.model.session import start_session
 
 INTEGER_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8")
 """Processor features that multiply 8-bit numbers without saturating."""
@@ -50,7 +50,7 @@ def compare_exactly(model: onnx.ModelProto, faces: Faces) -> ExactAnswers:
     readable.CopyFrom(model)
     readable.opset_import[0].version = 19  # the evaluator knows QuantizeLinear from 19 on; 18 means the same for 8 bits
     evaluator = ReferenceEvaluator(readable)
-    session = session_of(model.SerializeToString(deterministic=True))
+    session = start_session(model.SerializeToString(deterministic=True))
     parts = []
     for pictures in batches_of(model, faces, at_once=len(faces)):
         inputs = {INPUT_NAME: pictures}

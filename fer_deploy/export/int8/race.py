@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fer_deploy.export.engine import session_of
 from fer_deploy.faces.dataset import SIZE
 from fer_deploy.model.contract import INPUT_NAME
+from fer_deploy.model.session import start_session
 
 ROUNDS = 150
 """How often each file is timed."""
@@ -22,7 +22,7 @@ def race(contents: Mapping[str, bytes], *, batch: int = 1, rounds: int = ROUNDS,
 
     The files run in turns, so that other load on the machine slows all of them alike.
     """
-    sessions = {name: session_of(content, threads=threads) for name, content in contents.items()}
+    sessions = {name: start_session(content, threads=threads) for name, content in contents.items()}
     pictures = np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
     seconds: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(WARM_UP + rounds):

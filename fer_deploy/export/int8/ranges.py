@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fer_deploy.export.engine import session_of
 from fer_deploy.faces.dataset import Faces
 from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
+from fer_deploy.model.session import start_session
 
 SAMPLES = 128
 """Values of each activation that are kept per face, at random, to choose the activation's range by."""
@@ -61,7 +61,7 @@ def activation_ranges(model: onnx.ModelProto, faces: Faces, *, settings: Int8Set
     observed.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
     )
-    session = session_of(observed.SerializeToString())
+    session = start_session(observed.SerializeToString())
     generator = np.random.default_rng(0)
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tensors}
     extremes = dict.fromkeys(tensors, (0.0, 0.0))
