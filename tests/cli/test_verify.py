@@ -50,7 +50,7 @@ def test_a_damaged_file_is_exit_1_and_the_others_are_still_checked(file: Path) -
 def test_a_missing_file_is_exit_1(tmp_path: Path) -> None:
     done = _run(tmp_path / "none.onnx")
     assert done.exit_code == 1
-    assert "does not exist" in done.output
+    assert "no such file" in done.output
 
 
 def test_no_file_is_wrong_usage() -> None:

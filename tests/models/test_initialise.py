@@ -433,5 +433,5 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a readable safetensors file"):
         initialise(network, damaged, name="plain")
     (tmp_path / "folder.safetensors").mkdir()
-    with pytest.raises(RunError, match="not a readable safetensors file"):
+    with pytest.raises(RunError, match="a folder, not a weights file"):
         initialise(network, tmp_path / "folder.safetensors", name="plain")
