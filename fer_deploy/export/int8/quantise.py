@@ -55,7 +55,7 @@ def to_int8(
         quantize_static(
             copied,
             path,
-            FaceReader(model, calibration.take(np.arange(min(2, len(calibration))))),
+            CalibrationReader(model, calibration.take(np.arange(min(2, len(calibration))))),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(settings.operators),
             per_channel=settings.per_channel,
@@ -114,7 +114,7 @@ def _strip_metadata_and_rename(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-class FaceReader:
+class CalibrationReader:
     """Faces for onnxruntime's calibration, 16 at a time or as many as the model takes."""
 
     def __init__(self, model: onnx.ModelProto, faces: Faces) -> None:

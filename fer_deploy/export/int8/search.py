@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fer_deploy.errors import ParityError
 from fer_deploy.export import Progress
 from fer_deploy.export.int8.exact import ExactAnswers, compare_exactly
-from fer_deploy.export.int8.quantise import FaceReader, silence, to_int8
+from fer_deploy.export.int8.quantise import CalibrationReader, silence, to_int8
 from fer_deploy.export.int8.ranges import Int8Settings, Ranges, activation_ranges
 from fer_deploy.export.parity import INT8_LOSS, accuracy_of, answers_of
 from fer_deploy.faces.dataset import Faces
@@ -76,7 +76,7 @@ def search_int8(
         ParityError: the best setting loses more than INT8_LOSS, or this processor's answers are not the exact ones.
     """
     calibration = calibration.take(_spread(len(calibration), CALIBRATION_FACES))
-    search = _Search(model, tuned or model, calibration, validation, progress)
+    search = _Int8Search(model, tuned or model, calibration, validation, progress)
     losses = {per_channel: search.attempt(Int8Settings(per_channel=per_channel)) for per_channel in (True, False)}
     base = Int8Settings(per_channel=losses[True] <= losses[False])
     if min(losses.values()) > INT8_TARGET:
@@ -102,7 +102,7 @@ def search_int8(
     return Int8Result(best, chosen, search.accuracy, tuple(attempt for attempt, _ in search.tried), exact)
 
 
-class _Search:
+class _Int8Search:
     """The settings tried so far, each with its model."""
 
     def __init__(
@@ -148,7 +148,7 @@ def rank_layers(model: onnx.ModelProto, quantised: onnx.ModelProto, faces: Faces
     """
     from onnxruntime.quantization import qdq_loss_debug as debug
 
-    few = FaceReader(model, faces.take(np.arange(min(32, len(faces)))))
+    few = CalibrationReader(model, faces.take(np.arange(min(32, len(faces)))))
     with silence(), tempfile.TemporaryDirectory() as folder:
         paths = [str(Path(folder) / name) for name in ("float.onnx", "int8.onnx", "float_all.onnx", "int8_all.onnx")]
         onnx.save(model, paths[0])
