@@ -27,7 +27,7 @@ from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError, FerDeployError
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import default_model
-from fer_deploy.model.session import open_model
+from fer_deploy.model.session import Model, open_model
 from fer_deploy.pictures import Pixels, array_to_rgb, read_picture
 
 if TYPE_CHECKING:
@@ -131,8 +131,13 @@ class Recognizer:
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
-        self._model = open_model(default_model() if model is None else model, threads=threads, providers=providers)
-        self._threads = threads
+        self.__setstate__(open_model(default_model() if model is None else model, threads=threads, providers=providers))
+
+    def __getstate__(self) -> Model:
+        return self._model  # which carries its file; the lock and the detector stay behind
+
+    def __setstate__(self, model: Model) -> None:
+        self._model = model
         self._lock = threading.Lock()
         self._detector: FaceDetector | None = None
 
@@ -167,7 +172,7 @@ class Recognizer:
         return self._model.providers
 
     def __repr__(self) -> str:
-        return f"Recognizer({self.source!r}, threads={self._threads}, providers={list(self.providers)})"
+        return f"Recognizer({self.source!r}, threads={self._model.threads}, providers={list(self.providers)})"
 
     @overload  # a string is an iterable of strings too, but is taken as a path
     def predict(  # type: ignore[overload-overlap]

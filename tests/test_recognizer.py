@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import copy
 import doctest
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tiny_model import expected_probabilities, grey_face, level_of, tiny_model, write_tiny_model
 
@@ -362,3 +366,117 @@ def test_an_open_file_is_not_taken_for_many_faces() -> None:
 def test_threads_are_a_whole_number(threads: object) -> None:
     with pytest.raises(ValueError, match="threads must be a whole number"):
         Recognizer(tiny_model(), threads=threads)  # type: ignore[arg-type]
+
+
+def answering(values: np.ndarray, *, batch: object = "batch") -> bytes:
+    """A file with the contract's names and types that answers any faces with `values`, (rows, 7)."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["faces"], ["unused"], to=TensorProto.FLOAT),
+            helper.make_node("Identity", ["values"], ["probabilities"]),
+        ],
+        "answer",
+        [helper.make_tensor_value_info("faces", TensorProto.UINT8, [batch, "height", "width", 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [batch, 7])],
+        [numpy_helper.from_array(values.astype(np.float32), "values")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "name": "strange"})
+    return model.SerializeToString()
+
+
+UNIFORM = np.full((2, 7), 1 / 7)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (UNIFORM[:1], r"shape \[1, 7\] instead of \[2, 7\]"),
+        (np.full((3, 7), 1 / 7), r"shape \[3, 7\] instead of \[2, 7\]"),
+        (UNIFORM * np.nan, "values that are not finite"),
+        (UNIFORM * np.inf, "values that are not finite"),
+        (UNIFORM * 50, "rows that do not sum to 1 but differ by up to 49"),
+        (UNIFORM * 0.9, "rows that do not sum to 1"),
+        (np.array([[-0.1, 1.1, 0, 0, 0, 0, 0]] * 2), "a negative value, -0.1"),
+    ],
+)
+def test_an_answer_that_is_no_probabilities_is_refused_with_the_models_name(values: np.ndarray, words: str) -> None:
+    faces = np.zeros((2, 48, 48, 3), np.uint8)
+    for recognizer in (Recognizer(answering(values), threads=1), Recognizer(answering(values, batch=2), threads=1)):
+        with pytest.raises(ModelFileError, match=rf"\(strange\): computed no probabilities for 2 faces: {words}"):
+            recognizer.probabilities(faces)
+        with pytest.raises(ModelFileError, match="strange"):
+            recognizer.predict(list(faces))
+
+
+def test_answers_of_half_precision_are_accepted() -> None:
+    rough = np.random.default_rng(0).dirichlet(np.ones(7), 2).astype(np.float16)
+    assert Recognizer(answering(rough), threads=1).probabilities(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 7)
+
+
+FORKS = """
+import os, signal, sys
+import numpy as np
+from fer_deploy import Recognizer
+
+path, threads = sys.argv[1], int(sys.argv[2]) or None
+recognizer = Recognizer(path, threads=threads)
+face = np.zeros((48, 48), np.uint8)
+assert recognizer.predict(face).label == "angry"
+for way in ("del", "exit", "replace", "keep", "grandchild"):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        assert recognizer.predict(face).label == "angry"
+        if way == "del":
+            del recognizer
+        elif way == "replace":
+            recognizer = Recognizer(path, threads=threads)
+            recognizer.predict(face)
+        elif way == "keep":
+            Recognizer(path, threads=threads).predict(face)
+        elif way == "grandchild":
+            grandchild = os.fork()
+            if grandchild:
+                os._exit(os.waitpid(grandchild, 0)[1] != 0)
+            assert recognizer.predict(face).label == "angry"
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0, way
+assert recognizer.predict(face).label == "angry"
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_a_recognizer_made_before_a_fork_works_and_ends_in_the_child(threads: int, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "a.onnx")
+    subprocess.run([sys.executable, "-c", FORKS, str(path), str(threads)], check=True, timeout=100)
+
+
+class Named(Recognizer):
+    """A user's own class."""
+
+
+class TestTravelling:
+    @pytest.mark.parametrize("kind", [Recognizer, Named])
+    def test_a_recognizer_is_pickled_with_its_file(self, kind: type[Recognizer], tmp_path: Path) -> None:
+        path = write_tiny_model(tmp_path / "a.onnx")
+        recognizer = kind(path, threads=1, providers=["cpu"])
+        content = pickle.dumps(recognizer)
+        path.unlink()  # as on another machine
+        again = pickle.loads(content)
+        assert type(again) is kind
+        assert repr(again) == repr(recognizer)
+        assert again.contract == recognizer.contract
+        assert again.predict(grey_face("fear")).label == "fear"
+
+    @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy])
+    def test_a_recognizer_is_copied(self, recognizer: Recognizer, duplicate: Callable[..., Recognizer]) -> None:
+        assert duplicate(recognizer).predict(grey_face("happy")).label == "happy"
+
+    def test_a_spawned_process_receives_it(self, recognizer: Recognizer) -> None:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert [r.label for r in pool.map(recognizer.predict, [grey_face("sad"), grey_face("fear")])] == [
+                "sad",
+                "fear",
+            ]

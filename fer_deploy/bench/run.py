@@ -49,6 +49,7 @@ from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
 from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
 from fer_deploy.bench.subjects import Subject, explain, find_subjects
+from fer_deploy.model.session import check_probabilities
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
@@ -252,6 +253,7 @@ def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) ->
                 probabilities = entry.session.score(rgb(scored.images))
             else:
                 probabilities = score(entry.session, scored.images)
+            check_probabilities(probabilities, faces=len(scored.images), source=entry.label)
             if not entry.subject.learned_ferplus:
                 entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
             entry.probabilities = probabilities

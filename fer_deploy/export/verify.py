@@ -19,7 +19,7 @@ from fer_deploy.export import Progress
 from fer_deploy.export.golden import fits, read_golden_input
 from fer_deploy.export.manifest import MANIFEST, read_manifest
 from fer_deploy.model.contract import ModelContract, read_model_file
-from fer_deploy.model.session import Model, start_session
+from fer_deploy.model.session import Model
 
 if TYPE_CHECKING:
     from fer_deploy.export.parity import Parity
@@ -164,7 +164,7 @@ def _replay(
     content: bytes, contract: ModelContract, manifest: dict[str, Any], entry: dict[str, Any], folder: Path
 ) -> str | None:
     """The figures, or None where no vector has the file's shape; raises where the file says something else."""
-    model = Model(contract, start_session(content, source=contract.source))
+    model = Model(content, contract)
     outputs, tolerance = entry["golden"]["outputs"], float(entry["golden"]["tolerance"])
     worst, replayed = 0.0, 0
     for described in manifest["golden"]:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import ModelFileError, UnavailableError, one_line
 from fer_deploy.model.contract import (
     INPUT_NAME,
@@ -43,18 +46,77 @@ PROVIDERS: Mapping[str, str] = MappingProxyType(
 
 CPU = PROVIDERS["cpu"]
 
+_SUM_TOLERANCE = 1e-2
+"""How far a row of probabilities may sum from 1: half precision differs by less than 0.004."""
+
+
+_SESSIONS: weakref.WeakSet[onnxruntime.InferenceSession] = weakref.WeakSet()
+"""The sessions that this process started."""
+
+
+def _keep_inherited_sessions() -> None:
+    """Let a forked process never free the sessions that it inherited: that would wait for their threads, or crash.
+
+    A further reference that nobody gives back survives even the interpreter's shutdown, as a global list would not.
+    """
+    for session in _SESSIONS:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _SESSIONS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited_sessions)
+
 
 class Model:
-    """One of our model files, open in ONNX Runtime. Safe to share between threads.
+    """One of our model files, open in ONNX Runtime. Safe to share between threads, to pickle and to use after a fork.
+
+    A pickled model carries its file: it opens again wherever it is unpickled, with the same threads and providers.
 
     Attributes:
         contract: what the file states about itself.
-        session: ONNX Runtime's session.
+        threads: ONNX Runtime's threads within one call; None for all cores.
+
+    Args:
+        content: the file's bytes, checked before.
+        contract: what the check returned for them.
+        threads: ONNX Runtime's threads within one call; None lets it use all cores.
+        providers: where to compute, as `start_session`.
+
+    Raises:
+        ModelFileError, UnavailableError: as `start_session`.
     """
 
-    def __init__(self, contract: ModelContract, session: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self,
+        content: bytes,
+        contract: ModelContract,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
         self.contract = contract
-        self.session = session
+        self.threads = threads
+        self._content = content
+        self._providers = providers
+        self._session = self._start()
+
+    def _start(self) -> tuple[int, onnxruntime.InferenceSession]:
+        # Bytes, not the path: ONNX Runtime can then read no file beside it as external data, and a swap of the file
+        # between check and load changes nothing.
+        session = start_session(
+            self._content, source=self.contract.source, threads=self.threads, providers=self._providers
+        )
+        return os.getpid(), session
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        """ONNX Runtime's session; in a forked process a new one, since the threads of the inherited one are gone."""
+        process, session = self._session
+        if process != os.getpid():
+            self._session = self._start()
+            session = self._session[1]
+        return session
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -68,20 +130,57 @@ class Model:
             faces: uint8 (n, height, width, 3), RGB, n at least 1, of the height and width that the file takes.
 
         Returns:
-            float32 (n, 7).
+            float32 (n, 7), rows that sum to 1.
 
         Raises:
-            ModelFileError: ONNX Runtime failed.
+            ModelFileError: ONNX Runtime failed, or the file computed something else than probabilities.
         """
         padded = pad_batch(np.ascontiguousarray(faces), self.contract.shape[0])
         try:
             (values,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: padded})
         except Exception as error:  # ONNX Runtime raises classes of its own extension module
-            raise ModelFileError(
-                f"{self.contract.source}: ONNX Runtime failed: {one_line(error, limit=300)}"
-            ) from error
-        result: NDArray[np.float32] = values[: len(faces)]
-        return result
+            raise ModelFileError(f"{self._label}: ONNX Runtime failed: {one_line(error, limit=300)}") from error
+        return check_probabilities(values, faces=len(padded), source=self._label)[: len(faces)]
+
+    @property
+    def _label(self) -> str:
+        """What errors call the model: its source, which for bytes in memory does not tell which model it is."""
+        return f"{self.contract.source} ({self.contract.name})"
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._content, self.contract.source, self.threads, self._providers
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        content, source, threads, providers = state
+        Model.__init__(self, content, check_model_bytes(content, source=source), threads=threads, providers=providers)
+
+
+def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDArray[np.float32]:
+    """Make sure that what an engine computed are the probabilities of so many faces, and return them.
+
+    A file can keep the contract's names and types, and compute anything: one row for the whole batch, which numpy would
+    give to every face, or numbers that are no probabilities.
+
+    Args:
+        values: the engine's output.
+        faces: how many faces it was given.
+        source: what to call the model in errors.
+
+    Raises:
+        ModelFileError: another shape than (`faces`, 7), a value that is negative or not finite, or a row whose sum is
+            further than 0.01 from 1.
+    """
+    if values.shape != (faces, len(EMOTIONS)):
+        problem = f"shape {list(values.shape)} instead of {[faces, len(EMOTIONS)]}"
+    elif not np.isfinite(values).all():
+        problem = "values that are not finite"
+    elif (values < 0).any():
+        problem = f"a negative value, {values.min():.3g}"
+    elif (worst := float(np.abs(values.sum(axis=1) - 1).max())) > _SUM_TOLERANCE:
+        problem = f"rows that do not sum to 1 but differ by up to {worst:.3g}"
+    else:
+        return values
+    raise ModelFileError(f"{source}: computed no probabilities for {faces} faces: {problem}: the model is damaged")
 
 
 def open_model(
@@ -107,9 +206,7 @@ def open_model(
         content, contract = model, check_model_bytes(model, source=source)
     else:
         content, contract = read_model_file(model)
-    # Bytes, not the path: ONNX Runtime can then read no file beside it as external data, and a swap of the file between
-    # check and load changes nothing.
-    return Model(contract, start_session(content, source=contract.source, threads=threads, providers=providers))
+    return Model(content, contract, threads=threads, providers=providers)
 
 
 def start_session(
@@ -153,6 +250,7 @@ def start_session(
         if names[0] != CPU and "ExecutionProvider" in detail:
             raise UnavailableError(f"{names[0]} cannot be started: {detail}") from error
         raise ModelFileError(f"{source}: not an ONNX model that ONNX Runtime can load: {detail}") from error
+    _SESSIONS.add(session)
     session.disable_fallback()
     in_use = session.get_providers()
     if in_use[0] != names[0]:
