@@ -82,7 +82,7 @@ def test_a_file_that_breaks_the_contract_is_not_run(folder: Path, monkeypatch: p
     model = onnx.load(path)
     model.graph.node[0].domain = "com.example"
     path.write_bytes(model.SerializeToString())
-    monkeypatch.setattr("fer_deploy.export.verify.start_session", lambda *_: pytest.fail("it was given to the engine"))
+    monkeypatch.setattr("fer_deploy.model.session.start_session", lambda *_: pytest.fail("it was given to the engine"))
     found = verify_file(path)
     assert [check.status for check in found.checks] == ["failed"]
     assert "custom operator 'com.example" in found.failed[0].detail
