@@ -40,7 +40,7 @@ from fer_deploy.training.lesson import Lesson
 from fer_deploy.training.optim import Updater
 from fer_deploy.training.progress import Progress
 from fer_deploy.training.record import fingerprint, is_complete
-from fer_deploy.training.run import Run, load_half_precision, make_network
+from fer_deploy.training.run import Run, find_weights, load_half_precision, make_network
 from fer_deploy.training.stages import seed_at, share_budget
 from fer_deploy.training.step import BatchSizes, Losses, LossNotFiniteError, draw_epoch, take_step
 from fer_deploy.training.teachers import Teachers
@@ -225,7 +225,9 @@ class _Training:
         network = make_network(recipe.network)
         cost = measure_cost(network, size=recipe.network.input_size)
         if checkpoint is None:
-            initialisation = initialise(network, recipe.initialisation, name=recipe.network.name)
+            initialisation = initialise(
+                network, find_weights(recipe.initialisation, order.workspace), name=recipe.network.name
+            )
             progress = Progress(initialisation, started=now())
         else:
             network.load_state_dict(checkpoint.part("network"))

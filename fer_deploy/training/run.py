@@ -105,6 +105,23 @@ def make_network(network: Network) -> nn.Module:
     return build_network(network.name, **options)
 
 
+def is_complete_run(folder: Path) -> bool:
+    """Whether a folder holds a complete run, of whichever recipe."""
+    try:
+        Run.open(folder)
+    except RunError:
+        return False
+    return True
+
+
+def find_weights(initialisation: str, workspace: Path) -> str | Path:
+    """A recipe's `initialisation`; a weights file's path is looked up in the current folder, then in the workspace."""
+    in_workspace = workspace / initialisation
+    if initialisation.endswith(".safetensors") and not Path(initialisation).exists() and in_workspace.exists():
+        return in_workspace
+    return initialisation
+
+
 def list_runs(workspace: Path) -> list[Run]:
     """The complete runs of a workspace, by name; folders without a complete run are passed over."""
     folder = workspace / "training"

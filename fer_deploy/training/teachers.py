@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import MIRROR, member_runs, split_member
-from fer_deploy.errors import RunError
 from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation
 from fer_deploy.training.augment import render
@@ -204,16 +203,3 @@ def _read_probabilities(path: Path) -> torch.Tensor | None:
     except (SafetensorError, KeyError, OSError):
         return None
     return probabilities if probabilities.ndim == 2 and probabilities.shape[1] == len(EMOTIONS) else None
-
-
-def require_teachers(distillation: Distillation, workspace: Path) -> None:
-    """Check, before any weight is loaded, that the teachers' runs are complete.
-
-    Raises:
-        RunError: one is not.
-    """
-    for name in member_runs(distillation.teachers):
-        try:
-            Run.open(workspace / "training" / name)
-        except RunError as error:
-            raise RunError(f"teacher {name!r}: {error}") from error

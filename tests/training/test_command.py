@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -18,15 +17,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from rich.console import Console
 from small_recipe import SMALL
 
-from fer_deploy.cli import cli, training_display
-from fer_deploy.cli.side_by_side import _without_pupils
-from fer_deploy.cli.train import read_duration
+from fer_deploy.cli import cli
+from fer_deploy.cli.console import ProgressBar
+from fer_deploy.cli.train import Duration
+from fer_deploy.cli.train_display import TrainingDisplay
 from fer_deploy.errors import install
-from fer_deploy.recipes import Distillation, load_recipe
-from fer_deploy.training.plan import PlannedRun
+from fer_deploy.recipes import load_recipe
 from fer_deploy.training.run import Run
 from fer_deploy.training.watcher import BatchReport
 
@@ -67,10 +65,10 @@ def start(*arguments: str | Path, workspace: Path, before: Sequence[str] = ()) -
     ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1h30m", 5400), ("1.5m", 90), ("2H", 7200)]
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
-    assert read_duration(None, None, text) == seconds  # type: ignore[arg-type]
+    assert Duration().convert(text, None, None) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "m", "9 minutes", "-3s", "1m2h"])
+@pytest.mark.parametrize("text", ["", "0", "m", "9 minutes", "-3s", "1m2h", "9" * 400])
 def test_what_is_no_length_of_time_is_wrong_usage(text: str, tmp_path: Path) -> None:
     done = run(write_recipe(tmp_path, "one"), f"--time-limit={text}", workspace=tmp_path)
     assert done.exit_code == 2
@@ -86,11 +84,11 @@ def test_a_limit_of_time_ends_all_runs_cleanly_and_the_next_call_goes_on(tmp_pat
         with start(*recipes, "--time-limit", "12s", workspace=tmp_path) as process:
             out, err = process.communicate(timeout=200)
         assert (process.returncode, err) == (0, "")
-        assert "Not finished: one, two. All is saved: give the same command again to go on." in out
+        assert "Not finished: one, two. Everything is saved: run the same command again to resume." in out
         if not re.search(r"^one on ", out, re.MULTILINE):
             pytest.skip("this machine is so loaded that twelve seconds do not reach the first step")
         assert re.search(r"one stopped after \d+ epochs, saved\.", out)
-        assert ("going on after epoch" in out) == bool(call and before)
+        assert ("resuming after epoch" in out) == bool(call and before)
         assert json.loads((folder / "run.json").read_text())["status"] == "training"
         assert (folder / "checkpoint.safetensors").exists()
         now = (folder / "history.csv").read_bytes() if (folder / "history.csv").exists() else b""
@@ -112,7 +110,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(number: signal.Signals, tmp_p
     assert process.returncode == 130
     assert "stopping after this batch" in out
     assert re.search(r"long stopped after \d+ epochs, saved\.", out)
-    assert "Not finished: long. All is saved: give the same command again to go on." in out
+    assert "Not finished: long. Everything is saved: run the same command again to resume." in out
     assert "Traceback" not in err
     folder = tmp_path / "cut/training/long"
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -120,7 +118,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(number: signal.Signals, tmp_p
     before = (folder / "history.csv").read_bytes()
     done = run(recipe, workspace=tmp_path / "cut")
     assert done.exit_code == 0
-    assert re.search(r"long on .*, going on after epoch \d+", done.output)
+    assert re.search(r"long on .*, resuming after epoch \d+", done.output)
     assert (folder / "history.csv").read_bytes().startswith(before)
     assert run(recipe, workspace=tmp_path / "whole").exit_code == 0
     name = "training/long/weights.safetensors"
@@ -216,7 +214,7 @@ def test_two_stages_by_the_command_line(tmp_path: Path) -> None:
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     before = sha256(folder / "weights.safetensors")
     again = run(path, "--epochs", "2", workspace=tmp_path)
-    assert (again.exit_code, again.output.count("small is complete already")) == (0, 1)
+    assert (again.exit_code, again.output.count("small is already complete")) == (0, 1)
     assert sha256(folder / "weights.safetensors") == before
 
 
@@ -229,7 +227,7 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
     with start(pupil, one, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         _, err = process.communicate(timeout=200)
     assert process.returncode == 1
-    assert "teacher 'one': " in err  # named before its pupil it must be
+    assert "teacher 'one': " in err  # it must be named before its student
     assert "there is no run here" in err
     with start(one, pupil, bad, "--share", "0.5", "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         out, err = process.communicate(timeout=200)
@@ -245,69 +243,77 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
         assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
 
 
-def test_a_pupil_whose_teacher_ran_out_of_time_is_not_begun() -> None:
-    def planned(name: str, *teachers: str) -> PlannedRun:
-        recipe = load_recipe("plain")
-        taught = Distillation(teachers=teachers) if teachers else None
-        return PlannedRun(name, dataclasses.replace(recipe, name=name, distillation=taught), 0)
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the command's processes in /proc")
+def test_students_of_a_teacher_that_did_not_finish_are_not_started(tmp_path: Path) -> None:
+    """The teacher's process is stopped: its student waits for the next call, and nothing has failed."""
+    teacher = write_recipe(tmp_path, "teacher", epochs=4000)
+    student = write_recipe(tmp_path, "student", extra='distillation = { teachers = ["teacher"], views = 2 }')
+    other = write_recipe(tmp_path, "other")
+    with start(teacher, student, other, "--side-by-side", "2", workspace=tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("teacher: epoch   1"):
+                break
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            if b"teacher.toml" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGTERM)
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    assert "Not finished: teacher, student. Everything is saved: run the same command again to resume." in out
+    assert Run.open(tmp_path / "training/other")
+    assert not (tmp_path / "training/student").exists()
 
-    plan = [planned("pupil", "teacher~mirror"), planned("other"), planned("grandchild", "pupil", "other")]
-    assert [run.name for run in _without_pupils(plan, "teacher")] == ["other"]
-    assert _without_pupils(plan, "nobody") == plan
+
+def test_a_student_of_a_failed_teacher_is_not_started(tmp_path: Path) -> None:
+    teacher = write_recipe(tmp_path, "teacher", extra='initialisation = "absent.safetensors"')
+    student = write_recipe(tmp_path, "student", extra='distillation = { teachers = ["teacher"], views = 2 }')
+    done = run(teacher, student, write_recipe(tmp_path, "other"), workspace=tmp_path)
+    assert done.exit_code == 1
+    assert "error: 1 of 3 runs failed: teacher" in done.stderr
+    assert "Not finished: student." in done.stdout
+    assert "other complete:" in done.stdout
 
 
-def test_what_is_left_is_told_right_after_a_break_within_an_epoch(
+def test_the_time_left_is_right_after_an_interruption_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that goes on at batch 181 of 200: half a second a batch, and 15 batches and nine epochs to come."""
+    """A run that resumes at batch 181 of 200: half a second a batch, and 15 batches and nine epochs to come."""
     now = [100.0]
-    monkeypatch.setattr(training_display, "console", Console(force_terminal=True, file=io.StringIO()))
-    monkeypatch.setattr(training_display.time, "monotonic", lambda: now[0])
-    display = training_display._Display("run", tmp_path)
-    display.started(load_recipe("plain"), device="cpu", epochs_done=0)
-    try:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("rich.console.monotonic", lambda: now[0])
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen)
+    with ProgressBar(stderr=False, redraw_alone=False) as bar:
+        display = TrainingDisplay("run", tmp_path, bar)
+        display.started(load_recipe("plain"), device="cpu", epochs_done=0)
         for batch in range(181, 186):
-            report = BatchReport(1, 1, batch, 200, 10, 1.0, 1e-3, 100.0)
-            display.batch(report)
+            display.batch(BatchReport(1, 1, batch, 200, 10, 1.0, 1e-3, 100.0))
             now[0] += 0.5
-        words = display._progress.tasks[0].fields["words"]
-    finally:
-        display.close()
-    assert words.endswith("about 15 min 08 s left")
+        now[0] -= 0.5
+        display.batch(BatchReport(1, 1, 185, 200, 10, 1.0, 1e-3, 100.0))
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).strip().splitlines()[-1]
+    assert "run  epoch 1/10" in last
+    assert "loss 1.000  lr 1.0e-03  100 images/s" in last
+    assert "0:15:08" in last or "0:15:07" in last, last  # 1,815 batches
 
 
-def test_a_restart_side_by_side_counts_no_run_of_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Three complete runs, begun anew: one is trained, one fails, and the third had no time to begin."""
-    from fer_deploy.cli import side_by_side
-    from fer_deploy.recipes.load import load_recipe
-    from fer_deploy.training.plan import PlannedRun
-
-    recipe = load_recipe(write_recipe(tmp_path, "one"))
-    plan = [PlannedRun(f"one.seed{seed}", recipe, seed) for seed in range(3)]
-    for run in plan:
-        record = tmp_path / "training" / run.name / "run.json"
-        record.parent.mkdir(parents=True)
-        record.touch()
-        os.utime(record, (1e9, 1e9))
-    reported: list[str] = []
-    monkeypatch.setattr(side_by_side, "_is_complete", lambda folder: True)
-    monkeypatch.setattr(side_by_side, "report_seeds", lambda runs: reported.extend(run.name for run, _ in runs))
-
-    def start_run(run: PlannedRun, words: Sequence[str], *, folder: Path) -> side_by_side._Child:
-        code = ("open(sys.argv[1], 'w')", "open(sys.argv[1], 'w'); sys.exit(1)", "pass")[run.seed]
-        record = tmp_path / "training" / run.name / "run.json"
-        return side_by_side._Child(run, subprocess.Popen([sys.executable, "-c", f"import sys; {code}", record]), ())
-
-    monkeypatch.setattr(side_by_side, "_start", start_run)
-    failed = side_by_side.train_side_by_side(
-        plan, at_once=2, data=None, workspace=tmp_path, device="cpu", threads=1, resume=False, share=1, deadline=None
-    )
-    assert (failed, reported) == (1, ["one.seed0"])
-    printed = capfd.readouterr()
-    assert "Not finished: one.seed2. All is saved" in printed.out
-    assert "1 of 3 runs failed: one.seed1" in printed.err
+@pytest.mark.skipif(sys.platform != "linux", reason="stops the command's processes by their names")
+def test_a_restart_side_by_side_counts_no_earlier_run(tmp_path: Path) -> None:
+    """Two complete runs are trained again; what cannot begin in time is not finished, though it was complete before."""
+    recipes = [write_recipe(tmp_path, name) for name in ("one", "two")]
+    assert run(*recipes, workspace=tmp_path).exit_code == 0
+    before = {name: (tmp_path / f"training/{name}/run.json").stat().st_mtime_ns for name in ("one", "two")}
+    done = run(*recipes, "--restart", "--side-by-side", "2", "--time-limit", "5.5s", workspace=tmp_path)
+    assert done.exit_code == 0, done.output
+    unfinished = {
+        name for name, time in before.items() if (tmp_path / f"training/{name}/run.json").stat().st_mtime_ns == time
+    }
+    line = next((line for line in done.output.splitlines() if line.startswith("Not finished: ")), "")
+    assert all(name in line for name in unfinished)
+    again = run(*recipes, "--restart", "--side-by-side", "2", workspace=tmp_path)
+    assert (again.exit_code, "Not finished" in again.output) == (0, False), again.output
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for Ctrl-C that one process can send another")
@@ -325,7 +331,7 @@ def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
         out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert begun == {"long.seed0", "long.seed1"}
-    assert "Not finished: long.seed0, long.seed1, long.seed2. All is saved" in out, out + err
+    assert "Not finished: long.seed0, long.seed1, long.seed2. Everything is saved" in out, out + err
     for name in begun:
         assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
 

@@ -1,0 +1,322 @@
+"""What `ferdeploy train` shows: the plan, a live line per run, a line per epoch, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from fer_deploy.cli.console import ProgressBar, duration, report_console
+from fer_deploy.errors import FerDeployError, TrainingError
+from fer_deploy.faces import Dataset
+from fer_deploy.machine import available_cores
+from fer_deploy.recipes import Recipe
+from fer_deploy.training.curves import draw_curves
+from fer_deploy.training.devices import choose_device, join_processes
+from fer_deploy.training.estimate import epochs_left, measure_rate
+from fer_deploy.training.fit import Outcome, Settings, train
+from fer_deploy.training.plan import PlannedRun
+from fer_deploy.training.queue import End, QueueResult, TrainingProcess, run_in_order, run_side_by_side
+from fer_deploy.training.run import Run
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent, Watcher
+
+SECONDS_BETWEEN_CURVES = 60.0
+"""Drawing takes a third of a second, and a small network's epoch not much longer."""
+
+SECONDS_TO_CLOSE = 2.0
+"""Part of a time limit that is reserved for drawing the curves and leaving."""
+
+SECONDS_TO_START = 3.0
+"""No run is started when less than this is left."""
+
+
+@dataclass(frozen=True)
+class TrainingCall:
+    """The options that all runs of a call share."""
+
+    workspace: Path
+    data: str | None
+    device: str
+    threads: int | None
+    restart: bool
+    share: float
+    at_once: int
+    deadline: float | None
+    """The time of `time.monotonic` before which all must have ended."""
+
+    def seconds_left(self) -> float | None:
+        """Until the deadline; None without one."""
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+    def has_time(self) -> bool:
+        """Whether another run may be started."""
+        left = self.seconds_left()
+        return left is None or left >= SECONDS_TO_START + SECONDS_TO_CLOSE
+
+    def folder(self, run: PlannedRun) -> Path:
+        """A run's folder."""
+        return self.workspace / "training" / run.name
+
+
+def say(line: str) -> None:
+    """Print one line of text with rich's markup, without wrapping it."""
+    report_console().print(line, soft_wrap=True)
+
+
+def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall) -> None:
+    """Print what will be trained, on what and, without a time limit, how long that takes here.
+
+    For that, a few steps of each network are measured, which takes seconds.
+
+    Raises:
+        UnavailableError: the device is absent.
+    """
+    device = choose_device(call.device)
+    if not _writes():
+        return
+    counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
+    left_out = int(dataset.copies.sum())
+    say(
+        f"[bold]{escape(dataset.name)}[/]: {counts} faces; {left_out:,} training faces that equal a later one are "
+        "left out"
+    )
+    estimated = call.deadline is None
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for heading in ("run", "stages", "epochs", "faces to see", *(["time, about"] if estimated else [])):
+        table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
+    faces = len(dataset.training) - left_out
+    rates: dict[str, float] = {}
+    for run in plan:
+        epochs = run.epochs if call.restart else epochs_left(run.recipe, call.folder(run))
+        most = "≤ " if any(stage.patience for stage in run.recipe.stages) else ""
+        cells = [run.name, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}"]
+        if estimated:
+            first = run.recipe.stages[0]
+            key = repr((run.recipe.network, first.batch_size, first.precision))
+            if epochs and key not in rates:
+                rates[key] = measure_rate(run.recipe, device=device)
+            cells.append(most + duration(epochs * faces / rates[key]) if epochs else "done")
+        table.add_row(*cells)
+    report_console().print(table)
+
+
+def train_with_display(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall) -> int:
+    """Train the planned runs, in order or side by side, and print how they went.
+
+    Returns:
+        How many failed.
+
+    Raises:
+        FerDeployError: the plan's only run failed.
+    """
+    with stop_signals() as stop:
+        if call.at_once > 1 and len(plan) > 1:
+            result = _side_by_side(plan, call, stop)
+        else:
+            result = _in_order(plan, dataset, call, stop)
+    if _writes():
+        report_seeds([(run, call.folder(run)) for run in result.complete])
+        if result.unfinished:
+            names = ", ".join(run.name for run in result.unfinished)
+            say(f"Not finished: {names}. Everything is saved: run the same command again to resume.")
+    if result.failed:
+        names = ", ".join(run.name for run in result.failed)
+        click.echo(f"error: {len(result.failed)} of {len(plan)} runs failed: {names}", err=True)
+    if stop.asked:
+        sys.exit(130)
+    return len(result.failed)
+
+
+def _in_order(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall, stop: Stop) -> QueueResult:
+    device = choose_device(call.device)
+    processes = join_processes(device)
+
+    def train_run(run: PlannedRun) -> End:
+        left = call.seconds_left()
+        settings = Settings(
+            seed=run.seed, device=call.device, restart=call.restart,
+            limit_seconds=None if left is None else left - SECONDS_TO_CLOSE,
+        )  # fmt: skip
+        try:
+            with _watching(run, call) as watcher:
+                outcome = train(
+                    run.recipe, dataset, workspace=call.workspace, name=run.name, settings=settings, watcher=watcher,
+                    should_stop=lambda: stop.asked,
+                )  # fmt: skip
+        except FerDeployError as error:
+            if len(plan) == 1:
+                raise
+            click.echo(f"error: {run.name}: {error}", err=True)
+            return "failed"
+        if _writes():
+            _report_end(run, outcome, call.workspace)
+        return "stopped" if outcome.status == "stopped" else "complete"
+
+    return run_in_order(
+        plan, train_run, may_start=lambda: not processes.agree(stop.asked or not call.has_time(), device)
+    )
+
+
+def _side_by_side(plan: Sequence[PlannedRun], call: TrainingCall, stop: Stop) -> QueueResult:
+    if "RANK" in os.environ:
+        raise TrainingError("--side-by-side: torchrun's processes train one run together: leave one of the two out")
+    threads = call.threads or max(1, available_cores() // call.at_once)
+    with tempfile.TemporaryDirectory(prefix="ferdeploy-") as folder:
+
+        def start(run: PlannedRun) -> TrainingProcess:
+            def show(line: str, is_error: bool) -> None:
+                click.echo(f"{run.name}: {line.removeprefix('error: ')}", err=is_error)
+
+            options = ["--threads", str(threads), "--device", call.device, "--share", str(call.share)]
+            options += [] if call.data is None else ["--data", call.data]
+            left = call.seconds_left()
+            options += [] if left is None else ["--time-limit", f"{left:.1f}s"]
+            return TrainingProcess(
+                run, options, folder=Path(folder), workspace=call.workspace, restart=call.restart, show=show
+            )
+
+        return run_side_by_side(
+            plan, start, at_once=call.at_once, may_start=call.has_time, should_stop=lambda: stop.asked
+        )
+
+
+@contextmanager
+def _watching(run: PlannedRun, call: TrainingCall) -> Iterator[Watcher]:
+    """A run's display, if this process has one."""
+    if not _writes():
+        yield Silent()
+        return
+    with ProgressBar(stderr=False) as bar:
+        yield TrainingDisplay(run.name, call.folder(run), bar)
+
+
+class TrainingDisplay:
+    """A watcher that draws on the terminal and prints a line per epoch.
+
+    `curves.png` follows the epochs, drawn again when the last drawing is old enough.
+    """
+
+    def __init__(self, name: str, folder: Path, bar: ProgressBar) -> None:
+        self._name = name
+        self._folder = folder
+        self._bar = bar
+        self._drawn = 0.0
+
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:  # noqa: ARG002
+        """Print where it runs."""
+        resumed = f", resuming after epoch {epochs_done}" if epochs_done else ""
+        self._bar.say(f"{self._name} on {device}{resumed}")
+
+    def batch(self, report: BatchReport) -> None:
+        """Move the live line."""
+        if not self._bar.visible:
+            return
+        total = report.epochs_planned * report.batches
+        done = (report.epoch - 1) * report.batches + report.batch
+        loss = "" if report.loss is None else f"loss {report.loss:.3f}  "
+        note = f"lr {report.lr:.1e}  {report.images_per_second:,.0f} images/s"
+        description = f"{self._name}  epoch {report.epoch}/{report.epochs_planned}"
+        self._bar.update(description, done, total, note=loss + note)
+
+    def epoch(self, row: EpochRow, *, best: bool) -> None:
+        """Print the epoch's line."""
+        self._bar.say(
+            f"  epoch {row.epoch:3d}  stage {row.stage}  loss {row.training_loss:.4f}  "
+            f"validation {row.validation_accuracy:.2%} (loss {row.validation_loss:.4f})  "
+            f"{row.images_per_second:,.0f} images/s  {duration(row.seconds)}{' best' if best else ''}"
+        )
+        if time.monotonic() - self._drawn > SECONDS_BETWEEN_CURVES:
+            draw_curves(self._folder)
+            self._drawn = time.monotonic()
+
+    def message(self, text: str) -> None:
+        """Print the line."""
+        self._bar.say(f"  {text}")
+
+
+def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
+    if outcome.status == "stopped":
+        if outcome.epochs_run:
+            draw_curves(outcome.folder)
+        say(f"[bold]{run.name}[/] stopped after {outcome.epochs_run} epochs, saved.")
+        return
+    opened = Run.open(outcome.folder)
+    accuracy = f"{opened.validation_accuracy:.2%} validation accuracy at epoch {opened.record['best']['epoch']}"
+    if outcome.status == "already complete":
+        say(f"[bold]{run.name}[/] is already complete: {accuracy}. --restart trains it again.")
+        return
+    draw_curves(outcome.folder)
+    folder = outcome.folder.relative_to(workspace) if outcome.folder.is_relative_to(workspace) else outcome.folder
+    say(f"[bold]{run.name}[/] complete: {accuracy}, in {duration(opened.record['seconds'])}. {escape(str(folder))}/")
+
+
+def report_seeds(complete: Sequence[tuple[PlannedRun, Path]]) -> None:
+    """Print mean and spread of the repeats among runs and their folders."""
+    groups: dict[str, list[float]] = {}
+    for run, folder in complete:
+        if run.name.endswith(f".seed{run.seed}"):
+            accuracy = Run.open(folder).validation_accuracy
+            groups.setdefault(run.name.removesuffix(f".seed{run.seed}"), []).append(accuracy)
+    for name, accuracies in groups.items():
+        if len(accuracies) > 1:
+            mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+            say(
+                f"[bold]{name}[/]: {len(accuracies)} seeds, validation accuracy {mean:.2%} "
+                f"± {deviation:.2%} (standard deviation), {min(accuracies):.2%} to {max(accuracies):.2%}"
+            )
+
+
+def _writes() -> bool:
+    """Whether this process is the one of several that prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+class Stop:
+    """Whether the user wants to stop. The first look at it that finds so prints a line.
+
+    The signal's handler only sets a flag: what a handler prints can land in the middle of a line that the program is
+    printing, and inside the write itself Python raises RuntimeError, which would end the run.
+    """
+
+    def __init__(self) -> None:
+        self.signalled = False
+        self._announced = False
+
+    @property
+    def asked(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        if self.signalled and not self._announced:
+            self._announced = True
+            say("stopping after this batch…")
+        return self.signalled
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Let Ctrl-C and SIGTERM ask for a clean stop; a second Ctrl-C stops at once."""
+    stop = Stop()
+
+    def handle(number: int, _frame: object) -> None:
+        if stop.signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signalled = True
+
+    before: dict[int, Callable[..., object] | int | None] = {
+        number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
