@@ -129,7 +129,7 @@ class _Client(asyncio.Protocol):
 
 def post(content: bytes) -> bytes:
     """A whole request for one face."""
-    return b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s" % (
+    return b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s" % (
         len(content),
         content,
     )
@@ -142,7 +142,7 @@ def post_many(contents: Sequence[bytes]) -> bytes:
         for content in contents
     )
     body = parts + b"--edge--\r\n"
-    head = b"Host: x\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: %d" % len(body)
+    head = b"Host: localhost\r\nContent-Type: multipart/form-data; boundary=edge\r\nContent-Length: %d" % len(body)
     return b"POST /v1/faces HTTP/1.1\r\n%s\r\n\r\n%s" % (head, body)
 
 
@@ -205,7 +205,7 @@ async def metric(port: int, name: str) -> float:
     """One value of the service's /metrics."""
     _transport, client = await asyncio.get_running_loop().create_connection(_Client, "127.0.0.1", port)
     try:
-        _status, body = await client.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        _status, body = await client.ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     finally:
         client.close()
     return next(float(line.split()[-1]) for line in body.decode().splitlines() if line.startswith(f"{name} "))

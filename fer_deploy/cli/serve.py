@@ -28,10 +28,13 @@ SIGTERM stops the service gracefully.
 @options_of(
     ServiceSettings,
     (
-        "host", "port", "threads", "maximum_queue", "maximum_batch", "maximum_bytes", "maximum_pixels",
+        "host", "port", "allowed_hosts", "allowed_origins", "threads", "maximum_queue", "maximum_batch",
+        "maximum_bytes", "maximum_pixels",
         "maximum_seconds", "drain_seconds", "log",
     ),
     flags={
+        "allowed_hosts": "--allow-host",
+        "allowed_origins": "--allow-origin",
         "maximum_queue": "--queue",
         "maximum_batch": "--batch",
         "maximum_bytes": "--megabytes",

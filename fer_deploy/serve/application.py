@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request
 from numpy.typing import NDArray
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fer_deploy import __version__
 from fer_deploy.errors import DataError
 from fer_deploy.recognizer import Recognition, Recognizer
 from fer_deploy.serve.batching import Batcher, OverloadedError, TooLateError
 from fer_deploy.serve.bodies import FIELD, BodyReader
+from fer_deploy.serve.checks import Checked
 from fer_deploy.serve.connections import Connections
 from fer_deploy.serve.metrics import Metrics
 from fer_deploy.serve.observing import Observed
@@ -65,7 +67,8 @@ class Service:
             maximum_pixels=settings.maximum_pixels,
             observer=self.metrics,
         )
-        self._application = Observed(_build_app(self), self.metrics)
+        app = _allow_origins(_build_app(self), settings.allowed_origins)
+        self._application = Observed(Checked(app, settings, self.metrics), self.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
@@ -92,7 +95,7 @@ class Service:
             raise OverloadedError("the queue is full: try later")
 
     async def read_pictures(
-        self, request: Request, contents: Sequence[bytes], *, deadline: float
+        self, request: Request, contents: Sequence[bytes], *, deadline: float, names: Sequence[str] | None = None
     ) -> list[NDArray[np.float32] | DataError]:
         """Queue encoded faces and wait for their results, but not longer than the client waits.
 
@@ -100,6 +103,7 @@ class Service:
             request: the request that they came with.
             contents: encoded pictures, each a face.
             deadline: on the clock of `time.monotonic`.
+            names: what errors call each picture; None calls each "the picture".
 
         Returns:
             One result per picture, in order: float32 (classes,), or the error of a picture that cannot be read.
@@ -109,7 +113,7 @@ class Service:
             TooLateError: the deadline passed.
             ClientDisconnect: the client is gone; its faces are removed from the queue.
         """
-        futures = self.batcher.submit(contents, deadline=deadline)
+        futures = self.batcher.submit(contents, deadline=deadline, names=names)
         results = asyncio.gather(*futures, return_exceptions=True)
         gone = asyncio.ensure_future(_disconnected(request))
         either: set[asyncio.Future[Any]] = {results, gone}
@@ -170,3 +174,22 @@ def _build_app(service: Service) -> FastAPI:
     form = schema["paths"]["/v1/faces"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     form["properties"][FIELD]["maxItems"] = service.settings.pictures_per_form
     return app
+
+
+def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Let pages of other origins call the application, and read its errors too (CORS)."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=[_as_browsers_send(origin) for origin in origins],
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Retry-After"],
+    )
+
+
+def _as_browsers_send(origin: str) -> str:
+    """An origin in lower case and without its scheme's own port."""
+    scheme, separator, address = origin.lower().partition("://")
+    return scheme + separator + address.removesuffix({"http": ":80", "https": ":443"}.get(scheme, ":"))

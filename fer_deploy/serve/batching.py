@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError, FerDeployError
-from fer_deploy.pictures import Pixels, read_picture
+from fer_deploy.pictures import Pixels
+from fer_deploy.serve.decoding import decode_picture
 
 _SMALL = 256 * 1024
 """Encoded bytes that end a batch: large pictures take long to decode, and other requests should not wait for them."""
@@ -60,6 +61,7 @@ class Observer(Protocol):
 @dataclass(eq=False)
 class _Job:
     content: bytes
+    name: str
     deadline: float
     future: asyncio.Future[NDArray[np.float32]]
     queued: float = field(default_factory=time.monotonic)
@@ -73,7 +75,7 @@ class Batcher:
         threads: how many threads to start.
         maximum_queue: faces that may wait; see `submit`.
         maximum_batch: faces that a thread takes at a time.
-        maximum_pixels: pixels that a picture may have; see `read_picture`.
+        maximum_pixels: pixels that a picture may have; see `decode_picture`.
         observer: receives waiting times and batches.
     """
 
@@ -110,12 +112,15 @@ class Batcher:
         """Whether the queue has room for so many faces now."""
         return not self._closed and len(self._queue) + faces <= self._maximum_queue
 
-    def submit(self, contents: Sequence[bytes], *, deadline: float) -> list[asyncio.Future[NDArray[np.float32]]]:
+    def submit(
+        self, contents: Sequence[bytes], *, deadline: float, names: Sequence[str] | None = None
+    ) -> list[asyncio.Future[NDArray[np.float32]]]:
         """Queue encoded faces, all or none. Call it in the event loop that awaits the results.
 
         Args:
             contents: each an encoded picture that is a face.
             deadline: on the clock of `time.monotonic`; a face that a thread takes later fails with `TooLateError`.
+            names: what errors call each picture; None calls each "the picture".
 
         Returns:
             One future per face: float32 (classes,), or DataError for a picture that cannot be read, `TooLateError`, or
@@ -125,7 +130,10 @@ class Batcher:
             OverloadedError: the queue has no room for all of them, or `close` was called.
         """
         loop = asyncio.get_running_loop()
-        jobs = [_Job(content, deadline, loop.create_future()) for content in contents]
+        jobs = [
+            _Job(content, name, deadline, loop.create_future())
+            for content, name in zip(contents, names or ["the picture"] * len(contents), strict=True)
+        ]
         with self._changed:
             if not self.has_room(len(jobs)):
                 raise OverloadedError(
@@ -190,7 +198,7 @@ class Batcher:
                 answers.append((job, TooLateError("the time limit passed while the request waited: try later")))
                 continue
             try:
-                picture = read_picture(job.content, name="the picture", maximum_pixels=self._maximum_pixels).pixels
+                picture = decode_picture(job.content, name=job.name, maximum_pixels=self._maximum_pixels)
             except DataError as error:
                 answers.append((job, error))
                 continue

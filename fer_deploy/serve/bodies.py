@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -13,12 +14,25 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fer_deploy.errors import one_line
+from fer_deploy.files import shown
 from fer_deploy.serve.batching import OverloadedError
 from fer_deploy.serve.problems import RequestRefusedError
 from fer_deploy.serve.settings import ServiceSettings
 
 FIELD = "pictures"
 """The name of a form's fields."""
+
+_UNCHOSEN = frozenset(
+    {
+        "",
+        "*/*",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",  # curl --data-binary, wget, PowerShell
+        "binary/octet-stream",
+        "text/plain",  # fetch with a string
+    }
+)
+"""Media types that clients send when their user chose none."""
 
 
 @dataclass
@@ -73,8 +87,8 @@ class BodyReader:
         async with self._limit_time(deadline):
             return b"".join([part async for part in self._stream(request, share)])
 
-    async def read_form(self, request: Request, share: _BodyShare, *, deadline: float) -> list[bytes]:
-        """The files of a multipart form, in order.
+    async def read_form(self, request: Request, share: _BodyShare, *, deadline: float) -> tuple[list[bytes], list[str]]:
+        """The files of a multipart form, in order, and their names.
 
         Args:
             request: the request.
@@ -86,10 +100,7 @@ class BodyReader:
             OverloadedError: it does not fit beside the bodies in memory.
             ClientDisconnect: the client is gone.
         """
-        if media_type(request) != "multipart/form-data":
-            raise RequestRefusedError(
-                415, "Unsupported media type", "send the pictures as multipart/form-data", reason="kind"
-            )
+        _check_form_type(request)
         maximum = self.settings.pictures_per_form
         parser = MultiPartParser(request.headers, self._stream(request, share), max_files=maximum, max_fields=maximum)
         parser.spool_max_size = self.settings.maximum_bytes + 1  # never to disk: bodies are bounded, and private
@@ -100,19 +111,18 @@ class BodyReader:
             raise RequestRefusedError(
                 400, "Malformed body", f"not multipart/form-data: {one_line(error)}", reason="kind"
             ) from None
-        pictures: list[bytes] = []
-        for name, value in form.multi_items():
-            if name != FIELD or not isinstance(value, UploadFile):
-                raise RequestRefusedError(
-                    422, "Unknown field", f"each part must be a file, under the name `{FIELD}`", reason="kind"
-                )
-            pictures.append(await value.read())
-            await value.close()  # frees the parser's copy
-        if not pictures:
+        contents: list[bytes] = []
+        names: list[str] = []
+        for field_name, value in form.multi_items():
+            file = _as_file(field_name, value)
+            contents.append(await file.read())
+            names.append(_printable(file.filename) or f"picture {len(contents)}")
+            await file.close()  # frees the parser's copy
+        if not contents:
             raise RequestRefusedError(
-                422, "No picture", f"send at least one file, under the name `{FIELD}`", reason="kind"
+                422, "No picture", f"send at least one file, in the field `{FIELD}`", reason="kind"
             )
-        return pictures
+        return contents, names
 
     async def _stream(self, request: Request, share: _BodyShare) -> AsyncGenerator[bytes, None]:
         """The parts of a body as they arrive, counted."""
@@ -146,6 +156,69 @@ class BodyReader:
         )
 
 
-def media_type(request: Request) -> str:
+def check_picture_type(request: Request) -> None:
+    """Refuse a body that declares to be something else than a picture, before it is read.
+
+    Media types that clients send when nobody chose one are accepted: the content decides.
+
+    Raises:
+        RequestRefusedError: the media type is for something else.
+    """
+    declared = _media_type(request)
+    if declared.startswith("image/") or declared in _UNCHOSEN:
+        return
+    if declared == "multipart/form-data":
+        remedy = f"send forms to /v1/faces, in the field `{FIELD}`; here the body is the picture itself"
+    elif declared == "application/json":
+        remedy = "JSON is not read, nor base64 in it: the body is the picture itself"
+    else:
+        remedy = f"{_printable(declared)} is not read: the body is the picture itself"
+    raise RequestRefusedError(
+        415,
+        "Unsupported media type",
+        f"{remedy}, with a header such as Content-Type: image/jpeg (curl: --data-binary @face.jpg)",
+        reason="kind",
+    )
+
+
+def _check_form_type(request: Request) -> None:
+    if _media_type(request) != "multipart/form-data":
+        raise RequestRefusedError(
+            415,
+            "Unsupported media type",
+            f"send the pictures as multipart/form-data, in the field `{FIELD}` (curl: -F {FIELD}=@face.jpg), or one "
+            "picture as the body to /v1/face",
+            reason="kind",
+        )
+    if not re.search(r";\s*boundary=", request.headers.get("content-type", ""), re.IGNORECASE):
+        raise RequestRefusedError(
+            400,
+            "Malformed body",
+            "the Content-Type header has no boundary: let your HTTP library set the header of the form",
+            reason="kind",
+        )
+
+
+def _as_file(name: str, value: UploadFile | str) -> UploadFile:
+    if isinstance(value, str):
+        problem = f"the field `{_printable(name)}` is text"
+    elif name != FIELD:
+        problem = f"the file {_printable(value.filename) or 'without a name'} is in the field `{_printable(name)}`"
+    else:
+        return value
+    raise RequestRefusedError(
+        422,
+        "Unknown field",
+        f"{problem}: send each picture as a file in the field `{FIELD}` (curl: -F {FIELD}=@face.jpg)",
+        reason="kind",
+    )
+
+
+def _media_type(request: Request) -> str:
     """The media type that a request declares, lower case, without parameters; empty where it declares none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _printable(name: str | None) -> str:
+    """A client's name for a file or field, fit for one line of an answer."""
+    return one_line(shown(name), limit=100) if name else ""

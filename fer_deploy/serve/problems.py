@@ -69,7 +69,10 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(_request: Request, error: HTTPException) -> Response:
         detail = _ROUTING_DETAILS.get(error.status_code, str(error.detail))
-        return problem(error.status_code, str(error.detail), detail, dict(error.headers or {}))
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if headers.get("allow") == "GET":  # HEAD has routes of its own, which Starlette does not look at here
+            headers["allow"] = "GET, HEAD"
+        return problem(error.status_code, str(error.detail), detail, headers)
 
     @app.exception_handler(Exception)
     async def fault(_request: Request, _error: Exception) -> Response:

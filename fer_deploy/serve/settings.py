@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,14 @@ class ServiceSettings:
     The default reaches this machine alone: the service has no passwords and no encryption."""
     port: int = 8000
     """Port to listen on; 0 takes a free one, which the log names."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host name that requests may use besides those of this machine; * allows all. Repeat it for several.
+
+    On the loopback the service answers only to localhost, 127.0.0.0/8 and [::1], so that no other site can point its
+    name at this machine. Elsewhere it checks the host only if names are given here. Names have no port."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origin of web pages that may call the service (CORS), such as http://localhost:3000; * allows all. Repeat it for
+    several."""
     threads: int | None = None
     """Threads that decode and compute, each with one thread of ONNX Runtime. Default: one per available core."""
     maximum_queue: int = 256
@@ -74,6 +83,14 @@ class ServiceSettings:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if self.drain_seconds < 0:
             raise ValueError(f"drain_seconds must not be negative, got {self.drain_seconds}")
+        for host in self.allowed_hosts:
+            if host != "*" and not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[^\s\[\]:@/?#]+", host):
+                raise ValueError(f"{host!r} is not a host name: give it without scheme, port and path")
+        for origin in self.allowed_origins:
+            if origin not in ("*", "null") and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*]+", origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin: give scheme://host or scheme://host:port without a path"
+                )
         if self.held_bytes_limit < self.maximum_bytes:
             raise ValueError("maximum_held_bytes must be at least maximum_bytes, or no body of that size is accepted")
 

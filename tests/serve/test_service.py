@@ -184,15 +184,15 @@ def test_unknown_routes_and_methods_are_problems_too(plain: Running) -> None:
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(plain: Running) -> None:
     with plain.socket() as connection:  # declared: refused although not one byte of it is sent
-        connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n")
+        connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
     with plain.socket() as connection:  # nor is the client told to go on
         connection.sendall(
-            b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\nExpect: 100-continue\r\n\r\n"
+            b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\nExpect: 100-continue\r\n\r\n"
         )
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
     with plain.socket() as connection:  # not declared: refused as soon as it is too large
-        connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(3):
             connection.sendall(b"%x\r\n%s\r\n" % (100_000, bytes(100_000)))
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
@@ -203,29 +203,37 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(plain: Running) -
     "rubbish",
     [
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
-        pytest.param(b"POST /v1/face HTTP/1.1\r\nContent-Length: -4\r\n\r\n", id="negative length"),
-        pytest.param(b"POST /v1/face HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 9\r\n\r\n", id="two lengths"),
+        pytest.param(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: -4\r\n\r\n", id="negative length"),
         pytest.param(
-            b"POST /v1/face HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", id="smuggle"
+            b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nContent-Length: 9\r\n\r\n",
+            id="two lengths",
         ),
-        pytest.param(b"POST /v1/face HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"),
+        pytest.param(
+            b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+            id="smuggle",
+        ),
+        pytest.param(
+            b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", id="chunk"
+        ),
     ],
 )
 def test_what_is_not_http_is_refused(plain: Running, rubbish: bytes) -> None:
     with plain.socket() as connection:
         connection.sendall(rubbish)
         received = connection.recv(100)
-        assert received == b"" or received.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 500 "))
+        assert received.startswith(b"HTTP/1.1 400 ")
     assert plain.ask("GET", "/health")[0].status == 200
 
 
 @pytest.mark.parametrize(
     "endless",
     [
-        pytest.param(b"GET / HTTP/1.1\r\nX: ", id="a header"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", id="a header"),
         pytest.param(b"GET /", id="a target"),
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 8000, id="many headers"),
-        pytest.param(b"POST /v1/face HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", id="a trailer"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 8000, id="many headers"),
+        pytest.param(
+            b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: ", id="a trailer"
+        ),
     ],
 )
 def test_an_endless_head_is_cut_off(plain: Running, endless: bytes) -> None:
@@ -245,7 +253,7 @@ def test_an_endless_head_is_cut_off(plain: Running, endless: bytes) -> None:
 def test_pipelined_requests_are_answered_in_order(plain: Running) -> None:
     def request(label: str) -> bytes:
         picture = encoded(label)
-        return b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(picture), picture)
+        return b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(picture), picture)
 
     with plain.socket() as connection:
         connection.sendall(b"".join(map(request, EMOTIONS)))
@@ -273,7 +281,7 @@ def test_a_full_queue_answers_503_at_once_and_nothing_is_lost() -> None:
             assert answer[0].getheader("retry-after") == "1"
         assert not any(one.done() for one in waiting), "the refusals were given while all others waited"
         with service.socket() as connection:  # no need to send a body to be refused
-            connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+            connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 503 ")
         problem(service.ask("POST", "/v1/faces", *multipart(encoded("happy"))), 503)
         assert service.ask("GET", "/health")[0].status == 200, "being busy is no illness"
@@ -286,12 +294,12 @@ def test_a_full_queue_answers_503_at_once_and_nothing_is_lost() -> None:
 
 def test_held_bytes_are_bounded_over_all_requests() -> None:
     with running(maximum_bytes=1000, maximum_held_bytes=1500) as service, service.socket() as slow:
-        slow.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(900))
+        slow.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + bytes(900))
         wait_for(lambda: service.metric("ferdeploy_held_bytes") == 900)
         problem(service.ask("POST", "/v1/face", bytes(601)), 503)
         problem(service.ask("POST", "/v1/face", bytes(600)), 422)
         with service.socket() as unsized:
-            unsized.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            unsized.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
             unsized.sendall(b"259\r\n" + bytes(601))
             assert unsized.recv(100).startswith(b"HTTP/1.1 503 ")
         wait_for(lambda: service.metric("ferdeploy_held_bytes") == 900)
@@ -303,25 +311,9 @@ def test_bytes_that_are_only_promised_keep_nobody_out() -> None:
     limits = {"maximum_bytes": 1000, "maximum_held_bytes": 1500}
     with running(**limits) as service, service.socket() as one, service.socket() as two:
         for idle in (one, two):
-            idle.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+            idle.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         wait_for(lambda: service.metric("ferdeploy_requests_under_way") == 3)  # this question among them
         problem(service.ask("POST", "/v1/face", bytes(1000)), 422)
-
-
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_an_offer_of_another_protocol_is_passed_over(plain: Running, pieces: int) -> None:
-    """Java's client makes one with every request, and curl with --http2."""
-    body = encoded("happy")
-    head = b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(body)
-    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAA\r\n\r\n"
-    with plain.socket() as connection:
-        if pieces == 1:
-            connection.sendall(head + offer + body)
-        else:
-            connection.sendall(head)
-            time.sleep(0.05)
-            connection.sendall(offer + body)
-        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_client_that_takes_no_answers_is_cut_off() -> None:
@@ -331,7 +323,7 @@ def test_a_client_that_takes_no_answers_is_cut_off() -> None:
             for connection in deaf:
                 connection.settimeout(1)
                 with suppress(OSError):  # its own side is full, or it was cut off already
-                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 3000)
+                    connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3000)
             wait_for(lambda: service.ask("GET", "/health")[0].status == 200)
         finally:
             for connection in deaf:
@@ -366,7 +358,9 @@ def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
         assert model.entered.wait(10)
         with service.socket() as connection:
             body = encoded("sad")
-            connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            connection.sendall(
+                b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
             wait_for(lambda: service.service.batcher.waiting == 1)
         wait_for(lambda: service.service.batcher.waiting == 0)
         model.gate.set()
@@ -378,8 +372,8 @@ def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
 def test_slow_clients_are_cut_off() -> None:
     with running(maximum_seconds=0.4, header_seconds=0.4) as service:
         with service.socket() as silent, service.socket() as slow_head, service.socket() as slow_body:
-            slow_head.sendall(b"GET /health HTTP/1.1\r\nX-Half: ")
-            slow_body.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+            slow_head.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half: ")
+            slow_body.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf")
             assert silent.recv(100) == b""
             assert slow_head.recv(100) == b""
             assert slow_body.recv(100).startswith(b"HTTP/1.1 408 ")
@@ -531,7 +525,7 @@ def test_the_program_serves_and_ends_gracefully(tmp_path: object) -> None:
             assert service.ask("POST", "/v1/face", encoded("happy"), JPEG)[0].status == 200
             with service.socket() as slow:  # begun before the signal, ended after it
                 body = encoded("sad")
-                slow.sendall(b"POST /v1/face HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+                slow.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
                 time.sleep(0.1)
                 process.terminate()
                 wait_for(lambda: service.ask("GET", "/ready")[0].status == 503)
