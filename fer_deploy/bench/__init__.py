@@ -1,5 +1,5 @@
-"""What a model is worth: its accuracy, its cost and its time, measured side by side in one run.
+"""Accuracy, cost and time of models, measured side by side in one run.
 
-The order of a run is in `run.py`; what is measured is in `quality.py`, `cost.py` and `latency.py`; who computes is in
-`engines/`; what comes out is `report.py` and the pages made from it.
+`run.py` has the order of a run; `quality.py`, `cost.py` and `latency.py` measure; `engines/` compute; `report.py` holds
+the result, and `pages/` show it.
 """

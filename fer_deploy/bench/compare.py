@@ -1,8 +1,8 @@
-"""Two reports side by side: what got worse, by how much, and whether chance explains it.
+"""Compare two reports: what got worse, by how much, and whether chance explains it.
 
-Accuracy is compared face by face (McNemar's exact test), which needs the same faces; times only between runs on the
-same kind of processor with as many threads, by the ratio of medians with an interval from resampled rounds. A change
-counts as a regression when it is larger than the limit allows *and* chance does not explain it.
+Accuracy is compared face by face (McNemar's exact test), which needs the same faces. Times are compared only between
+runs on the same kind of processor with the same number of threads: as the ratio of medians, with an interval from
+resampled rounds. A change is a regression when it exceeds the limit *and* chance does not explain it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from fer_deploy.bench.quality import mcnemar
 from fer_deploy.bench.report import OK, Report, Row, classes
 
 SIGNIFICANT = 0.01
-"""The p-value below which a difference in accuracy is not put down to chance."""
+"""The p-value below which chance does not explain a difference in accuracy."""
 
 RESAMPLES = 2000
-"""Resamples of the rounds, for the interval of a ratio of times."""
+"""How often rounds are resampled for the interval of a ratio of times."""
 
 Verdict = Literal["regression", "improvement", "no change", "lost"]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a new report may lose.
+    """How much worse a new report may be.
 
     Attributes:
-        accuracy_loss: of accuracy, 0 to 1; 0.005 is half a point.
-        slowdown: new median time over old.
+        accuracy_loss: largest loss of accuracy, 0 to 1; 0.005 is half a percentage point.
+        slowdown: largest ratio of the new median time to the old one.
     """
 
     accuracy_loss: float = 0.005
@@ -45,11 +45,11 @@ class Change:
     """One figure of one row in both reports.
 
     Attributes:
-        label: the row's.
+        label: the label of the row.
         figure: "accuracy" (0 to 1) or "p50 ms".
-        old, new: None where the figure is gone.
-        evidence: the p-value or the interval of the ratio, in words.
-        verdict: "lost" when the row had figures and has none now, which is a regression too.
+        old, new: the figures; None where one is missing.
+        evidence: the p-value or the interval of the ratio, as text.
+        verdict: "lost", also a regression, when the row had figures and has none now.
     """
 
     label: str
@@ -62,14 +62,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes, and what could not be compared."""
+    """All changes, and notes on what could not be compared."""
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
     @property
     def regressions(self) -> tuple[Change, ...]:
-        """The changes for the worse that are past a limit and not chance, and rows that lost their figures."""
+        """Changes that exceed a limit and that chance does not explain, and rows that lost their figures."""
         return tuple(change for change in self.changes if change.verdict in ("regression", "lost"))
 
 
@@ -81,23 +81,23 @@ def compare_reports(
     Args:
         old: the earlier report.
         new: the later one.
-        limits: what it may lose.
-        engines: those on which everything was to be measured again: a row on one that is gone is lost, and not only
-            left out.
+        limits: how much worse it may be.
+        engines: engines on which everything was measured again: a missing row on one of them is a loss, and on any
+            other engine a note.
     """
     limits = limits or Limits()
     notes = []
     same_faces = _same_faces(old, new)
     if not same_faces:
-        notes.append("accuracy is not compared: the two reports are not of the same faces")
+        notes.append("accuracy is not compared: the reports scored different faces")
     same_machine = (old.machine["processor"], old.machine["cores"]) == (new.machine["processor"], new.machine["cores"])
     same_threads = old.settings["threads"] == new.settings["threads"]
     if not same_machine or not same_threads:
         what = "machines" if not same_machine else "numbers of threads"
-        notes.append(f"times are not compared: the two reports are of different {what}")
+        notes.append(f"times are not compared: the reports come from different {what}")
     same_accelerators = old.machine["accelerators"] == new.machine["accelerators"]
     if not same_accelerators and any(row.device != "cpu" for row in old.rows):
-        notes.append("times on GPUs are not compared: the two reports are of different ones")
+        notes.append("times on GPUs are not compared: the reports come from different GPUs")
     changes: list[Change] = []
     for before in old.rows:
         if before.status != OK:
@@ -105,9 +105,9 @@ def compare_reports(
         after = new.row(before.label)
         if after is None:
             if before.engine in engines:
-                changes.append(Change(before.label, "row", None, None, "it is not in the new report", "lost"))
+                changes.append(Change(before.label, "row", None, None, "missing from the new report", "lost"))
             else:
-                notes.append(f"{before.label} is in the old report only")
+                notes.append(f"{before.label} is in the old report alone")
         elif after.status != OK:
             changes.append(Change(before.label, "row", None, None, after.status, "lost"))
         else:
@@ -129,7 +129,7 @@ def ratio_interval(old: Latency, new: Latency, *, seed: int = 0) -> tuple[float,
 
 
 def round_medians(latency: Latency) -> NDArray[np.float64]:
-    """The median time of each round, ns: rounds are what two runs vary by, single calls follow one another."""
+    """The median time of each round, ns: rounds are independent of each other, successive calls are not."""
     samples = np.asarray(latency.samples_ns, dtype=np.float64)
     medians: NDArray[np.float64] = np.median(samples.reshape(latency.rounds, -1), axis=1)
     return medians
@@ -145,7 +145,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         elif change.old is not None and change.new is not None:
             figures = f"{change.old:.3f} -> {change.new:.3f}"
         else:
-            figures = "had figures, has none"
+            figures = "had figures, now has none"
         lines.append(f"{change.verdict}: {change.label}, {change.figure}: {figures} ({change.evidence})")
     return [*lines, *comparison.notes]
 
@@ -186,5 +186,5 @@ def _latency(before: Row, after: Row, limits: Limits) -> list[Change]:
         verdict = "improvement"
     evidence = f"ratio {ratio:.2f}, 95 % {low:.2f} to {high:.2f}"
     if before.latency.busy or after.latency.busy:
-        evidence += ", a busy machine"
+        evidence += ", on a busy machine"
     return [Change(before.label, "p50 ms", before.latency.p50, after.latency.p50, evidence, verdict)]

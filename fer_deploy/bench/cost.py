@@ -1,4 +1,4 @@
-"""What a model costs to compute and to carry, counted on the networks of its runs."""
+"""The cost of a model: multiply-adds, parameters and bytes, counted on the networks of its runs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class ModelCost:
 
     Attributes:
         gflops: fvcore's multiply-adds, in units of 1e9, summed over the members (a mirrored view counts again); None
-            where the runs are not there to be counted.
-        torch_gflops: torch's own counter: twice the multiply-adds of convolutions and linear layers, nothing else.
+            without the runs.
+        torch_gflops: torch's own counter: twice the multiply-adds of convolutions and linear layers alone.
         params: parameters, each network once.
         activations: elements of the outputs of convolutions and linear layers, summed like gflops.
-        uncounted: operators that fvcore met and has no count for.
-        bytes: the ONNX file's size; for a run, its weights file's.
-        recorded_gflops: what the file says of itself.
+        uncounted: operators that fvcore has no count for.
+        bytes: size of the ONNX file, or of a run's weights file.
+        recorded_gflops: the figure in the file's metadata.
     """
 
     gflops: float | None = None
@@ -33,16 +33,16 @@ class ModelCost:
 
 
 def count_cost(subject: Subject) -> ModelCost:
-    """Count a subject's cost; without its runs, or without PyTorch, only bytes and what the file says of itself.
+    """Count a model's cost; without its runs or without PyTorch, only its size and its recorded GFLOPs.
 
     Raises:
-        FerDeployError: a run cannot be opened, or the file was made from other weights.
+        FerDeployError: a run cannot be opened, or the file was exported from other weights.
     """
     recorded = recorded_cost(subject)
     if not subject.runs:
         return recorded
     try:
-        import torch  # noqa: F401  the count needs it
+        import torch  # noqa: F401  counting needs it
     except ImportError:
         return recorded
     from fer_deploy.bench.engines.pytorch import build_classifier
@@ -63,7 +63,7 @@ def count_cost(subject: Subject) -> ModelCost:
 
 
 def recorded_cost(subject: Subject) -> ModelCost:
-    """A subject's size, and what its file says of itself: all that is known without its runs."""
+    """A model's size and recorded GFLOPs: all that is known without its runs."""
     return ModelCost(bytes=_bytes(subject), recorded_gflops=_recorded(subject))
 
 

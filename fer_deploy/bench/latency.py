@@ -1,15 +1,16 @@
-"""How long an answer takes: single calls and whole batches, on a clock that is never trusted twice.
+"""How long an answer takes: single calls and whole batches, with a check of the clock.
 
-The rules, each of which a test holds:
+The rules, each held by a test:
 
-* time is `perf_counter_ns`, from faces in host memory to probabilities in host memory, the device waited for;
-* warm-up calls are thrown away, every other sample is kept, none is clipped;
-* engines and models take turns in blocks, in an order drawn anew each round, so that a machine that slows down or
-  speeds up during the run does so to all alike;
-* the 99th percentile is stated only from 1,000 samples on;
-* single times must add up to what the wall clock says of the same calls: an engine that returns before its device is
-  done is refused (`check_clock`), never reported as fast;
-* a run whose blocks disagree among themselves, or that did not get its processor, is marked as busy.
+* time is `perf_counter_ns`, from faces in host memory to probabilities in host memory, including the wait for the
+  device;
+* warm-up calls are discarded, every other sample is kept, none is clipped;
+* engines and models take turns in blocks, in a new random order each round, so that a machine that slows down or speeds
+  up during the run affects all of them;
+* the 99th percentile is given only from 1,000 samples on;
+* single times must add up to the wall time of the same calls: an engine that returns before its device is done is
+  refused (`check_clock`), not reported as fast;
+* a run whose rounds differ too much, or that shared its processor, is marked as busy.
 """
 
 from __future__ import annotations
@@ -28,43 +29,43 @@ from numpy.typing import NDArray
 from fer_deploy.errors import MeasurementError
 
 SAMPLES_FOR_P99 = 1000
-"""Fewer samples leave under ten above the 99th percentile: too few to state it."""
+"""With fewer samples, fewer than ten lie above the 99th percentile: too few to report it."""
 
 BUSY_SPREAD = 0.15
-"""Interquartile range of the rounds' medians over their median, from which on the machine is called busy."""
+"""Interquartile range of the rounds' medians over their median, above which the machine counts as busy."""
 
 BUSY_PROCESSOR_SHARE = 0.9
-"""Processor time over wall time, of a single-threaded stream, below which the machine is called busy."""
+"""Processor time over wall time of a single-threaded stream, below which the machine counts as busy."""
 
 UNEXPLAINED_TIME = 0.2
-"""The share of a block's wall time that its samples may leave out before the engine is refused."""
+"""The largest share of a block's wall time that its samples may fail to explain; above it the engine is refused."""
 
 
 class Session(Protocol):
     """A model opened on one engine, in this process.
 
-    A whole call is `download(compute(upload(faces)))`. Engines whose memory is the host's pass the faces through.
+    A whole call is `download(compute(upload(faces)))`. Engines in the host's memory pass the faces through.
     """
 
     fixed_batch: int | None
-    """The only batch size that the model takes; None for any."""
+    """The only batch size that the model accepts; None for any."""
 
     def upload(self, faces: NDArray[np.uint8]) -> Any:
-        """Move faces, uint8 (n, 48, 48, 3), to where the engine computes; may return before the copy is done."""
+        """Copy faces, uint8 (n, 48, 48, 3), to the engine's memory; may return before the copy is done."""
 
     def compute(self, uploaded: Any) -> Any:
-        """Answer uploaded faces; may return before the device is done."""
+        """Classify uploaded faces; may return before the device is done."""
 
     def synchronise(self) -> None:
-        """Wait until everything that was asked of the device is done."""
+        """Wait until the device has done all its work."""
 
     def download(self, answer: Any) -> NDArray[np.float32]:
-        """The answer as probabilities, float32 (n, 7), in host memory; waits for it."""
+        """Wait for the answer and return it as probabilities, float32 (n, 7), in host memory."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The two clocks, in nanoseconds: wall time, and this process's processor time. Tests put in their own."""
+    """Two clocks in nanoseconds: wall time and this process's processor time. Tests replace them."""
 
     wall: Callable[[], int] = time.perf_counter_ns
     processor: Callable[[], int] = time.process_time_ns
@@ -75,7 +76,7 @@ class Block:
     """Calls measured in one go.
 
     Attributes:
-        samples: one wall time a call, ns, in the order in which they were made.
+        samples: one wall time per call, ns, in order.
         wall: ns from before the first call to after the last.
         processor: processor time of this process over the same span, ns; None where another process computes.
     """
@@ -86,10 +87,10 @@ class Block:
 
 
 class Stream(Protocol):
-    """Something whose calls can be timed: a session in this process, or a peer in its own."""
+    """Calls that can be timed: of a session in this process, or of a peer in its own."""
 
     def time_calls(self, *, calls: int, warm_up: int) -> Block:
-        """Make `warm_up` calls that do not count, then `calls` that do, one face each (or the fixed batch)."""
+        """Make `warm_up` calls without timing them, then time `calls`, of one face each (or the fixed batch)."""
 
     def time_batches(self, *, batch: int, calls: int) -> int:
         """Wall time, ns, of `calls` batches from first upload to last answer in host memory."""
@@ -99,7 +100,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """Where a call's time goes on an engine with memory of its own, each a median in milliseconds."""
+    """The parts of a call on an engine with its own memory; medians in milliseconds."""
 
     upload_ms: float
     compute_ms: float
@@ -111,17 +112,17 @@ class Latency:
     """Single-call latency of one stream.
 
     Attributes:
-        batch: faces a call.
-        threads: threads that the engine was given.
+        batch: faces per call.
+        threads: threads of the engine.
         p50, p90, p99: milliseconds, each one of the samples; p99 is None below SAMPLES_FOR_P99.
-        n: the number of samples.
+        n: number of samples.
         mean: milliseconds.
         spread: interquartile range of the rounds' medians over their median.
-        processor_share: processor time over wall time; None where it is not known.
-        busy: the spread or the processor share says that something else was running.
-        parts: where the time goes; None on engines that share the host's memory.
-        rounds: the number of rounds that the samples are from, in equal shares.
-        samples_ns: every sample, in the order in which it was taken.
+        processor_share: processor time over wall time; None where it is unknown.
+        busy: whether the spread or the processor share shows that other programs were running.
+        parts: where the time goes; None for engines in the host's memory.
+        rounds: number of rounds, each with the same number of samples.
+        samples_ns: every sample, in the order of measurement.
     """
 
     batch: int
@@ -141,7 +142,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class BatchRate:
-    """Faces a second at one batch size: the median over rounds."""
+    """Faces per second at one batch size: the median over rounds."""
 
     batch: int
     images_per_s: float
@@ -149,7 +150,7 @@ class BatchRate:
 
 @dataclass(frozen=True)
 class Throughput:
-    """Offline throughput: the batch size with the highest rate, and what the others gave."""
+    """Offline throughput: the batch size with the highest rate, and the rates of all."""
 
     batch: int
     images_per_s: float
@@ -161,14 +162,14 @@ class LatencyPlan:
     """How much to measure.
 
     Attributes:
-        samples: samples a stream at most.
-        seconds: time a stream may take; slower streams get fewer samples, at least `least`.
-        rounds: turns that each stream takes; the samples are spread evenly over them.
-        warm_up: calls thrown away at first; two more are before every block.
-        least: samples a stream at least.
-        batches: batch sizes to try for throughput; none leaves throughput out.
-        batch_seconds: time a batch size may take.
-        seed: of the order of turns.
+        samples: most samples per stream.
+        seconds: most time per stream; slower streams get fewer samples, but at least `least`.
+        rounds: turns of each stream; its samples are spread evenly over them.
+        warm_up: calls discarded at first; two more precede every block.
+        least: fewest samples per stream.
+        batches: batch sizes to try for throughput; without any, throughput is not measured.
+        batch_seconds: most time per batch size.
+        seed: seed of the order of turns.
     """
 
     samples: int = SAMPLES_FOR_P99
@@ -182,14 +183,14 @@ class LatencyPlan:
 
 
 QUICK = LatencyPlan(samples=40, seconds=0.4, rounds=4, warm_up=3, least=8, batches=(32,), batch_seconds=0.1)
-"""Seconds for everything: shows that it works, states no p99."""
+"""Takes seconds for everything: shows that it works, gives no p99."""
 
 
 class SessionStream:
     """A session in this process as a stream."""
 
     def __init__(self, session: Session, faces: NDArray[np.uint8], *, clock: Clock | None = None) -> None:
-        """Time `session` on `faces`, uint8 (n, 48, 48, 3), taken in turn so that no call repeats the last one."""
+        """Time `session` on `faces`, uint8 (n, 48, 48, 3), in turn, so that successive calls get different faces."""
         self._session = session
         self._faces = faces
         self._clock = clock or Clock()
@@ -216,7 +217,7 @@ class SessionStream:
         return Block(tuple(samples), end - start, self._clock.processor() - processor)
 
     def time_batches(self, *, batch: int, calls: int) -> int:
-        """Time batches that may overlap on the device; all answers are brought to the host before the clock stops."""
+        """Time batches that may overlap on the device, until all answers are in host memory."""
         session = self._session
         inputs = [self._take(batch) for _ in range(calls)]
         start = self._clock.wall()
@@ -227,21 +228,21 @@ class SessionStream:
         return self._clock.wall() - start
 
     def check_clock(self, *, calls: int = 8) -> Parts:
-        """Time the parts of a call, and hold their sum against the wall clock.
+        """Time the parts of a call, and compare their sum with the wall clock.
 
-        `calls` computations are timed one by one, the device synchronised after each; then the last answer is
-        brought to the host. On an engine that synchronises, the samples explain the wall time. On one that does not,
-        they are short and the wait turns up at the end.
+        `calls` computations are timed one by one, with a synchronisation after each; then the last answer is
+        downloaded. If the engine really synchronises, the samples explain the wall time. If it does not, the samples
+        are too short and the wait shows up in the download.
 
         Raises:
-            MeasurementError: the samples leave out more than UNEXPLAINED_TIME of the wall time, twice in a row.
+            MeasurementError: the samples fail to explain more than UNEXPLAINED_TIME of the wall time, twice in a row.
         """
         parts, unexplained = self._parts(calls)
-        if unexplained > UNEXPLAINED_TIME:  # once may be another program's doing
+        if unexplained > UNEXPLAINED_TIME:  # another program may have caused the first one
             parts, unexplained = self._parts(calls)
         if unexplained > UNEXPLAINED_TIME:
             raise MeasurementError(
-                f"single times leave out {unexplained:.0%} of the wall time: "
+                f"single times do not explain {unexplained:.0%} of the wall time: "
                 "the engine returns before its device is done, and its synchronise does not wait"
             )
         return parts
@@ -277,7 +278,7 @@ class SessionStream:
             explained += wall() - before
         session.download(answer)
         drained = wall()
-        session.download(answer)  # the device is idle now: what a download takes by itself
+        session.download(answer)  # the device is idle now: this is the time of the download alone
         explained += wall() - drained
         total = drained - start
         milliseconds = [statistics.median(times) / 1e6 for times in (uploads, computes, downloads)]
@@ -291,7 +292,7 @@ class SessionStream:
 
 @dataclass
 class _Turn:
-    """One stream's place in the interleaving, and what it has given so far."""
+    """One stream and what has been measured of it."""
 
     stream: Stream
     calls: int
@@ -311,13 +312,13 @@ def measure_latency(
 
     Args:
         streams: what to time.
-        threads: what the engines were given; stated, not set.
-        plan: how much.
-        parts: one entry a stream, to be carried into its result.
-        progress: called with (blocks done, blocks in all).
+        threads: threads of the engines, for the record; they are not set here.
+        plan: how much to measure.
+        parts: one entry per stream, for its result.
+        progress: called with (blocks done, blocks in total).
 
     Returns:
-        One result a stream, in their order; an exception for a stream that failed, so that the others are measured.
+        One result per stream, in their order; an exception for a stream that failed, which does not stop the others.
     """
     turns = []
     for stream in streams:
@@ -347,7 +348,7 @@ def measure_latency(
 
 
 def _calls_a_round(stream: Stream, plan: LatencyPlan) -> int:
-    """Warm a stream up and decide how many calls it makes a round."""
+    """Warm a stream up, and return the number of its calls per round."""
     block = stream.time_calls(calls=3, warm_up=max(0, plan.warm_up - 3))
     one = max(1, statistics.median(block.samples))
     affordable = int(plan.seconds * 1e9 / one)
@@ -356,7 +357,7 @@ def _calls_a_round(stream: Stream, plan: LatencyPlan) -> int:
 
 
 def summarise(blocks: Sequence[Block], *, batch: int, threads: int, parts: Parts | None = None) -> Latency:
-    """Make one result of a stream's blocks, one block a round."""
+    """Combine a stream's blocks, one per round, into one result."""
     samples = tuple(sample for block in blocks for sample in block.samples)
     spread = round_spread([statistics.median(block.samples) for block in blocks])
     wall = sum(block.wall for block in blocks)
@@ -399,7 +400,7 @@ def measure_throughput(
 ) -> list[Throughput | Exception | None]:
     """Try each batch size on each stream, in random order, and keep each stream's best.
 
-    Three rounds; a batch size's rate is the median of its three. None where no batch size of the plan fits.
+    A batch size's rate is the median of three rounds. None where no batch size of the plan fits.
     """
     rounds = 3
     tasks: list[tuple[int, int, int]] = []
@@ -408,7 +409,7 @@ def measure_throughput(
         sizes = plan.batches if stream.fixed_batch is None else (stream.fixed_batch,) if plan.batches else ()
         for batch in sizes:
             try:
-                stream.time_batches(batch=batch, calls=1)  # warm-up: shapes are compiled, memory is taken
+                stream.time_batches(batch=batch, calls=1)  # warm-up: the engine compiles shapes and allocates memory
                 one = max(1, stream.time_batches(batch=batch, calls=1))
             except Exception as error:
                 failures[index] = error

@@ -1,4 +1,4 @@
-"""What a run was measured on: the processor, the accelerator and the versions that decide its times."""
+"""The machine of a run: what of its hardware and software decides the times."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from fer_deploy.machine import available_cores, memory_bytes, processor_features, processor_name
 
 PACKAGES: tuple[str, ...] = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "timm")
-"""Packages whose version is stated where they are installed."""
+"""Packages whose versions are recorded, where they are installed."""
 
 
 def describe_machine(*, gpu: bool) -> dict[str, Any]:
-    """The machine as plain values; nothing in it names the host or its user.
+    """The machine as plain values; none of them identifies the host or its user.
 
     Args:
         gpu: whether to ask PyTorch for the accelerator, which imports it.
@@ -34,12 +34,12 @@ def describe_machine(*, gpu: bool) -> dict[str, Any]:
 
 
 def load_average() -> float | None:
-    """Programs that ran or waited in the last minute, on average; None where the system does not tell."""
+    """Programs that ran or waited in the last minute, on average; None where the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def package_versions() -> dict[str, str]:
-    """The installed ones of PACKAGES, and their versions."""
+    """The versions of those of PACKAGES that are installed."""
     versions = {}
     for name in PACKAGES:
         try:

@@ -1,7 +1,7 @@
-"""Open one subject in a process of its own, to see what loading costs in time and in memory.
+"""Load one model in a process of its own, to measure what loading costs in time and in memory.
 
-`python -m fer_deploy.bench.probe WORKSPACE NAME PRECISION ENGINE THREADS` prints one line of JSON. `run_probe` is what
-calls it.
+`run_probe` runs `python -m fer_deploy.bench.probe WORKSPACE NAME PRECISION ENGINE THREADS`, which prints one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from fer_deploy.bench.report import Load
 from fer_deploy.bench.subjects import Subject, find_subjects
-from fer_deploy.errors import FerDeployError, MeasurementError
+from fer_deploy.errors import FerDeployError, MeasurementError, one_line
 from fer_deploy.machine import peak_memory_bytes
 from fer_deploy.model.session import pad_batch
 
 TIMEOUT_S = 300
-"""A subject that takes longer to load is given up."""
+"""Loading that takes longer is stopped."""
 
 
 def run_probe(subject: Subject, engine: str, *, threads: int, workspace: Path) -> Load:
@@ -40,12 +40,12 @@ def run_probe(subject: Subject, engine: str, *, threads: int, workspace: Path) -
         raise MeasurementError(f"loading took more than {TIMEOUT_S} s") from error
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MeasurementError(f"loading in its own process failed: {reason[:200]}")
+        raise MeasurementError(f"loading in its own process failed: {one_line(reason)}")
     return Load(**json.loads(result.stdout.strip().splitlines()[-1]))
 
 
 def main(workspace: str, name: str, precision: str, engine: str, threads: str) -> int:
-    """Load, answer one face, and print a `Load` as JSON."""
+    """Load a model, classify one face, and print a `Load` as JSON."""
     from fer_deploy.bench.engines import open_session
 
     try:
@@ -60,7 +60,7 @@ def main(workspace: str, name: str, precision: str, engine: str, threads: str) -
         session.synchronise()
         answered = time.perf_counter_ns()
     except FerDeployError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(one_line(error, limit=300), file=sys.stderr)
         return 1
     load = {
         "load_ms": (loaded - start) / 1e6,
@@ -72,7 +72,7 @@ def main(workspace: str, name: str, precision: str, engine: str, threads: str) -
 
 
 def _import_engine(engine: str) -> None:
-    """Import the engine's library before the clock starts, as a program that uses it has done."""
+    """Import the engine's library before the clock starts, as a running program has done."""
     if engine.startswith("torch-"):
         import fer_deploy.export.build
         import fer_deploy.training.run  # noqa: F401

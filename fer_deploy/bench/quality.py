@@ -1,6 +1,6 @@
-"""How often a classifier is right, how sure one can be of that, and whether its probabilities mean what they say.
+"""The accuracy of a classifier with its uncertainty, and the calibration of its probabilities.
 
-Everything here is numpy in, frozen values out; nothing knows which engine gave the probabilities.
+Functions take NumPy arrays and return frozen values, whichever engine computed the probabilities.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 
 Z_95 = 1.959963984540054
-"""The 97.5 % point of the standard normal distribution: what a two-sided 95 % interval uses."""
+"""The 97.5 % point of the standard normal distribution, for a two-sided 95 % interval."""
 
 CALIBRATION_BINS = 15
-"""Equal-width confidence bins of the calibration error, the number of Guo et al. 2017 (arXiv:1706.04599)."""
+"""Equal-width confidence bins of the calibration error, as many as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 UNANIMITY_BANDS: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.0))
-"""Bands [low, high) of the share of FER+ annotators who chose the commonest answer; the last one includes 1."""
+"""Bands [low, high) of the share of FER+ annotators who chose the most frequent answer; the last includes 1."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of right answers with its interval.
+    """A share of correct answers with its interval.
 
     Attributes:
-        value: right answers divided by `count`, 0 to 1.
+        value: correct answers divided by `count`, 0 to 1.
         low, high: the Wilson 95 % interval.
         count: the number of answers.
     """
@@ -40,19 +40,19 @@ class Accuracy:
     count: int
 
     @classmethod
-    def of(cls, right: NDArray[np.bool_]) -> Accuracy:
-        """From one boolean an answer; ValueError when there is none."""
-        count = len(right)
+    def of(cls, correct: NDArray[np.bool_]) -> Accuracy:
+        """From one boolean per answer; ValueError without answers."""
+        count = len(correct)
         if count == 0:
             raise ValueError("an accuracy needs at least one answer")
-        hits = int(np.count_nonzero(right))
+        hits = int(np.count_nonzero(correct))
         low, high = wilson_interval(hits, count)
         return cls(value=hits / count, low=low, high=high, count=count)
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The answers whose confidence lies in (low, high]: how many, how sure on average, how often right."""
+    """Answers whose confidence lies in (low, high]: their number, mean confidence and accuracy (None if empty)."""
 
     low: float
     high: float
@@ -63,7 +63,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class UnanimityBand:
-    """Accuracy on the faces on which a given share of FER+ annotators agreed; None on an empty band."""
+    """Accuracy on faces on which a given share of FER+ annotators agreed; None for an empty band."""
 
     low: float
     high: float
@@ -73,14 +73,14 @@ class UnanimityBand:
 
 @dataclass(frozen=True)
 class Quality:
-    """All that is said of one classifier's answers on one split.
+    """Every measure of one classifier's answers on one split.
 
     Attributes:
         accuracy: on every face of the split.
-        deduplicated: on the faces that occur in no other split; None when that is not known.
+        deduplicated: on the faces that occur in no other split; None where that is unknown.
         macro_f1: the mean of the F1 scores of the classes that occur, 0 to 1.
-        recall: one figure a class in the order of EMOTIONS; None for a class that does not occur.
-        confusion: counts, 7 rows (the label) of 7 columns (the answer).
+        recall: one figure per class in the order of EMOTIONS; None for a class that does not occur.
+        confusion: counts, 7 rows (labels) of 7 columns (answers).
         calibration_error: expected calibration error over the bins, 0 to 1.
         reliability: the bins themselves.
         unanimity: accuracy by FER+ unanimity; None when there are no votes.
@@ -101,8 +101,8 @@ class McNemar:
     """The exact McNemar test of two classifiers on the same faces.
 
     Attributes:
-        only_first, only_second: faces that one got right and the other wrong.
-        p_value: two-sided, exact binomial; 1.0 when they are right on the same faces.
+        only_first, only_second: faces that only the first, or only the second, classified correctly.
+        p_value: two-sided, exact binomial; 1.0 when both are correct on the same faces.
     """
 
     only_first: int
@@ -126,43 +126,43 @@ def measure_quality(
         votes: (n, 10) FER+ votes.
 
     Raises:
-        DataError: an answer is not a finite probability, or the shapes do not belong together.
+        DataError: an answer is not a finite probability distribution, or the shapes do not match.
     """
     check_probabilities(probabilities, rows=len(labels))
     predicted = probabilities.argmax(axis=1)
-    right = predicted == labels
+    correct = predicted == labels
     confusion = confusion_matrix(predicted, labels)
     return Quality(
-        accuracy=Accuracy.of(right),
-        deduplicated=None if unseen is None or not unseen.any() else Accuracy.of(right[unseen]),
+        accuracy=Accuracy.of(correct),
+        deduplicated=None if unseen is None or not unseen.any() else Accuracy.of(correct[unseen]),
         macro_f1=macro_f1(confusion),
         recall=class_recall(confusion),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         calibration_error=calibration_error(bins := reliability(probabilities, labels)),
         reliability=bins,
-        unanimity=None if votes is None else accuracy_by_unanimity(right, votes),
+        unanimity=None if votes is None else accuracy_by_unanimity(correct, votes),
     )
 
 
 def check_probabilities(probabilities: NDArray[np.floating], *, rows: int) -> None:
-    """Refuse answers that are not `rows` finite distributions over seven classes (DataError)."""
+    """Check that answers are `rows` finite probability distributions over seven classes; DataError otherwise."""
     if probabilities.shape != (rows, len(EMOTIONS)):
         raise DataError(
             f"expected probabilities of shape ({rows}, {len(EMOTIONS)}), got {probabilities.shape}: "
-            "is every face answered once?"
+            "the model must give one row per face"
         )
     sums = probabilities.sum(axis=1, dtype=np.float64)
-    wrong = ~np.isfinite(sums) | (np.abs(sums - 1) > 1e-2) | (probabilities < -1e-6).any(axis=1)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+    invalid = ~np.isfinite(sums) | (np.abs(sums - 1) > 1e-2) | (probabilities < -1e-6).any(axis=1)
+    if invalid.any():
+        row = int(np.flatnonzero(invalid)[0])
         raise DataError(
-            f"the answer to face {row} is no probability distribution (it sums to {sums[row]:.4g}): "
-            "does the file end in a softmax?"
+            f"the answer to face {row} is not a probability distribution (its sum is {sums[row]:.4g}): "
+            "the model must end in a softmax"
         )
 
 
 def wilson_interval(hits: int, count: int, *, z: float = Z_95) -> tuple[float, float]:
-    """The Wilson score interval of `hits` out of `count` (Wilson 1927); it never leaves [0, 1]."""
+    """The Wilson score interval of `hits` out of `count` (Wilson 1927), within [0, 1]."""
     if not 0 <= hits <= count or count == 0:
         raise ValueError(f"expected 0 <= hits <= count and count > 0, got {hits} of {count}")
     share = hits / count
@@ -180,7 +180,7 @@ def confusion_matrix(predicted: NDArray[np.integer], labels: NDArray[np.integer]
 
 
 def class_recall(confusion: NDArray[np.int64]) -> tuple[float | None, ...]:
-    """The share of each label's faces that was recognised; None where a label does not occur."""
+    """The share of each label's faces that were classified correctly; None where a label does not occur."""
     totals = confusion.sum(axis=1)
     return tuple(
         float(hits) / float(total) if total else None for hits, total in zip(confusion.diagonal(), totals, strict=True)
@@ -198,9 +198,9 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
 def reliability(
     probabilities: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = CALIBRATION_BINS
 ) -> tuple[CalibrationBin, ...]:
-    """Group the answers by the probability of the likeliest class, into `bins` bins (low, high] of equal width."""
+    """Group answers by the largest probability into `bins` bins (low, high] of equal width."""
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     groups = []
     for index in range(bins):
@@ -212,7 +212,7 @@ def reliability(
                 high=(index + 1) / bins,
                 count=count,
                 confidence=float(confidence[inside].mean()) if count else None,
-                accuracy=float(right[inside].mean()) if count else None,
+                accuracy=float(correct[inside].mean()) if count else None,
             )
         )
     return tuple(groups)
@@ -231,13 +231,13 @@ def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
     )
 
 
-def accuracy_by_unanimity(right: NDArray[np.bool_], votes: NDArray[np.integer]) -> tuple[UnanimityBand, ...]:
-    """Accuracy in bands of FER+ unanimity: the commonest answer's share of a face's ten-column votes.
+def accuracy_by_unanimity(correct: NDArray[np.bool_], votes: NDArray[np.integer]) -> tuple[UnanimityBand, ...]:
+    """Accuracy in bands of FER+ unanimity: the most frequent answer's share of a face's votes (n, 10).
 
-    Unknown and non-face votes count as answers; a face without any vote is in no band.
+    Votes for "unknown" and "no face" count as answers; a face without votes is in no band.
     """
-    if votes.shape[0] != len(right):
-        raise DataError(f"expected votes for {len(right)} faces, got {votes.shape[0]}")
+    if votes.shape[0] != len(correct):
+        raise DataError(f"expected votes for {len(correct)} faces, got {votes.shape[0]}")
     total = votes.sum(axis=1)
     share = np.where(total > 0, votes.max(axis=1) / np.maximum(total, 1), np.nan)
     bands = []
@@ -245,25 +245,25 @@ def accuracy_by_unanimity(right: NDArray[np.bool_], votes: NDArray[np.integer]) 
         inside = (share >= low) & ((share < high) | (high == 1.0))
         count = int(np.count_nonzero(inside))
         bands.append(
-            UnanimityBand(low=low, high=high, count=count, accuracy=float(right[inside].mean()) if count else None)
+            UnanimityBand(low=low, high=high, count=count, accuracy=float(correct[inside].mean()) if count else None)
         )
     return tuple(bands)
 
 
-def mcnemar(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemar:
-    """Compare two classifiers' right answers on the same faces, each bool (n,), by the exact binomial test.
+def mcnemar(first_correct: NDArray[np.bool_], second_correct: NDArray[np.bool_]) -> McNemar:
+    """Compare which answers of two classifiers are correct, each bool (n,) on the same faces: exact binomial test.
 
     Source: McNemar 1947, in the exact form: under the null hypothesis each discordant face is a fair coin.
     """
-    if first_right.shape != second_right.shape:
-        raise ValueError(f"expected the same faces, got {first_right.shape} and {second_right.shape}")
-    only_first = int(np.count_nonzero(first_right & ~second_right))
-    only_second = int(np.count_nonzero(~first_right & second_right))
+    if first_correct.shape != second_correct.shape:
+        raise ValueError(f"expected the same faces, got {first_correct.shape} and {second_correct.shape}")
+    only_first = int(np.count_nonzero(first_correct & ~second_correct))
+    only_second = int(np.count_nonzero(~first_correct & second_correct))
     return McNemar(only_first, only_second, _fair_coin(min(only_first, only_second), only_first + only_second))
 
 
 def _fair_coin(heads: int, tosses: int) -> float:
-    """Two-sided p of at most `heads` heads in `tosses` fair tosses; exact integers, so no underflow."""
+    """Two-sided p of at most `heads` heads in `tosses` fair tosses, in exact integers: floats would underflow."""
     tail = 0
     term = 1
     for index in range(heads + 1):
@@ -273,7 +273,7 @@ def _fair_coin(heads: int, tosses: int) -> float:
 
 
 def agreement(first: NDArray[np.integer], second: NDArray[np.integer]) -> float:
-    """The share of faces on which two classifiers name the same class."""
+    """The share of faces on which two classifiers give the same class."""
     if len(first) != len(second) or len(first) == 0:
         raise ValueError(f"expected answers to the same faces, got {len(first)} and {len(second)}")
     return float(np.mean(first == second))

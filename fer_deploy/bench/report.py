@@ -1,7 +1,7 @@
-"""The report as values, as JSON of a versioned schema, and back.
+"""The report as values, and as JSON with a versioned schema.
 
-`report.schema.json` beside this file is the schema; a test holds every report against it. A figure that was not
-measured in the run is null, or is named `recorded_…`.
+`report.schema.json` beside this file is the schema; a test checks every report against it. A figure that was not
+measured in the run is null, or its name begins with `recorded_`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fer_deploy.bench.cost import ModelCost
 from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
 from fer_deploy.errors import MeasurementError
-from fer_deploy.files import write_text
+from fer_deploy.files import read_json, shown, write_text
 from fer_deploy.model.names import in_precision
 
 FORMAT = "ferdeploy-bench"
 VERSION = 1
-"""The version of the schema: it goes up when a reader of the last one would misread the new one."""
+"""The version of the schema: raised when a reader of the previous version would misread a report."""
 
 OK = "ok"
-"""The status of a row that has its figures."""
+"""The status of a row with figures."""
 
 PEER = "peer"
-"""The engine of a row that another package computed, in its own process."""
+"""The engine of a row that another package computed in its own process."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Load:
     """Opening the model in a fresh process.
 
     Attributes:
-        load_ms: from the file to a session that is ready, the engine's library being loaded.
-        first_ms: the first answer.
-        peak_memory_bytes: the most memory that the process held, library and all.
+        load_ms: from the file to a ready session, after the engine's library was imported.
+        first_ms: time of the first answer.
+        peak_memory_bytes: the most memory that the process used, including libraries.
     """
 
     load_ms: float
@@ -52,20 +52,20 @@ class Load:
 
 @dataclass(frozen=True)
 class Row:
-    """One subject on one engine.
+    """One model on one engine.
 
     Attributes:
-        name, kind, precision: of the subject.
+        name, kind, precision: the model's.
         engine: one of engines.ENGINES, or `peer`.
-        provider: what really computed; None when nothing did.
-        status: "ok", or why the row has no figures.
-        note: what a reader should know of how it was computed.
+        provider: the provider or device that computed; None where nothing was computed.
+        status: "ok", or the reason why the row has no figures.
+        note: how it was computed, where that needs explanation.
         quality: on the split of the report's data; None without data.
-        agreement: share of faces on which it names the same class as `agreement_with`, another row's label.
+        agreement: share of faces with the same class as in the row with the label `agreement_with`.
         cost: counted, not timed.
         latency, throughput, load: None where not measured.
-        recorded_accuracy: what the file says of itself, with the split in recorded_accuracy_split.
-        predictions: one digit a face, its class, in the order of the data's rows; None without data.
+        recorded_accuracy: the accuracy in the file's metadata; recorded_accuracy_split names the split.
+        predictions: one digit per face, its class, in the order of the data's rows; None without data.
     """
 
     name: str
@@ -93,12 +93,12 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What tells this row from every other of its report: `B+E.int8 on ort-cpu`."""
+        """Model and engine, which identify the row in its report: `B+E.int8 on ort-cpu`."""
         return f"{self.model} on {self.engine}"
 
     @property
     def gflops(self) -> float | None:
-        """Counted, or else as the file says."""
+        """The counted GFLOPs, else the recorded ones."""
         return self.cost.gflops if self.cost.gflops is not None else self.cost.recorded_gflops
 
     @property
@@ -110,17 +110,17 @@ class Row:
 
     @property
     def face_ms(self) -> float | None:
-        """Median time of one face; None where it was not timed, or the file takes several faces a call."""
+        """Median time of one face, ms; None where it was not timed, or the file takes several faces per call."""
         return self.latency.p50 if self.latency is not None and self.latency.batch == 1 else None
 
     @property
     def device(self) -> str:
-        """The kind of device, within which times are compared: cpu, cuda, mps, or a provider's name."""
+        """The kind of device: cpu, cuda, mps, or a provider's name. Times are compared within one kind."""
         return "cpu" if self.engine == PEER else self.engine.split("-")[1]
 
     @property
     def answers(self) -> NDArray[np.int64] | None:
-        """The class that was named for each face, int64 (n,); None without data."""
+        """The predicted class of each face, int64 (n,); None without data."""
         return None if self.predictions is None else classes(self.predictions)
 
 
@@ -137,11 +137,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Data:
-    """What was scored: `rows` of the split's `rows_in_split` faces (fewer in a quick run).
+    """The scored faces: `rows` of the split's `rows_in_split` (fewer in a quick run).
 
-    `labels` has one digit a face, its class, in the order of the rows' predictions: with them every figure of quality
-    but those of calibration can be computed again, and two reports can be compared face by face. `faces_sha256` is of
-    the pictures in that order; empty in reports of before it was kept.
+    `labels` has one digit per face, its class, in the order of the rows' predictions: from both, every figure of
+    quality except calibration can be computed again, and two reports can be compared face by face. `faces_sha256` is
+    the hash of the pictures in that order; empty in older reports.
     """
 
     name: str
@@ -161,12 +161,12 @@ class Report:
 
     Attributes:
         created: UTC, ISO 8601, to the second.
-        ferdeploy_version: of this package.
+        ferdeploy_version: version of this package.
         machine: see machine.describe_machine.
-        settings: how it was measured, plain values.
+        settings: how it was measured, as plain values.
         data: None when nothing was scored.
-        rows: one a subject and engine.
-        pairs: McNemar's test between the subjects' answers, on the first engine that has them.
+        rows: one per model and engine.
+        pairs: McNemar's test between the models' answers, each on the first engine that has them.
         warnings: what a reader must know before quoting a figure.
     """
 
@@ -180,12 +180,12 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     def row(self, label: str) -> Row | None:
-        """The row of a label, or None."""
+        """The row with a label, or None."""
         return next((row for row in self.rows if row.label == label), None)
 
 
 def digits(values: NDArray[np.integer]) -> str:
-    """Classes as a text of one digit each.
+    """Classes as text, one digit each.
 
     >>> digits(np.array([0, 6, 3]))
     '063'
@@ -194,7 +194,7 @@ def digits(values: NDArray[np.integer]) -> str:
 
 
 def classes(text: str) -> NDArray[np.int64]:
-    """The classes of a text of digits, int64 (n,)."""
+    """The classes in a text of digits, int64 (n,)."""
     return np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
 
 
@@ -218,7 +218,7 @@ def from_json(table: Any, *, source: str) -> Report:
     """A report from plain values.
 
     Raises:
-        MeasurementError: it is no report, is of another version, or lacks a field; `source` names it.
+        MeasurementError: not a report, another version, or a damaged one; `source` names it.
     """
     if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise MeasurementError(f"{source}: not a report of `ferdeploy bench`")
@@ -241,27 +241,27 @@ def from_json(table: Any, *, source: str) -> Report:
         raise MeasurementError(f"{source}: damaged report: {type(error).__name__} {error}") from error
 
 
-def save_report(report: Report, path: Path) -> None:
-    """Write the report as JSON, lists of numbers on one line each."""
+def report_text(report: Report) -> str:
+    """The report as JSON, with each list of numbers on one line."""
     text = json.dumps(to_json(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, _NUMBERS.sub(lambda match: re.sub(r"\s+", "", match.group()).replace(",", ", "), text) + "\n")
+    return _NUMBERS.sub(lambda match: re.sub(r"\s+", "", match.group()).replace(",", ", "), text) + "\n"
+
+
+def save_report(report: Report, path: Path) -> None:
+    """Write the report as JSON."""
+    write_text(path, report_text(report))
 
 
 def load_report(path: Path) -> Report:
-    """Read a report; MeasurementError when there is none or it cannot be read."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MeasurementError(f"{path}: {error.strerror or error}: run `ferdeploy bench` first") from error
-    except ValueError as error:
-        raise MeasurementError(f"{path}: not JSON: {error}") from error
-    return from_json(table, source=str(path))
+    """Read a report; MeasurementError where it is missing or damaged."""
+    table = read_json(path, what="report", error=MeasurementError)
+    return from_json(table, source=shown(path))
 
 
 def pareto_front(points: Iterable[tuple[str, float, float]]) -> set[str]:
     """The labels of the points (label, cost, accuracy) that no other point beats.
 
-    A point is beaten by one that costs no more and is no less accurate, and is better in one of the two.
+    A point beats another if it costs no more, is no less accurate, and is better in one of the two.
 
     >>> sorted(pareto_front([("a", 1, 0.6), ("b", 2, 0.7), ("c", 3, 0.65), ("d", 2, 0.7)]))
     ['a', 'b', 'd']

@@ -1,7 +1,7 @@
 """One benchmark from beginning to end: open, score, time in turns, load, count, compare.
 
-The data is read and checked, and every name looked up, before anything is loaded. A subject that an engine cannot take
-becomes a row that says so; the run goes on.
+Data and names are checked before anything is loaded. A model that fails on an engine becomes a row with the reason, and
+the run continues.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from fer_deploy.bench.peers.process import PeerProcess
 from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
 from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
-from fer_deploy.bench.subjects import Subject, explain, find_subjects
+from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
 from fer_deploy.model.session import check_probabilities
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
 
 QUICK_ROWS = 500
-"""Faces that a quick run scores at most; drawn by the run's seed."""
+"""The most faces that a quick run scores; the run's seed draws them."""
 
 SYNTHETIC_FACES = 256
-"""Faces that are timed on where no data is given."""
+"""Drawn faces to time on where there is no data set."""
 
 BUSY_LOAD = 0.5
-"""A load average per core, at the start, from which on the machine is called busy."""
+"""Load average per core at the start above which the machine counts as busy."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps of it are done, and how many there are."""
+"""Called with what is being done, the steps done, and the steps in total."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ class BenchPlan:
     Attributes:
         names: see subjects.find_subjects.
         engines: names of engines.
-        threads: given to every engine alike.
+        threads: for every engine.
         latency: how much to time; None times nothing.
-        dataset: what to score on; None scores nothing.
-        max_rows: score at most so many faces of the test split, drawn by the latency plan's seed; None scores all.
+        dataset: the faces to score on; None scores nothing.
+        max_rows: the most faces of the test split to score, drawn by the latency plan's seed; None scores all.
         probe: whether to load each row in a fresh process.
         workspace: the folder that holds exports/ and training/.
-        adapters: the user's own, for foreign files.
-        peers: names of other people's packages, see peers.PEERS. Their environments are made where they are not there.
+        adapters: the user's adapters for foreign files.
+        peers: names of other packages, see peers.PEERS. Missing environments are created.
     """
 
     names: tuple[str, ...] = ()
@@ -98,7 +98,14 @@ class BenchPlan:
 
 @dataclass(frozen=True, eq=False)
 class BenchResult:
-    """A report, and the probabilities behind it: one array, float32 (n, 7), a scored row's label."""
+    """A report and what is behind it.
+
+    Attributes:
+        report: the report.
+        probabilities: float32 (n, 7) for each scored row, by its label.
+        rows: int64 (n,), the scored faces' rows in the data.
+        labels: int64 (n,), their classes.
+    """
 
     report: Report
     probabilities: Mapping[str, NDArray[np.float32]]
@@ -108,7 +115,7 @@ class BenchResult:
 
 @dataclass(eq=False)
 class _Entry:
-    """A row in the making."""
+    """A row while it is being measured."""
 
     subject: Subject
     engine: str
@@ -131,18 +138,18 @@ class _Entry:
         return f"{self.subject.key} on {self.engine}"
 
     def fail(self, error: BaseException) -> None:
-        """Turn this row into one that says why it has no figures."""
-        self.status = explain(error)
+        """Turn this row into one that gives the reason why it has no figures."""
+        self.status = failure_text(error)
         self.session = self.quality = self.probabilities = self.agreement = self.agreement_with = None
         self.latency = self.throughput = self.load = self.parts = None
 
 
 def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResult:
-    """Measure everything that the plan names.
+    """Measure everything in the plan.
 
     Raises:
-        MeasurementError: there is nothing to measure, or no such name.
-        UnavailableError: there is no such engine or peer.
+        MeasurementError: there is nothing to measure, or a name is unknown.
+        UnavailableError: an engine or a peer is unknown.
     """
     step = progress or _silent
     for engine in plan.engines:
@@ -183,7 +190,7 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """The faces that are scored, and what is known of them."""
+    """The faces to score, and what is known about them."""
 
     data: Data
     images: NDArray[np.uint8]
@@ -194,7 +201,7 @@ class _Scored:
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """Show no progress."""
+    """Report progress to nobody."""
 
 
 def _faces_to_score(plan: BenchPlan) -> _Scored | None:
@@ -262,12 +269,12 @@ def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) ->
 
 
 def _agree(entries: Sequence[_Entry]) -> None:
-    """Hold every row's answers against PyTorch's on the CPU; where there are none, against the fp32 file's."""
+    """Compare every row's answers with PyTorch's on the CPU or, without them, with the fp32 file's."""
     answered = [entry for entry in entries if entry.probabilities is not None]
     for entry in answered:
-        own = [other for other in answered if other.subject.name == entry.subject.name and other is not entry]
-        reference = next((other for other in own if other.engine == "torch-cpu"), None) or next(
-            (other for other in own if other.subject.precision == "fp32" and other.engine == "ort-cpu"), None
+        same_model = [other for other in answered if other.subject.name == entry.subject.name and other is not entry]
+        reference = next((other for other in same_model if other.engine == "torch-cpu"), None) or next(
+            (other for other in same_model if other.subject.precision == "fp32" and other.engine == "ort-cpu"), None
         )
         if reference is None or entry.engine == "torch-cpu":
             continue
@@ -309,7 +316,7 @@ def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, 
 
 
 def _stream(entry: _Entry, faces: NDArray[np.uint8]) -> Stream:
-    """What is timed of an opened entry; its clock is checked first."""
+    """The stream to time for an opened entry; its clock is checked first."""
     if isinstance(entry.session, PeerProcess):
         entry.session.use_faces(faces)
         return entry.session
@@ -324,7 +331,7 @@ def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
     if not plan.probe:
         return
     for index, entry in enumerate(entries):
-        # an adapter may be the user's own file: the probe's process would not know it
+        # the adapter may be a file that the user named: the probe's process does not know it
         if entry.session is None or entry.subject.adapter is not None:
             continue
         step(f"loading {entry.label} in a fresh process", index, len(entries))
@@ -339,7 +346,7 @@ def _load(entries: Sequence[_Entry], plan: BenchPlan, step: Progress) -> None:
 
 
 def _count(entries: Sequence[_Entry], step: Progress) -> None:
-    """Count every subject once; a file whose runs cannot be counted keeps its figures and what it says of itself."""
+    """Count every model once; a file whose runs cannot be counted keeps its figures and its recorded GFLOPs."""
     counted: dict[str, ModelCost | Exception] = {}
     for index, entry in enumerate(entries):
         step(f"counting {entry.label}", index, len(entries))
@@ -358,7 +365,7 @@ def _count(entries: Sequence[_Entry], step: Progress) -> None:
             entry.cost = cost
         elif entry.subject.path is not None:
             entry.cost = recorded_cost(entry.subject)
-            entry.uncounted = explain(cost)
+            entry.uncounted = failure_text(cost)
         elif entry.status == OK:
             entry.fail(cost)
 
@@ -373,13 +380,11 @@ def _row(entry: _Entry) -> Row:
     if subject.adapter is not None:
         note = f"adapter of {subject.adapter.source}"
     if subject.learned_ferplus:
-        note = "learned FER+ labels: not scored on FER2013's"
+        note = "trained on FER+ labels: not scored on FER2013's"
     if entry.peer is not None:
         note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
     if entry.latency is not None and entry.latency.batch > 1:
-        note = "; ".join(
-            filter(None, [note, f"timed in calls of {entry.latency.batch} faces: the file takes no fewer"])
-        )
+        note = "; ".join(filter(None, [note, f"timed in calls of {entry.latency.batch} faces, the file's fixed batch"]))
     if entry.uncounted and entry.status == OK:
         note = "; ".join(filter(None, [note, f"GFLOPs not counted: {entry.uncounted}"]))
     answers = None if entry.probabilities is None else entry.probabilities.argmax(axis=1)
@@ -405,21 +410,21 @@ def _row(entry: _Entry) -> Row:
 
 
 def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...]:
-    """McNemar's test between every two subjects, each on the first engine that answered."""
+    """McNemar's test between every two models, each on the first engine that has answers."""
     if scored is None:
         return ()
     first: dict[str, _Entry] = {}
     for entry in entries:
         if entry.quality is not None:
             first.setdefault(entry.subject.key, entry)
-    right = {
+    correct = {
         entry.label: entry.probabilities.argmax(axis=1) == scored.labels
         for entry in first.values()
         if entry.probabilities is not None
     }
     pairs = []
-    for one, other in combinations(right, 2):
-        test = mcnemar(right[one], right[other])
+    for one, other in combinations(correct, 2):
+        test = mcnemar(correct[one], correct[other])
         pairs.append(Pair(one, other, test.only_first, test.only_second, test.p_value))
     return tuple(pairs)
 
@@ -437,20 +442,22 @@ def _settings(plan: BenchPlan) -> dict[str, Any]:
 
 
 def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored | None) -> list[str]:
-    found = []
+    warnings = []
     load, cores = machine["load_at_start"], machine["cores"]
     timed = any(row.latency for row in rows)
     if timed and load is not None and load > BUSY_LOAD * cores:
-        found.append(f"the machine was busy before the run began (load {load} on {cores} cores): times are too long")
+        warnings.append(f"the machine was busy before the run began (load {load} on {cores} cores): times are too long")
     busy = [row.label for row in rows if row.latency and row.latency.busy]
     if busy:
         listed = ", ".join(busy[:3]) + (f" and {len(busy) - 3} more" if len(busy) > 3 else "")
-        found.append(f"times disagree among themselves, something else was running: {listed}")
+        warnings.append(f"times varied between rounds, other programs were running: {listed}")
     if scored is not None and scored.data.rows < scored.data.rows_in_split:
-        found.append(f"accuracy is of {scored.data.rows} faces drawn from {scored.data.rows_in_split}: a quick look")
+        warnings.append(
+            f"accuracy is measured on {scored.data.rows} faces drawn from {scored.data.rows_in_split}: a quick look"
+        )
     if scored is not None and scored.data.name != "FER2013":
-        found.append(f"the data is {scored.data.name}: these accuracies say nothing about FER2013")
-    return found
+        warnings.append(f"the data is {scored.data.name}: these accuracies do not apply to FER2013")
+    return warnings
 
 
 def _number(text: str | None) -> float | None:

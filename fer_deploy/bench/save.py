@@ -1,7 +1,12 @@
-"""Write a result: report.json, the pages made from it, and every face's answer where that is asked for."""
+"""Write a result: report.json, the pages made from it, and every face's probabilities where they are wanted.
+
+A report is never replaced by one with fewer figures: `folder_for` gives that one a folder of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +14,110 @@ import numpy as np
 from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
-from fer_deploy.bench.report import Report, save_report
+from fer_deploy.bench.report import OK, Report, Row, load_report, report_text
 from fer_deploy.bench.run import BenchResult
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.files import write_text
+from fer_deploy.errors import MeasurementError
+from fer_deploy.files import replacing, write_text
+
+PARTIAL, WORSE = "partial", "worse"
+"""Subfolders for a report with fewer figures than the present one, and for one that is worse than its baseline."""
+
+
+def folder_for(
+    report: Report, folder: Path, *, measured_all: bool = False, baseline: Path | None = None
+) -> tuple[Path, str]:
+    """Where to write a report so that nothing better is lost.
+
+    Args:
+        report: the new one.
+        folder: where it should go.
+        measured_all: whether everything in the workspace was measured: then rows of models that are gone are no loss.
+        baseline: the earlier report that it is worse than; None where it was not compared, or is not worse.
+
+    Returns:
+        The folder, and a sentence about the report that is kept; empty where none is in the way.
+    """
+    path = folder / "report.json"
+    if baseline and baseline.resolve() == path.resolve():
+        # otherwise the next run would be compared with this one, and find nothing
+        return folder / WORSE, f"{path} was kept as the baseline; the new report is in {folder / WORSE}"
+    if not path.exists():
+        return folder, ""
+    try:
+        losses = list(lost_figures(load_report(path), report, measured_all=measured_all))
+    except MeasurementError as error:
+        losses = [str(error)]
+    if not losses:
+        return folder, ""
+    more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+    return folder / PARTIAL, (
+        f"{path} was kept, it has what the new report lacks: {losses[0]}{more}. The new report is in "
+        f"{folder / PARTIAL}: to replace the old one, delete it first, or choose another folder with --output"
+    )
+
+
+def lost_figures(old: Report, new: Report, *, measured_all: bool = False) -> Iterator[str]:
+    """What `old` has and `new` lacks, one short reason each; none when `new` can replace it.
+
+    Args:
+        old: the report in place.
+        new: the report to write.
+        measured_all: whether `new` measured everything in the workspace on its engines.
+    """
+    if old.data and not new.data:
+        yield f"accuracy on {old.data.name}"
+    elif old.data and new.data:
+        if old.data.name != new.data.name:
+            yield f"accuracy on {old.data.name}, not on {new.data.name}"
+        if new.data.rows < old.data.rows:
+            yield f"{old.data.rows:,} scored faces instead of {new.data.rows:,}"
+    old_plan, new_plan = old.settings.get("latency") or {}, new.settings.get("latency") or {}
+    for key in ("samples", "seconds"):
+        if new_plan and new_plan.get(key, 0) < old_plan.get(key, 0):
+            yield f"times with {old_plan[key]:g} {key} per row instead of {new_plan.get(key, 0):g}"
+    for before in old.rows:
+        if before.status != OK:
+            continue
+        after = new.row(before.label)
+        if after is None:
+            is_gone = measured_all and before.engine in new.settings["engines"]
+            if not is_gone:
+                yield f"a row {before.label}"
+        elif after.status != OK:
+            yield f"figures of {before.label}, which failed now: {after.status}"
+        elif missing := _missing(before, after):
+            yield f"the {missing} of {before.label}"
+
+
+def _missing(before: Row, after: Row) -> str:
+    """The first group of figures that one row has and another lacks."""
+    groups = {"quality": "accuracy", "latency": "times", "throughput": "throughput", "load": "loading time"}
+    names = (name for key, name in groups.items() if getattr(before, key) and not getattr(after, key))
+    return next(names, "GFLOPs" if before.cost.gflops and not after.cost.gflops else "")
 
 
 def save_all(result: BenchResult, folder: Path, *, by: SortKey = "accuracy", predictions: bool = False) -> list[Path]:
-    """Write everything into `folder`; gives the files in the order in which they were written."""
+    """Write everything into `folder`; returns the files in the order in which they were written."""
     written = save_pages(result.report, folder, by=by)
     return [*written, *save_predictions(result, folder / "predictions")] if predictions else written
 
 
 def save_pages(report: Report, folder: Path, *, by: SortKey = "accuracy") -> list[Path]:
-    """Write report.json and the pages made from it."""
-    json_path, markdown_path, page_path = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
-    save_report(report, json_path)
-    write_text(markdown_path, markdown_report(report, by=by))
-    write_text(page_path, html_report(report, by=by))
-    return [json_path, markdown_path, page_path]
+    """Write report.json and the pages made from it; none is replaced before all are written in full."""
+    texts = {
+        folder / "report.json": report_text(report),
+        folder / "report.md": markdown_report(report, by=by),
+        folder / "report.html": html_report(report, by=by),
+    }
+    with ExitStack() as moves:
+        for path, text in reversed(texts.items()):  # the stack moves the last one first: report.json
+            moves.enter_context(replacing(path)).write_text(text, encoding="utf-8", newline="\n")
+    return list(texts)
 
 
 def save_predictions(result: BenchResult, folder: Path) -> list[Path]:
-    """Write one CSV a scored row: the face's row in the data, its label, the answer, seven probabilities."""
+    """Write one CSV per scored row: the face's row in the data, its label, the answer, seven probabilities."""
     written = []
     for label, probabilities in result.probabilities.items():
         path = folder / f"{label.replace(' on ', '.').replace('/', '~')}.csv"

@@ -1,8 +1,7 @@
-"""What is measured: exported files, runs that have no file yet, and other people's ONNX files with an adapter."""
+"""The models to measure: exported files, runs without a file, and other projects' ONNX files with an adapter."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,28 +11,29 @@ from typing import Literal
 
 from fer_deploy.bench.adapters import Adapter, find_adapter
 from fer_deploy.ensemble import split_member
-from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError
+from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, one_line
+from fer_deploy.files import open_regular, read_json
 from fer_deploy.model.contract import ModelContract, check_model_file
 from fer_deploy.model.names import PRECISIONS, ModelName, in_precision
 
 Kind = Literal["file", "run", "foreign", "peer"]
-"""file: an exported ONNX file of ours. run: a run folder without one. foreign: another's ONNX file. peer: a package."""
+"""file: one of our ONNX files. run: a run folder without one. foreign: another project's ONNX file. peer: a package."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One thing to measure.
+    """One model to measure.
 
     Attributes:
-        name: the file's stem without its precision (`B+E`), a run's name, or another's adapter's; files of one name
-            have their folders before it (`old/B+E`).
+        name: the file's stem without its precision (`B+E`), the run's name, or the adapter's; files of the same name
+            are preceded by their folders (`old/B+E`).
         kind: see `Kind`.
         precision: fp32, fp16 or int8 for our files; fp32 for runs; "as given" for others.
         path: the ONNX file; None for a run.
-        contract: what a file of ours says of itself.
-        runs: the run folders of the members, in order; empty where they are not in the workspace.
+        contract: our file's structure and metadata.
+        runs: the members' run folders, in order; empty where one is missing from the workspace.
         adapter: how to feed a foreign file.
-        refusal: why the file cannot be measured; None when it can.
+        refusal: why the file cannot be measured; None when it can be.
     """
 
     name: str
@@ -47,45 +47,44 @@ class Subject:
 
     @property
     def key(self) -> str:
-        """What tells this subject from the others of a run: `B+E.int8`."""
+        """Name and precision, which identify this model in a run: `B+E.int8`."""
         return in_precision(self.name, self.precision)
 
     @property
     def learned_ferplus(self) -> bool:
-        """Whether it learned FER+ labels, with which FER2013's are not to be compared."""
+        """Whether it was trained on FER+ labels, so that FER2013's labels do not score it."""
         if self.contract is not None:
             return "FER+ labels" in self.contract.metadata.get("trained_on", "")
         return any(_labels_of(folder) == "ferplus" for folder in self.runs)
 
 
 def _labels_of(run: Path) -> str | None:
-    """Whose labels a run learned; None where its record cannot be read, which opening it will say."""
+    """The labels a run was trained on; None where its record cannot be read: opening the run then reports why."""
     try:
-        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        return str(record["recipe"]["labels"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(run / "run.json", what="run record", error=MeasurementError)["recipe"]["labels"])
+    except (MeasurementError, KeyError, TypeError, IndexError):
         return None
 
 
 def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: Sequence[Adapter] = ()) -> list[Subject]:
-    """Turn what the user named into subjects, each once, in the order named.
+    """Find the models that the user named, each once, in the order named.
 
     Args:
-        names: names of exports (every precision of them), of runs, or ONNX files; none takes all of `exports/`, and
+        names: names of exports (in every precision), of runs, or ONNX files; with no names all of `exports/`, and
             where that is empty all runs.
         workspace: the folder that holds `exports/` and `training/`.
         adapters: the user's own adapters for foreign files, tried before the shipped ones.
 
     Raises:
-        MeasurementError: there is nothing to measure, no export, run or file of a name, or two files of one folder that
-            no name tells apart.
+        MeasurementError: there is nothing to measure, no model has a given name, or two files of one folder cannot be
+            distinguished by name.
     """
-    found: dict[tuple[str, str], Subject] = {}
+    subjects_by_file: dict[tuple[str, str], Subject] = {}
     if names:
         for name in names:
             for subject in _named(name, workspace, adapters):
-                found.setdefault((str(subject.path and subject.path.resolve()), subject.key), subject)
-        return _told_apart(list(found.values()))
+                subjects_by_file.setdefault((str(subject.path and subject.path.resolve()), subject.key), subject)
+        return _distinguished(list(subjects_by_file.values()))
     files = sorted((workspace / "exports").glob("*.onnx"), key=_file_order)
     subjects = [_from_file(path, workspace, adapters) for path in files] or _all_runs(workspace)
     if not subjects:
@@ -93,11 +92,11 @@ def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: S
             f"nothing to measure: {workspace / 'exports'} has no ONNX file and {workspace / 'training'} no run: "
             "run `ferdeploy train`, then `ferdeploy export`"
         )
-    return _told_apart(subjects)
+    return _distinguished(subjects)
 
 
-def _told_apart(subjects: list[Subject]) -> list[Subject]:
-    """The subjects, files of one name called after as many of their folders as tell them apart: `old/m`, `new/m`."""
+def _distinguished(subjects: list[Subject]) -> list[Subject]:
+    """The models, where files of the same name get as many parent folders as distinguish them: `old/m`, `new/m`."""
     keys = Counter(subject.key for subject in subjects)
     repeated = {subject.name for subject in subjects if keys[subject.key] > 1}
     deepest = max((len(subject.path.parent.resolve().parts) for subject in subjects if subject.path), default=0)
@@ -112,7 +111,7 @@ def _told_apart(subjects: list[Subject]) -> list[Subject]:
 
 
 def _under_folders(subject: Subject, depth: int) -> Subject:
-    """A file called by the last `depth` parts of its path; a run as it is."""
+    """A file named by the last `depth` parts of its path; a run keeps its name."""
     if subject.path is None:
         return subject
     name = subject.path.stem if subject.adapter else ModelName.parse(subject.path).stem
@@ -123,8 +122,7 @@ def _under_folders(subject: Subject, depth: int) -> Subject:
 def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subject]:
     if name.endswith(".onnx"):
         path = Path(name)
-        if not path.is_file():
-            raise MeasurementError(f"{name} does not exist: give a file, or the name of an export or run")
+        open_regular(path, what="model", error=MeasurementError).close()
         return [_from_file(path, workspace, adapters)]
     exports = workspace / "exports"
     files = [path for path in sorted(exports.glob("*.onnx"), key=_file_order) if ModelName.parse(path).stem == name]
@@ -137,7 +135,8 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
         {ModelName.parse(path).stem for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
     )
     raise MeasurementError(
-        f"no export and no run named {name!r} in {workspace}; there {'are ' + ', '.join(known) if known else 'is none'}"
+        f"no export and no run named {name!r} in {workspace}: "
+        + (f"choose from {', '.join(known)}" if known else "train and export one first")
     )
 
 
@@ -181,7 +180,6 @@ def _file_order(path: Path) -> tuple[int, str, int]:
     return model.stem.count("+"), model.stem, PRECISIONS.index(model.precision)
 
 
-def explain(error: BaseException) -> str:
-    """An error as one line for a row's status."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, FerDeployError) else f"{type(error).__name__}: {text}"[:300]
+def failure_text(error: BaseException) -> str:
+    """An error as one line for a row's status; an unexpected one begins with its class."""
+    return one_line(error if isinstance(error, FerDeployError) else f"{type(error).__name__}: {error}", limit=300)

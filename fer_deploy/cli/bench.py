@@ -2,233 +2,238 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from fer_deploy.bench.pages import SortKey
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import FiniteRange, data_option, open_data, workspace_option
+from fer_deploy.cli.options import (
+    FiniteRange,
+    data_option,
+    open_data,
+    options_of,
+    threads_option,
+    workspace_option,
+)
 
 if TYPE_CHECKING:
     from fer_deploy.bench.compare import Comparison
     from fer_deploy.bench.latency import LatencyPlan
-    from fer_deploy.bench.pages import SortKey
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
 
+EPILOG = """\b
+Examples:
+  ferdeploy bench                                  all of exports/
+  ferdeploy bench B+E --engine ort-cpu --threads 2
+  ferdeploy bench B --engine all --quick
+  ferdeploy bench --peer fer --peer face-api       with other packages in the same run
+  ferdeploy bench --compare benchmarks/report.json exit 1 when a figure got worse
+"""
 
-@click.command("bench")
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What a user may choose, beside names, data, threads and workspace."""
+
+    engines: tuple[str, ...] = ()
+    """Engine to measure on: ort-cpu, ort-cuda, …, torch-cpu, torch-cuda, torch-mps, each torch one also with -compiled,
+    openvino-cpu, or all. Repeat it for several. Default: ort-cpu, torch-cpu, torch-cuda, torch-mps."""
+    peers: tuple[str, ...] = ()
+    """Other package to measure in the same run: fer, facial-emotion-recognition, facex, face-api. It is installed into
+    an environment of its own on first use. Repeat it for several."""
+    adapters: tuple[Path, ...] = ()
+    """TOML file that describes how to feed another project's ONNX file. Repeat it for several."""
+    samples: int | None = None
+    """Most single calls to time per row. Default: 1000."""
+    seconds: float | None = None
+    """Most seconds for the single calls of one row. Default: 6."""
+    seed: int = 0
+    """Random seed for the measurement order."""
+    quick: bool = False
+    """Take seconds instead of minutes: 500 faces, 40 samples, no p99."""
+    no_timing: bool = False
+    """Measure accuracy and cost only."""
+    by: SortKey = "accuracy"
+    """Order of the rows of each engine."""
+    earlier: Path | None = None
+    """Earlier report.json to compare with. Exit 1 when a figure got worse; the earlier report is then kept."""
+    max_accuracy_loss: float = 0.5
+    """With --compare: percentage points of accuracy that a row may lose."""
+    max_slowdown: float = 1.1
+    """With --compare: how many times the earlier median time a row may take."""
+    report: Path | None = None
+    """Measure nothing: show, write and compare this report.json."""
+    predictions: bool = False
+    """Also write every face's probabilities, one CSV per row of the report."""
+    output: Path | None = None
+    """Folder for report.json, report.md and report.html. Default: benchmarks/ in the workspace."""
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("bench", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[NAME or FILE.onnx]...")
 @data_option
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    metavar="NAME",
-    help="ort-cpu, ort-cuda, …, torch-cpu, torch-cuda, torch-mps, each torch one also with -compiled, openvino-cpu; "
-    "repeat for several; 'all' takes every one. Default: ort-cpu, torch-cpu, torch-cuda, torch-mps.",
+@options_of(
+    BenchOptions,
+    list(BenchOptions.__dataclass_fields__),
+    flags={
+        "engines": "--engine",
+        "peers": "--peer",
+        "adapters": "--adapter",
+        "by": "--sort",
+        "earlier": "--compare",
+        "report": "--from",
+    },
+    kinds={
+        "adapters": _FILE,
+        "samples": click.IntRange(8, 1_000_000),
+        "seconds": FiniteRange(0.1, 86_400),
+        "seed": click.IntRange(0),
+        "earlier": _FILE,
+        "max_accuracy_loss": FiniteRange(0, 100),
+        "max_slowdown": FiniteRange(1),
+        "report": _FILE,
+        "output": click.Path(path_type=Path, file_okay=False),
+    },
+    into="options",
 )
-@click.option(
-    "--peer",
-    "peers",
-    multiple=True,
-    metavar="NAME",
-    help="Also measure another package in its own environment, which is installed on first use: fer, "
-    "facial-emotion-recognition, facex, face-api; repeat for several.",
-)
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A TOML file that says how to feed another's ONNX file; repeat for several.",
-)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads for every engine alike.")
-@click.option("--samples", type=click.IntRange(8), help="Single calls timed a row at most. Default: 1000.")
-@click.option("--seconds", type=FiniteRange(0.1), help="Time a row's single calls may take. Default: 6.")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the order in which rows take turns."
-)
-@click.option("--quick", is_flag=True, help="Seconds instead of minutes: 500 faces, 40 samples, no p99.")
-@click.option("--no-timing", is_flag=True, help="Score and count only.")
-@click.option(
-    "--sort",
-    "by",
-    type=click.Choice(["accuracy", "gflops", "efficiency", "latency", "name"]),
-    default="accuracy",
-    show_default=True,
-    help="What rows are sorted by, within each engine.",
-)
-@click.option(
-    "--compare",
-    "old",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="An earlier report.json: say what changed, and exit 1 when something got worse; the earlier one then stays.",
-)
-@click.option(
-    "--max-accuracy-loss",
-    type=FiniteRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="With --compare: points of accuracy that a row may lose.",
-)
-@click.option(
-    "--max-slowdown",
-    type=FiniteRange(1),
-    default=1.1,
-    show_default=True,
-    help="With --compare: how many times the old median a row may take.",
-)
-@click.option(
-    "--from",
-    "report_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Measure nothing: show, write and compare this report.json.",
-)
-@click.option("--predictions", is_flag=True, help="Also write every face's answer, one CSV a row.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where report.json, report.md and report.html go. Default: benchmarks/ in the workspace.",
-)
+@threads_option(default=1)
 @workspace_option
-def command(
-    names: tuple[str, ...],
-    data: str | None,
-    engines: tuple[str, ...],
-    peers: tuple[str, ...],
-    adapters: tuple[Path, ...],
-    threads: int,
-    samples: int | None,
-    seconds: float | None,
-    seed: int,
-    quick: bool,
-    no_timing: bool,
-    by: SortKey,
-    old: Path | None,
-    max_accuracy_loss: float,
-    max_slowdown: float,
-    report_path: Path | None,
-    predictions: bool,
-    output: Path | None,
-    workspace: Path,
-) -> None:
+def command(names: tuple[str, ...], data: str | None, options: BenchOptions, threads: int, workspace: Path) -> None:
     """Measure accuracy, cost and latency of exported files and their runs, side by side.
 
-    With no NAME, all of exports/ is measured. Accuracy needs FER2013 (--data); without it cost and times are measured,
+    Without NAME, all of exports/ is measured. Accuracy needs FER2013 (--data); without it, cost and times are measured
     and accuracy is shown as the files record it.
 
-    \b
-    Examples:
-      ferdeploy bench                                  all of exports/
-      ferdeploy bench B+E --engine ort-cpu --threads 2
-      ferdeploy bench B --engine all --quick
-      ferdeploy bench --peer fer --peer face-api       with other packages in the same run
-      ferdeploy bench --compare benchmarks/report.json exit 1 when something got worse
+    Exit 1 when a named model has no figures. A report is never replaced by one with fewer figures: that one goes to the
+    subfolder partial/.
     """
     from fer_deploy.bench.compare import Limits, compare_reports
-    from fer_deploy.bench.pages.terminal import render_report
     from fer_deploy.bench.report import load_report
-    from fer_deploy.bench.save import save_pages, save_predictions
-    from fer_deploy.cli.console import report_console
+    from fer_deploy.bench.save import folder_for, save_pages, save_predictions
 
-    folder = output or workspace / "benchmarks"
+    result: BenchResult | None = None
     with error_line(on_interrupt="Nothing was written."):
-        earlier = load_report(old) if old else None  # before anything is measured, and before it is overwritten
-        result = None
-        if report_path is None:
-            timing = None if no_timing else timing_plan(quick=quick, samples=samples, seconds=seconds, seed=seed)
-            result = measure(
-                names,
-                engines=engines,
-                peers=peers,
-                adapters=adapters,
-                threads=threads,
-                timing=timing,
-                quick=quick,
-                data=data,
-                workspace=workspace,
-            )
-        report = result.report if result else load_report(report_path) if report_path else None
-        assert report is not None
+        earlier = load_report(options.earlier) if options.earlier else None  # before it may be replaced
+        if options.report:
+            report = load_report(options.report)
+        else:
+            result = _measure(names, data=data, options=options, threads=threads, workspace=workspace)
+            report = result.report
         comparison = None
         if earlier:
-            limits = Limits(accuracy_loss=max_accuracy_loss / 100, slowdown=max_slowdown)
-            again = () if names or report_path else chosen_engines(engines)
+            limits = Limits(accuracy_loss=options.max_accuracy_loss / 100, slowdown=options.max_slowdown)
+            again = () if names or options.report else chosen_engines(options.engines)
             comparison = compare_reports(earlier, report, limits=limits, engines=again)
-        worse = comparison is not None and bool(comparison.regressions)
-        if worse and old and old.resolve() == (folder / "report.json").resolve():
-            folder /= "worse"  # else the next run would be compared with this one, and find nothing
-        written = save_pages(report, folder, by=by)  # before anything is shown: a closed pipe shall not lose it
-        if predictions and result:
-            written += save_predictions(result, folder / "predictions")
-        console = report_console()
-        console.print(render_report(report, width=console.width, by=by))
-        click.echo("wrote " + ", ".join(str(path) for path in written))
+        failures = failed_models(report, named=bool(names)) if result else {}
+        folder, kept = folder_for(
+            report,
+            options.output or workspace / "benchmarks",
+            measured_all=bool(result and not names),
+            baseline=options.earlier if comparison and comparison.regressions else None,
+        )
+    written: list[Path] = []
+    with error_line(on_interrupt=f"The files in {folder} may be of two reports: run the same command again."):
+        if not result or len(failures) < len({row.model for row in report.rows}):
+            # before anything is shown: a closed pipe must not lose the measurement
+            written = save_pages(report, folder, by=options.by)
+            if options.predictions and result:
+                written += save_predictions(result, folder / "predictions")
+        _show(report, by=options.by, written=written, kept=kept if written else "")
         if comparison and earlier:
-            show_comparison(comparison, earlier)
-    if worse:
+            _show_comparison(comparison, earlier)
+    for model, status in failures.items():
+        click.echo(f"error: {model}: {status}", err=True)
+    if failures or (comparison and comparison.regressions):
         raise SystemExit(1)
 
 
 def chosen_engines(engines: tuple[str, ...]) -> tuple[str, ...]:
-    """The engines that the words of --engine mean."""
+    """The engines that the values of --engine mean."""
     from fer_deploy.bench.engines import DEFAULT_ENGINES, ENGINES
 
     return tuple(dict.fromkeys(ENGINES if "all" in engines else engines or DEFAULT_ENGINES))
 
 
-def timing_plan(*, quick: bool, samples: int | None, seconds: float | None, seed: int) -> LatencyPlan:
-    """How much is timed, the user's own figures put in."""
+def timing_plan(options: BenchOptions) -> LatencyPlan | None:
+    """How much to time, with the user's own figures; None with --no-timing."""
     from dataclasses import replace
 
     from fer_deploy.bench.latency import QUICK, LatencyPlan
 
-    plan = replace(QUICK if quick else LatencyPlan(), seed=seed)
-    if samples is not None:
-        plan = replace(plan, samples=samples)
-    return plan if seconds is None else replace(plan, seconds=seconds)
+    if options.no_timing:
+        return None
+    plan = replace(QUICK if options.quick else LatencyPlan(), seed=options.seed)
+    if options.samples is not None:
+        plan = replace(plan, samples=options.samples)
+    return plan if options.seconds is None else replace(plan, seconds=options.seconds)
 
 
-def measure(
-    names: tuple[str, ...],
-    *,
-    engines: tuple[str, ...],
-    peers: tuple[str, ...],
-    adapters: tuple[Path, ...],
-    threads: int,
-    timing: LatencyPlan | None,
-    quick: bool,
-    data: str | None,
-    workspace: Path,
+def failed_models(report: Report, *, named: bool) -> dict[str, str]:
+    """The models that were asked for by name and have figures on no engine, each with the first reason.
+
+    Without names, peers are asked for by name all the same, and a run in which nothing has figures has failed.
+    """
+    from fer_deploy.bench.report import OK, PEER
+
+    measured = {row.model for row in report.rows if row.status == OK}
+    return {
+        row.model: row.status
+        for row in reversed(report.rows)
+        if row.model not in measured and (named or row.engine == PEER or not measured)
+    }
+
+
+def _measure(
+    names: tuple[str, ...], *, data: str | None, options: BenchOptions, threads: int, workspace: Path
 ) -> BenchResult:
-    """Run the benchmark, its progress on stderr."""
+    """Run the benchmark, with its progress on stderr."""
     from fer_deploy.bench.adapters import load_adapter
     from fer_deploy.bench.run import QUICK_ROWS, BenchPlan, run_bench
     from fer_deploy.cli.console import step_progress
 
+    timing = timing_plan(options)
     plan = BenchPlan(
         names=names,
-        engines=chosen_engines(engines),
+        engines=chosen_engines(options.engines),
         threads=threads,
         latency=timing,
         dataset=open_data(data, workspace=workspace),
-        max_rows=QUICK_ROWS if quick else None,
-        probe=not quick and timing is not None,
+        max_rows=QUICK_ROWS if options.quick else None,
+        probe=not options.quick and timing is not None,
         workspace=workspace,
-        adapters=tuple(load_adapter(path) for path in adapters),
-        peers=tuple(dict.fromkeys(peers)),
+        adapters=tuple(load_adapter(path) for path in options.adapters),
+        peers=tuple(dict.fromkeys(options.peers)),
     )
+    # a bar that redraws itself in a thread would take time from what is being measured
     with step_progress(redraw_alone=False) as progress:
         return run_bench(plan, progress=progress)
 
 
-def show_comparison(comparison: Comparison, old: Report) -> None:
+def _show(report: Report, *, by: SortKey, written: list[Path], kept: str) -> None:
+    """Print the table, the files written, and why they are not where the user expects them."""
+    from fer_deploy.bench.pages.terminal import render_report
+    from fer_deploy.cli.console import report_console
+
+    console = report_console()
+    console.print(render_report(report, width=console.width, by=by))
+    if written:
+        click.echo("wrote " + ", ".join(str(path) for path in written))
+    if kept:
+        click.echo(f"note: {kept}", err=True)
+
+
+def _show_comparison(comparison: Comparison, earlier: Report) -> None:
     """Print what changed."""
     from fer_deploy.bench.compare import comparison_lines
 
     for line in comparison_lines(comparison):
         click.echo(line)
     worse = len(comparison.regressions)
-    click.echo(f"{worse} regression{'s' if worse != 1 else ''} against the report of {old.created}")
+    click.echo(f"{worse} regression{'s' if worse != 1 else ''} against the report of {earlier.created}")

@@ -222,7 +222,7 @@ def test_a_device_is_waited_for() -> None:
 
 def test_a_missing_synchronise_is_caught() -> None:
     engine = FakeEngine(FakeTime(), [3 * MS], asynchronous=True, synchronises=False)
-    with pytest.raises(MeasurementError, match=r"leave out 100% of the wall time"):
+    with pytest.raises(MeasurementError, match=r"do not explain 100% of the wall time"):
         stream(engine).check_clock()
 
 

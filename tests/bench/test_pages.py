@@ -135,8 +135,8 @@ def test_which_face_was_taken_for_which_is_told_the_right_way_round() -> None:
     predicted[:3] = 4
     one = replace(report().rows[0], quality=measure_quality(np.eye(7)[predicted] * 0.93 + 0.01, truth))
     shown = confusion_plot(one)
-    assert f"3 of 10 {EMOTIONS[0]} faces were named {EMOTIONS[4]}" in shown
-    assert f"0 of 10 {EMOTIONS[4]} faces were named {EMOTIONS[0]}" in shown
+    assert f"3 of 10 {EMOTIONS[0]} faces were classified as {EMOTIONS[4]}" in shown
+    assert f"0 of 10 {EMOTIONS[4]} faces were classified as {EMOTIONS[0]}" in shown
     page = html_report(replace(report(), rows=(one,), pairs=()))
     cells = re.search(r"<td[^>]*>B</td>((?:<td[^>]*>100\.0</td>|<td[^>]*>70\.0</td>){7})", page)
     assert cells is not None

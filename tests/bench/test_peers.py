@@ -75,8 +75,8 @@ def test_a_failure_inside_the_package_is_told_and_survived(command: list[str]) -
     ("code", "message"),
     [
         ("import sys; sys.exit('no such package')", "the worker has ended: no such package"),
-        ("print('hello', flush=True); input()", "said 'hello', which is no answer"),
-        ("input()", "silent for 1 s"),
+        ("print('hello', flush=True); input()", "replied 'hello', which is not JSON"),
+        ("input()", "did not reply for 1 s"),
         ('print(\'{"error": "ImportError: fer"}\', flush=True); input()', "the package failed: ImportError: fer"),
     ],
 )
@@ -180,7 +180,7 @@ def test_every_peer_has_its_worker_and_exact_versions() -> None:
     for peer in PEERS.values():
         assert (WORKERS / peer.worker).is_file()
         assert any(peer.version in package for package in peer.packages)
-    with pytest.raises(UnavailableError, match="there are fer, "):
+    with pytest.raises(UnavailableError, match="choose from fer, "):
         find_peer("deepface")
 
 

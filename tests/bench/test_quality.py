@@ -127,9 +127,9 @@ def test_mcnemar_does_not_depend_on_the_order() -> None:
     ("spoil", "message"),
     [
         (lambda p: p[:-1], "expected probabilities of shape"),
-        (lambda p: p * 3, "no probability distribution"),
+        (lambda p: p * 3, "not a probability distribution"),
         (lambda p: np.where(np.arange(len(p))[:, None] == 4, np.nan, p), "answer to face 4"),
-        (lambda p: np.log(p), "no probability distribution"),
+        (lambda p: np.log(p), "not a probability distribution"),
     ],
     ids=["a face short", "not summing to one", "nan", "logits"],
 )

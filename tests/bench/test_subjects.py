@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bench_files import tiny_model
 
-from fer_deploy.bench.subjects import Subject, explain, find_subjects
+from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
 from fer_deploy.errors import MeasurementError, UnavailableError
 
 
@@ -82,7 +82,7 @@ def test_a_file_that_breaks_the_contract_is_a_subject_with_a_refusal(workspace: 
     ("names", "message"),
     [
         (["three"], "no export and no run named 'three'.*one, two"),
-        (["gone.onnx"], "gone.onnx does not exist"),
+        (["gone.onnx"], "gone.onnx: no such file"),
     ],
 )
 def test_unknown_names_say_what_there_is(workspace: Path, names: list[str], message: str) -> None:
@@ -96,8 +96,8 @@ def test_an_empty_workspace_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_reasons_are_one_line() -> None:
-    assert explain(UnavailableError("absent:\n  no CUDA")) == "absent: no CUDA"
-    assert explain(KeyError("x")) == "KeyError: 'x'"
+    assert failure_text(UnavailableError("absent:\n  no CUDA")) == "absent: no CUDA"
+    assert failure_text(KeyError("x")) == "KeyError: 'x'"
 
 
 @pytest.mark.parametrize(("record", "learned"), [('{"recipe": {"labels": "ferplus"}}', True), ("{", False)])

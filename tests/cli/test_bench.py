@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_name_and_a_file_and_an_output_folder(
 def test_absent_engines_are_lines_that_say_so(workspace: Path) -> None:
     result = bench(workspace, "--quick", "--no-timing", "--engine", "ort-cpu", "--engine", "ort-qnn")
     assert result.exit_code == 0, result.output
-    assert "2 models on ort-qnn: absent: onnxruntime" in " ".join(result.stdout.split())
+    assert "2 models on ort-qnn: ONNX Runtime" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,111 @@ def test_a_report_that_something_got_worse_than_stays(workspace: Path) -> None:
     for _ in range(2):
         worse = bench(workspace, *FAST, "--data", "synthetic:300", "--compare", str(report), "--max-slowdown", "1000")
         assert worse.exit_code == 1
-        assert "lost: two on ort-cpu, row: had figures, has none (it is not in the new report)" in worse.stdout
+        assert "lost: two on ort-cpu, row: had figures, now has none (missing from the new report)" in worse.stdout
         assert report.read_bytes() == before
     kept = json.loads((workspace / "benchmarks" / "worse" / "report.json").read_text("utf-8"))
     assert [row["name"] for row in kept["rows"]] == ["one"]
     some = bench(workspace, "one", *FAST, "--data", "synthetic:300", "--compare", str(report), "--max-slowdown", "1000")
     assert some.exit_code == 0  # the other was not asked for
+
+
+def test_a_named_model_without_figures_is_exit_1_and_writes_nothing_by_itself(workspace: Path) -> None:
+    assert bench(workspace, *FAST, "--no-timing").exit_code == 0
+    files = {path: path.read_bytes() for path in (workspace / "benchmarks").iterdir()}
+    bad = workspace / "bad.onnx"
+    bad.write_bytes(random.Random(0).randbytes(3000))
+    for name, engine in ((str(bad), "ort-cpu"), ("two", "ort-qnn")):
+        result = bench(workspace, name, "--quick", "--no-timing", "--engine", engine)
+        assert result.exit_code == 1
+        assert result.stderr.startswith(f"error: {Path(name).stem}: ")
+        assert result.stderr.count("\n") == 1
+        assert "wrote" not in result.stdout
+        assert {path: path.read_bytes() for path in (workspace / "benchmarks").iterdir()} == files
+
+
+def test_a_named_model_that_fails_does_not_take_the_others_figures(workspace: Path, tmp_path: Path) -> None:
+    (workspace / "bad.onnx").write_bytes(b"no model")
+    result = bench(workspace, "one", str(workspace / "bad.onnx"), *FAST, "--no-timing", "--output", str(tmp_path / "o"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: bad: ")
+    rows = json.loads((tmp_path / "o" / "report.json").read_text("utf-8"))["rows"]
+    assert [(row["name"], row["status"] == "ok") for row in rows] == [("one", True), ("bad", False)]
+
+
+def test_without_names_a_damaged_file_is_a_row_and_all_of_them_an_error(workspace: Path) -> None:
+    (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
+    assert bench(workspace, *FAST, "--no-timing").exit_code == 0
+    for name in ("one", "two"):
+        (workspace / "exports" / f"{name}.onnx").write_bytes(b"no model")
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 1
+    assert [line.partition(": ")[2].partition(":")[0] for line in result.stderr.splitlines()] == ["two", "one", "bad"]
+
+
+DATA = ("--data", "synthetic:300")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["one", *FAST, *DATA], "a row two on ort-cpu"),
+        ([*FAST], "accuracy on synthetic"),
+        ([*FAST, *DATA, "--no-timing"], "the times of one on ort-cpu (and 1 more)"),
+        ([*FAST, "--data", "synthetic:100"], "50 scored faces instead of "),
+        (["--quick", "--engine", "openvino-cpu", *DATA], "a row one on ort-cpu"),
+    ],
+)
+def test_a_complete_report_is_never_replaced_by_a_poorer_one(
+    workspace: Path, arguments: list[str], reason: str
+) -> None:
+    assert bench(workspace, *FAST, *DATA).exit_code == 0
+    folder = workspace / "benchmarks"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(2):
+        result = bench(workspace, *arguments)
+        assert result.exit_code == 0, result.output
+        assert f"note: {folder / 'report.json'} was kept, it has what the new report lacks: {reason}" in result.stderr
+        assert "delete it first, or choose another folder with --output" in result.stderr
+        assert f"wrote {folder / 'partial' / 'report.json'}" in result.stdout
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_complete_run_replaces_the_report_also_when_a_model_is_gone_or_new(workspace: Path) -> None:
+    assert bench(workspace, *FAST, *DATA).exit_code == 0
+    (workspace / "exports" / "two.onnx").unlink()
+    (workspace / "exports" / "three.onnx").write_bytes(tiny_model(seed=3, name="three"))
+    result = bench(workspace, *FAST, *DATA)
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads((workspace / "benchmarks" / "report.json").read_text("utf-8"))
+    assert [row["name"] for row in report["rows"]] == ["one", "three"]
+    (workspace / "exports" / "three.onnx").write_bytes(b"damaged")
+    assert "figures of three on ort-cpu, which failed now: " in bench(workspace, *FAST, *DATA).stderr
+
+
+@pytest.mark.parametrize("content", ["{}", "", "[" * 100_000, '{"format": "ferdeploy-bench", "version": 2}'])
+def test_a_file_that_is_not_a_report_of_this_version_is_not_replaced(workspace: Path, content: str) -> None:
+    path = workspace / "benchmarks" / "report.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 0, result.output
+    assert "was kept" in result.stderr
+    assert path.read_text() == content
+    assert (path.parent / "partial" / "report.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["missing", "pipe", "folder"])
+def test_a_named_file_that_is_none_is_one_line(workspace: Path, kind: str) -> None:
+    path = workspace / "it.onnx"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    result = bench(workspace, str(path), *FAST)
+    assert result.exit_code == 1
+    message = {"missing": "no such file", "pipe": "a named pipe, not a model", "folder": "a folder, not a model"}[kind]
+    assert f"error: {path}: {message}" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
@@ -179,7 +279,7 @@ def test_what_is_no_number_is_in_no_range(workspace: Path) -> None:
     for number in ("nan", "inf"):
         result = bench(workspace, "--seconds", number)
         assert result.exit_code == 2
-        assert f"'{number}' is not" in result.output
+        assert number in result.output
 
 
 def test_a_damaged_report_is_refused(workspace: Path) -> None:

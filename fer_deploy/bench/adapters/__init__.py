@@ -1,8 +1,8 @@
-"""How to feed other people's ONNX files: an adapter is a small TOML file with input layout, scaling and label map.
+"""How to feed other projects' ONNX files: an adapter is a TOML file with input layout, scaling and label map.
 
     name = "emotion-ferplus"
     source = "where the file is published, for the report"
-    files = ["emotion-ferplus*.onnx"]        # file names that it is for
+    files = ["emotion-ferplus*.onnx"]        # file names that it applies to
     labels = ["neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "-"]
 
     [input]
@@ -10,16 +10,16 @@
     layout = "nchw"                          # or "nhwc"
     channels = "grey"                        # or "rgb", "bgr"
     size = [64, 64]                          # height, width
-    scale = 1.0                              # the value that goes in is (pixel * scale - mean) / deviation,
-    mean = 0.0                               # pixel being 0 to 255; mean and deviation may be lists, one a channel
+    scale = 1.0                              # the network gets (pixel * scale - mean) / deviation, pixels 0 to 255;
+    mean = 0.0                               # mean and deviation may be lists with one value per channel
     deviation = 1.0
-    fixed_batch = true                       # the file takes one face at a time
+    fixed_batch = true                       # the file takes one face per call
 
     [output]
     name = "Plus692_Output_0"
     kind = "logits"                          # or "probabilities"
 
-A label "-" is an answer that FER2013 does not have: its share is dropped, and the others are scaled to sum to one.
+The label "-" stands for a class that FER2013 lacks: its share is dropped, and the others are scaled to sum to one.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ Layout = Literal["nchw", "nhwc"]
 Channels = Literal["grey", "rgb", "bgr"]
 OutputKind = Literal["probabilities", "logits"]
 DROPPED = "-"
-"""The label of an answer that is none of the seven."""
+"""The label of a class that is none of the seven."""
 
 
 @dataclass(frozen=True)
 class AdapterInput:
-    """What a foreign network takes."""
+    """The input of a foreign network."""
 
     name: str
     layout: Layout
@@ -59,15 +59,15 @@ class AdapterInput:
     """Height and width, in pixels."""
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
-    """One value, or one a channel, in the order of `channels`."""
+    """One value, or one per channel in the order of `channels`."""
     deviation: tuple[float, ...] = (1.0,)
     fixed_batch: bool = False
-    """Whether the file takes one face at a time only."""
+    """Whether the file takes exactly one face per call."""
 
 
 @dataclass(frozen=True)
 class AdapterOutput:
-    """What a foreign network gives."""
+    """The output of a foreign network."""
 
     name: str
     kind: OutputKind
@@ -75,7 +75,7 @@ class AdapterOutput:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How to feed one published ONNX file, and how to read its answer."""
+    """How to feed one published ONNX file, and how to read its answers."""
 
     name: str
     source: str
@@ -117,14 +117,14 @@ class Adapter:
 
 
 def shipped_adapters() -> tuple[Adapter, ...]:
-    """The adapters that come with this package."""
+    """The adapters in this package."""
     folder = resources.files(__package__)
     texts = {entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".toml")}
     return tuple(parse_adapter(texts[name], source=name) for name in sorted(texts))
 
 
 def load_adapter(path: Path) -> Adapter:
-    """Read an adapter file; DataError naming file and key when it is wrong."""
+    """Read an adapter file; DataError names the file and the wrong key."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
@@ -134,9 +134,9 @@ def load_adapter(path: Path) -> Adapter:
     return parse_adapter(text, source=str(path))
 
 
-def find_adapter(path: Path, own: Sequence[Adapter] = ()) -> Adapter | None:
-    """The adapter for an ONNX file by its file name, the user's own first; None for a file of ours."""
-    for adapter in (*own, *shipped_adapters()):
+def find_adapter(path: Path, adapters: Sequence[Adapter] = ()) -> Adapter | None:
+    """The adapter for an ONNX file by its name, from the user's `adapters`, then this package's; None for our files."""
+    for adapter in (*adapters, *shipped_adapters()):
         if any(fnmatch.fnmatchcase(path.name.lower(), pattern.lower()) for pattern in adapter.files):
             return adapter
     return None
@@ -206,7 +206,7 @@ def _check_keys(table: dict[str, Any], model: type, *, source: str) -> None:
     unknown, missing = sorted(set(table) - known), sorted(known - optional - set(table))
     if unknown or missing:
         what = f"unknown key {unknown[0]!r}" if unknown else f"the key {missing[0]!r} is missing"
-        raise DataError(f"{source}: {what}; an adapter has {', '.join(sorted(known))}")
+        raise DataError(f"{source}: {what}: the keys are {', '.join(sorted(known))}")
 
 
 def _choice(value: Any, kind: Any, where: str) -> Any:

@@ -1,7 +1,7 @@
-"""The engines that can answer faces, by name, and the one way to open a subject on one of them.
+"""The engines by name, and how to open a model on one of them.
 
-An engine that is absent, or that silently computes somewhere else than it was asked to, is an error with a reason
-(UnavailableError, MeasurementError); the report makes a row of it.
+An engine that is absent, or that silently computes on another device, is an error with a reason (UnavailableError,
+MeasurementError); the report shows it as a row.
 """
 
 from __future__ import annotations
@@ -20,62 +20,62 @@ from fer_deploy.model.session import PROVIDERS, pad_batch
 TORCH_ENGINES: tuple[str, ...] = (
     "torch-cpu", "torch-cpu-compiled", "torch-cuda", "torch-cuda-compiled", "torch-mps", "torch-mps-compiled",
 )  # fmt: skip
-"""The run's own network behind the same uint8-to-probabilities module, eager or through torch.compile."""
+"""The run's network in the same uint8-to-probabilities module as in the export, eager or with torch.compile."""
 
 ORT_ENGINES: tuple[str, ...] = tuple(f"ort-{name}" for name in PROVIDERS)
-"""ONNX Runtime on each provider that it may have."""
+"""ONNX Runtime on each of its possible providers."""
 
 ENGINES: tuple[str, ...] = (*ORT_ENGINES, *TORCH_ENGINES, "openvino-cpu")
 """Every engine by name."""
 
 DEFAULT_ENGINES: tuple[str, ...] = ("ort-cpu", "torch-cpu", "torch-cuda", "torch-mps")
-"""What a run measures when no engine is named."""
+"""The engines of a run that names none."""
 
 SCORE_BATCH = 64
-"""Faces to a call when a split is scored."""
+"""Faces per call when a split is scored."""
 
 
 class EngineSession(Session, Protocol):
-    """A subject opened on an engine."""
+    """A model opened on an engine."""
 
     provider: str
-    """The provider or device really in use."""
+    """The provider or device in use."""
     note: str | None
-    """What a reader should know of how it computes; None when there is nothing."""
+    """How it computes, where that needs explanation; else None."""
     host_memory: bool
     """Whether the engine computes in the host's memory, so that there are no copies to time."""
 
 
 def check_engine(name: str) -> None:
-    """Refuse an engine that does not exist (UnavailableError, with the ones that do)."""
+    """Raise UnavailableError, which lists the engines, for an unknown name."""
     if name not in ENGINES and not name.startswith("ort-"):
-        raise UnavailableError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
+        raise UnavailableError(f"there is no engine {name!r}: choose from {', '.join(ENGINES)}")
 
 
 def applies(subject: Subject, engine: str) -> bool:
-    """Whether a row for this pair makes sense: PyTorch runs no quantised or foreign file, OpenVINO no adapter."""
+    """Whether an engine can run a model: PyTorch runs no quantised or foreign file, OpenVINO no adapter."""
     if engine.startswith("torch-"):
         return subject.kind in ("file", "run") and subject.precision == "fp32"
     return engine != "openvino-cpu" or subject.adapter is None
 
 
 def open_session(subject: Subject, engine: str, *, threads: int) -> EngineSession:
-    """Open a subject on an engine.
+    """Open a model on an engine.
 
     Args:
-        subject: what to open.
+        subject: the model.
         engine: one of ENGINES.
-        threads: threads that the engine may use on the host, at least 1.
+        threads: threads of the engine on the host, at least 1.
 
     Raises:
         UnavailableError: the engine, its device or its package is absent.
-        MeasurementError: it computes elsewhere than asked, or the subject was refused.
+        MeasurementError: the engine computes on another device, or the model was refused.
         FerDeployError: the file or the runs cannot be used.
     """
     if subject.refusal:
         raise MeasurementError(subject.refusal)
     if subject.path is None and not engine.startswith("torch-"):
-        raise MeasurementError(f"no file: write it with `ferdeploy export {subject.name}`")
+        raise MeasurementError(f"this run has no file: write it with `ferdeploy export {subject.name}`")
     if engine.startswith("torch-"):
         from fer_deploy.bench.engines.pytorch import open_torch
 
@@ -90,13 +90,12 @@ def open_session(subject: Subject, engine: str, *, threads: int) -> EngineSessio
 
 
 def score(session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATCH) -> NDArray[np.float32]:
-    """The session's probabilities of every face, float32 (n, 7).
+    """The session's probabilities for every face, float32 (n, 7).
 
     Args:
         session: any opened session.
         faces: grey, uint8 (n, 48, 48), or RGB, uint8 (n, 48, 48, 3).
-        batch: faces to a call, where the model leaves the choice; a model of one batch size has its last one filled up
-            by repeating a face.
+        batch: faces per call; a model with a fixed batch ignores it, and its last batch is padded with repeated faces.
     """
     size = session.fixed_batch or batch
     parts = []
@@ -109,13 +108,13 @@ def score(session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATC
 
 
 def rgb(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Faces as contiguous RGB, uint8 (n, h, w, 3): grey ones get three equal channels."""
+    """Faces as contiguous RGB, uint8 (n, height, width, 3): grey faces get three equal channels."""
     return np.ascontiguousarray(faces if faces.ndim == 4 else np.repeat(faces[..., None], 3, axis=3))
 
 
 def fixed_axes(shape: Sequence[int | None]) -> int | None:
-    """The fixed batch of an input (batch, height, width, ...); MeasurementError when it takes no 48x48 faces."""
+    """The fixed batch of an input (batch, height, width, ...); MeasurementError when it does not accept 48x48 faces."""
     batch, height, width = shape[:3]
     if height not in (None, 48) or width not in (None, 48):
-        raise MeasurementError(f"the file takes faces of {height}x{width} only, and 48x48 ones are measured")
+        raise MeasurementError(f"the file accepts faces of {height}x{width} alone: only files for 48x48 are measured")
     return batch

@@ -1,4 +1,4 @@
-"""ONNX Runtime on any of its providers, with its silent fallback to the CPU turned into an error."""
+"""ONNX Runtime on any of its providers; its silent fallback to the CPU is an error here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEVICE_MEMORY = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "
 """Providers that compute in memory of their own, and ONNX Runtime's name for it."""
 
 _SETTINGS = {
-    # Between blocks another engine is measured: threads that still spin would take its cores.
+    # Other engines are measured between blocks: threads that still spin would take their cores.
     "session.force_spinning_stop": "1",
     "session.record_ep_graph_assignment_info": "1",
 }
@@ -35,7 +35,7 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
 
     Raises:
         UnavailableError: this ONNX Runtime has no such provider.
-        MeasurementError: ONNX Runtime computes elsewhere, or the file takes other faces.
+        MeasurementError: ONNX Runtime computes elsewhere, or the file does not accept 48x48 faces.
     """
     (wanted,) = provider_names([provider])
     assert subject.path is not None
@@ -52,17 +52,17 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
 
 
 def check_provider(session: Any, wanted: str) -> str | None:
-    """Hold a session against the provider that was asked for.
+    """Check that a session uses the requested provider.
 
     Returns:
-        A note when some nodes are computed by the CPU (shapes are, on every device); None when none is.
+        A note when the CPU computes some nodes (it computes shapes on every device); else None.
 
     Raises:
-        MeasurementError: ONNX Runtime fell back: the provider is not in use, or was given no node.
+        MeasurementError: ONNX Runtime fell back: the provider is not in use, or has no node.
     """
     in_use = session.get_providers()
     if wanted not in in_use:
-        raise MeasurementError(f"silent fallback: {wanted} was asked for, onnxruntime uses {', '.join(in_use)}")
+        raise MeasurementError(f"silent fallback: {wanted} was requested, ONNX Runtime uses {', '.join(in_use)}")
     if wanted == CPU or not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     counts: dict[str, int] = {}
@@ -71,13 +71,13 @@ def check_provider(session: Any, wanted: str) -> str | None:
     total = sum(counts.values())
     if not counts.get(wanted):
         where = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        raise MeasurementError(f"silent fallback: {wanted} was asked for and given none of {total} nodes ({where})")
+        raise MeasurementError(f"silent fallback: {wanted} was requested and computes none of {total} nodes ({where})")
     elsewhere = total - counts[wanted]
     return f"{elsewhere} of {total} nodes on the CPU" if elsewhere else None
 
 
 class HostSession:
-    """A session whose provider computes in the host's memory, or does its own copies."""
+    """A session whose provider computes in the host's memory, or copies by itself."""
 
     host_memory = True
 
@@ -90,7 +90,7 @@ class HostSession:
         self.fixed_batch = fixed_batch
 
     def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Nothing to move."""
+        """Nothing to copy."""
         return faces
 
     def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -102,12 +102,12 @@ class HostSession:
         """`run` returns when it is done."""
 
     def download(self, answer: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nothing to move."""
+        """Nothing to copy."""
         return answer
 
 
 class DeviceSession(HostSession):
-    """A session on a device with memory of its own: copies are made, and timed, apart."""
+    """A session on a device with its own memory: copies are explicit and timed apart."""
 
     host_memory = False
 
@@ -123,7 +123,7 @@ class DeviceSession(HostSession):
         return onnxruntime.OrtValue.ortvalue_from_numpy(faces, self._device, 0)
 
     def compute(self, uploaded: Any) -> Any:
-        """Run the file on faces that are on the device; the answer stays there."""
+        """Run the file on faces in the device's memory; the answer stays there."""
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, uploaded)
         binding.bind_output(self._output, self._device)
@@ -143,7 +143,7 @@ class DeviceSession(HostSession):
 
 
 class AdaptedSession(HostSession):
-    """A foreign file: its adapter's preparation is part of the call, as it is for whoever embeds the file."""
+    """A foreign file. The adapter's preprocessing is part of the timed call, as in an app that embeds the file."""
 
     def __init__(self, session: Any, provider: str, *, note: str | None, adapter: Adapter) -> None:
         super().__init__(session, provider, note=note, fixed_batch=1 if adapter.input.fixed_batch else None)
@@ -152,12 +152,12 @@ class AdaptedSession(HostSession):
             ("output", adapter.output.name, session.get_outputs()),
         ):
             if name not in {end.name for end in ends}:
-                there = ", ".join(end.name for end in ends)
-                raise MeasurementError(f"adapter {adapter.name}: the file has no {what} {name!r}, only {there}")
+                known = ", ".join(end.name for end in ends)
+                raise MeasurementError(f"adapter {adapter.name}: the file has no {what} {name!r}, only {known}")
         self._input, self._output = adapter.input.name, adapter.output.name
         self._adapter = adapter
 
     def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Prepare the faces, run the file, map its answers to the seven labels."""
+        """Preprocess the faces, run the file, map its answers to the seven labels."""
         answer = self._session.run([self._output], {self._input: self._adapter.prepare(uploaded)})[0]
         return self._adapter.read(answer)

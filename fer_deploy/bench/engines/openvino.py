@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, reading the same ONNX file, in 32-bit arithmetic wherever the file has 32-bit numbers."""
+"""OpenVINO on the CPU with the same ONNX file, in 32-bit arithmetic wherever the file has 32-bit numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.engines import EngineSession, fixed_axes
 from fer_deploy.bench.subjects import Subject
-from fer_deploy.errors import MeasurementError, UnavailableError, install
+from fer_deploy.errors import MeasurementError, UnavailableError, install, one_line
 
 
 def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
@@ -17,7 +17,7 @@ def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
 
     Raises:
         UnavailableError: openvino is not installed.
-        MeasurementError: OpenVINO cannot read the file, or the file takes other faces.
+        MeasurementError: OpenVINO cannot read the file, or the file does not accept 48x48 faces.
     """
     try:
         import openvino
@@ -37,14 +37,14 @@ def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
             },
         )
     except RuntimeError as error:
-        raise MeasurementError(f"openvino cannot load it: {' '.join(str(error).split())[:200]}") from error
+        raise MeasurementError(f"openvino cannot load it: {one_line(error)}") from error
     shape = compiled.inputs[0].partial_shape
     fixed_batch = fixed_axes([None if axis.is_dynamic else axis.get_length() for axis in shape])
     return OpenVinoSession(compiled, fixed_batch=fixed_batch)
 
 
 class OpenVinoSession:
-    """A compiled model and one request, which is used again for every call."""
+    """A compiled model and one request, which serves every call."""
 
     host_memory = True
     note: str | None = None
@@ -57,11 +57,11 @@ class OpenVinoSession:
         self.fixed_batch = fixed_batch
 
     def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Nothing to move."""
+        """Nothing to copy."""
         return faces
 
     def compute(self, uploaded: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the file; the answer is copied out of the request, which the next call overwrites."""
+        """Run the file, and copy the answer: the next call overwrites the request's."""
         answer: NDArray[np.float32] = self._request.infer([uploaded])[self._output]
         return np.array(answer, dtype=np.float32)
 
@@ -69,5 +69,5 @@ class OpenVinoSession:
         """`infer` returns when it is done."""
 
     def download(self, answer: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Nothing to move."""
+        """Nothing to copy."""
         return answer

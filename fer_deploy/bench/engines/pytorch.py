@@ -1,4 +1,4 @@
-"""PyTorch, eager or compiled, on the CPU, CUDA or MPS: the runs' own networks behind the graph that is exported."""
+"""PyTorch, eager or compiled, on the CPU, CUDA or MPS: the runs' networks in the module that is exported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_torch(subject: Subject, engine: str, *, threads: int) -> EngineSession:
-    """Open a subject's runs in PyTorch.
+    """Open a model's runs in PyTorch.
 
     Args:
         subject: a run, or a file whose runs are in the workspace.
@@ -29,7 +29,7 @@ def open_torch(subject: Subject, engine: str, *, threads: int) -> EngineSession:
 
     Raises:
         UnavailableError: torch or the device is absent.
-        MeasurementError: the runs' weights are not the file's.
+        MeasurementError: the runs have other weights than the file.
         RunError: a run is incomplete or damaged.
     """
     _, device, *compiled = engine.split("-")
@@ -39,13 +39,13 @@ def open_torch(subject: Subject, engine: str, *, threads: int) -> EngineSession:
     from fer_deploy.export.build import folded
 
     torch.set_num_threads(threads)
-    # batch norms folded, as in the exported file: what is left to compare is the engine
+    # batch norms folded, as in the exported file, so that only the engines differ
     classifier = folded(build_classifier(subject)).to(device)
     return TorchSession(classifier, device, compiled=bool(compiled))
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that this PyTorch does not have (UnavailableError)."""
+    """Raise UnavailableError where this PyTorch lacks a device."""
     try:
         import torch
     except ImportError as error:
@@ -57,16 +57,16 @@ def check_device(device: str) -> None:
 
 
 def build_classifier(subject: Subject) -> FaceClassifier:
-    """The subject as one torch module, uint8 faces to probabilities, in evaluation mode on the CPU.
+    """The model as one torch module, uint8 faces to probabilities, in evaluation mode on the CPU.
 
     Raises:
-        MeasurementError: the runs are not there, or have other weights than the file says.
+        MeasurementError: the runs are missing, or have other weights than the file.
     """
     from fer_deploy.export.graph import FaceClassifier, Member
     from fer_deploy.training.run import Run
 
     if not subject.runs:
-        raise MeasurementError("its runs are not in the workspace's training/ folder")
+        raise MeasurementError("its runs are missing from the workspace's training/ folder")
     contract = subject.contract
     names = contract.members if contract else (subject.name,)
     temperatures = (contract.temperatures if contract else ()) or (None,) * len(names)
@@ -102,7 +102,7 @@ def build_classifier(subject: Subject) -> FaceClassifier:
 
 
 class TorchSession:
-    """A classifier on a device. The network is kept in channels-last memory, which every device prefers."""
+    """A classifier on a device, in channels-last memory, which is fastest on every device."""
 
     fixed_batch: int | None = None
 
@@ -119,11 +119,11 @@ class TorchSession:
         self._call: Any = torch.compile(classifier) if compiled else classifier
 
     def upload(self, faces: NDArray[np.uint8]) -> torch.Tensor:
-        """Copy the faces to the device; on the CPU they are used where they lie."""
+        """Copy the faces to the device; on the CPU nothing is copied."""
         return self._torch.from_numpy(faces).to(self._device, non_blocking=True)
 
     def compute(self, uploaded: torch.Tensor) -> torch.Tensor:
-        """Run the network without keeping what gradients need."""
+        """Run the network in inference mode."""
         with self._torch.inference_mode():
             answer: torch.Tensor = self._call(uploaded)
         return answer

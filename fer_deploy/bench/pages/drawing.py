@@ -1,7 +1,7 @@
-"""A few SVG shapes and scales: enough to draw the report's plots without a plotting library.
+"""SVG shapes and scales for the report's plots, without a plotting library.
 
-Colours are CSS classes, so that one drawing serves light and dark pages; `STYLE` defines them. Everything is text in,
-text out, and the same input gives the same drawing.
+Colours are CSS classes, so that one drawing suits light and dark pages; `STYLE` defines them. The same input gives the
+same drawing.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ STYLE = """
   .plot .hollow { fill: none; }
 }
 """
-"""The colours are Okabe and Ito's, which people who do not see all colours can tell apart."""
+"""The colours are Okabe and Ito's, which colour-blind readers can distinguish."""
 
 CHARACTER = 6.4
-"""The width that a character of a label is taken to have, in pixels."""
+"""Assumed width of a label's character, in pixels."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From figures to pixels along one axis, linear or logarithmic."""
+    """Maps figures to pixels along one axis, linear or logarithmic."""
 
     low: float
     high: float
@@ -59,7 +59,7 @@ class Scale:
     logarithmic: bool = False
 
     def at(self, value: float) -> float:
-        """The pixel of a figure; figures outside are held to the ends."""
+        """The pixel of a figure; figures outside the axis are clipped to its ends."""
         value = min(max(value, self.low), self.high)
         if self.logarithmic:
             share = math.log(value / self.low) / math.log(self.high / self.low)
@@ -92,7 +92,7 @@ def spread(values: Iterable[float], *, logarithmic: bool) -> tuple[float, float]
 
 
 def svg(width: int, height: int, parts: Iterable[str], *, title: str, standalone: bool = False) -> str:
-    """A drawing; a standalone one carries its style and namespace."""
+    """A drawing; a standalone one includes its style and namespace."""
     style = f"<style>{STYLE}</style>" if standalone else ""
     space = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
     body = "\n".join(parts)
@@ -114,7 +114,7 @@ def text(x: float, y: float, content: str, *, anchor: str = "start", style: str 
 
 
 def turned_text(x: float, y: float, content: str) -> str:
-    """A text that reads upwards, its middle at (x, y)."""
+    """A text that reads upwards, centred at (x, y)."""
     turn = f"rotate(-90 {x:.1f} {y:.1f})"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" transform="{turn}">{escape(content)}</text>'
 
@@ -151,9 +151,9 @@ MOST_OVERLAP = 30.0
 def place_labels(
     labels: Sequence[Label], *, left: float, right: float, top: float, bottom: float
 ) -> list[tuple[float, float, str, str]]:
-    """Where to write each label: (x, y, anchor, text), tried at its corners first.
+    """Where to write each label, as (x, y, anchor, text): at one of its corners if possible.
 
-    The first ones have the choice. Where there is no room that does not hide another the text is empty.
+    Earlier labels choose first. A label without room has an empty text.
     """
     taken = [(label.x - 5, label.y - 5, label.x + 5, label.y + 5) for label in labels]
     placed = []
@@ -189,7 +189,7 @@ def place_labels(
 
 
 def number(value: float) -> str:
-    """A tick's figure without useless zeros."""
+    """A tick's figure without trailing zeros."""
     return f"{value:.10f}".rstrip("0").rstrip(".") if value < 1e6 else f"{value:g}"
 
 

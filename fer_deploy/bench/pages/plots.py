@@ -1,4 +1,4 @@
-"""The report's plots, as SVG: accuracy against cost and time, confusion, calibration, distributions of times."""
+"""The report's plots as SVG: accuracy against cost and time, confusion, calibration, distributions of times."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ SERIES: tuple[tuple[str, str], ...] = (
     ("others' ONNX files", "square"),
     ("the study, recorded", "diamond"),
 )
-"""Name and shape of each series; its place is its colour's number in drawing.STYLE."""
+"""Name and shape of each series; its index is the number of its colour in drawing.STYLE."""
 
 STUDY = len(SERIES) - 1
 
 
 def series_of(row: Row) -> int:
-    """The series that a row belongs to."""
+    """The index of a row's series."""
     if row.engine == PEER:
         return 3
     if row.kind == "foreign":
@@ -68,7 +68,7 @@ def series_of(row: Row) -> int:
 
 
 def cost_plot(report: Report, *, standalone: bool = False) -> str:
-    """Accuracy against GFLOPs, one point a model, the study's recorded ones beside them. Empty where there is none."""
+    """Accuracy against GFLOPs, one point per model, with the study's recorded figures; empty without points."""
     points = []
     seen = set()
     for row in report.rows:
@@ -97,7 +97,7 @@ def cost_plot(report: Report, *, standalone: bool = False) -> str:
 
 
 def latency_plot(report: Report, *, device: str = "cpu", standalone: bool = False) -> str:
-    """Accuracy against median single-face time on one kind of device. Empty where there is no such row."""
+    """Accuracy against median single-face time on one kind of device; empty without points."""
     points = [
         _point(row, row.model, row.face_ms, f"median {milliseconds(row.face_ms)} ms on {row.engine}")
         for row in report.rows
@@ -161,7 +161,7 @@ def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: st
 
 
 def _without_repeats(name: str) -> str:
-    """A fused model's name with a mirrored view written short: `B+B~mirror` is `B+~mirror`."""
+    """A fused model's name with a mirrored view abbreviated: `B+B~mirror` becomes `B+~mirror`."""
     members = name.split("+")
     return "+".join(
         MIRROR + member.partition(MIRROR)[2] if MIRROR in member and member.partition(MIRROR)[0] in members else member
@@ -170,7 +170,7 @@ def _without_repeats(name: str) -> str:
 
 
 def _front_line(points: Sequence[Point], front: set[str], horizontal: Scale, vertical: Scale, right: float) -> str:
-    """Steps through the front: what accuracy can be had for a cost."""
+    """Steps through the front: the best accuracy at each cost."""
     best = sorted((point for point in points if point.key in front), key=lambda point: (point.x, point.accuracy))
     steps: list[tuple[float, float]] = []
     for point in best:
@@ -195,7 +195,7 @@ def _legend(series: Sequence[int], left: float, y: float) -> list[str]:
 
 
 def confusion_plot(row: Row) -> str:
-    """The confusion matrix: each label's faces by what they were taken for, in per cent of the label."""
+    """The confusion matrix: each label's faces by predicted class, in per cent of the label."""
     assert row.quality is not None
     cell, left, top = 44, 66, 40
     side = cell * len(EMOTIONS)
@@ -210,7 +210,7 @@ def confusion_plot(row: Row) -> str:
         for column, count in enumerate(counts):
             share = count / total if total else 0.0
             x, y = left + column * cell, top + at * cell
-            tip = f"{count} of {total} {EMOTIONS[at]} faces were named {EMOTIONS[column]}"
+            tip = f"{count} of {total} {EMOTIONS[at]} faces were classified as {EMOTIONS[column]}"
             place = f'x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}"'
             style = "small light" if share > 0.45 else "small"
             shapes = [
@@ -222,7 +222,7 @@ def confusion_plot(row: Row) -> str:
 
 
 def calibration_plot(row: Row) -> str:
-    """The reliability diagram: how often answers of each confidence are right; on the diagonal is as sure as right."""
+    """The reliability diagram: accuracy by confidence; a calibrated classifier lies on the diagonal."""
     assert row.quality is not None
     left, top, side = 46, 30, 240
     bottom = top + side
@@ -242,7 +242,7 @@ def calibration_plot(row: Row) -> str:
     parts.append(
         text(left + side / 2, bottom + 32, "confidence; width: share of the faces", anchor="middle", style="small")
     )
-    parts.append(turned_text(14, (top + bottom) / 2, "right"))
+    parts.append(turned_text(14, (top + bottom) / 2, "accuracy"))
     return svg(left + side + 10, bottom + 40, parts, title=f"Calibration of {row.label}")
 
 
@@ -257,12 +257,12 @@ def _calibration_bar(group: CalibrationBin, most: int, horizontal: Scale, vertic
         f'<rect class="bar c0" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{vertical.at(0) - y:.1f}"/>'
         + mark(horizontal.at(group.confidence), y, "c1", size=2.6)
     )
-    tip = f"{group.count} answers of mean confidence {group.confidence:.1%}: {group.accuracy:.1%} right"
+    tip = f"{group.count} answers of mean confidence {group.confidence:.1%}: {group.accuracy:.1%} correct"
     return hover([shape], tip)
 
 
 def distribution_plot(rows: Sequence[Row]) -> str:
-    """Every sample of every row's single calls, as a histogram on a common logarithmic axis. Empty without rows."""
+    """Every sample of every row's single calls as a histogram on a common logarithmic axis; empty without times."""
     timed = [row for row in rows if row.latency is not None]
     if not timed:
         return ""
@@ -280,7 +280,7 @@ def distribution_plot(rows: Sequence[Row]) -> str:
         assert row.latency is not None
         base = top + step * (index + 1) - 4
         counts, _ = np.histogram(samples[row.label], bins=edges)
-        heights = np.sqrt(counts / counts.max()) * (step - 10)  # the root, so that single slow calls are seen
+        heights = np.sqrt(counts / counts.max()) * (step - 10)  # the root makes single slow calls visible
         outline: list[tuple[float, float]] = [(left, base)]
         for place, rise in enumerate(heights):
             outline += [(horizontal.at(edges[place]), base - rise), (horizontal.at(edges[place + 1]), base - rise)]

@@ -1,8 +1,8 @@
-"""Other people's packages, measured in the same run: each in an environment and a process of its own.
+"""Other packages, measured in the same run, each in its own environment and process.
 
-A peer is a package whose weights ship with it. Its environment is made only when the peer is asked for, in the user's
-cache folder, with the versions that `PEERS` states; its worker, a file in `workers/`, calls the package as the
-package's own documentation says, without its face detector, since FER2013's faces are crops.
+A peer is a package whose weights ship with it. Its environment is created in the user's cache folder when the peer is
+first requested, with the versions in `PEERS`. Its worker, a file in `workers/`, calls the package as the package's
+documentation describes, without its face detector: FER2013's faces are crops.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ class Peer:
     """A package to compare with.
 
     Attributes:
-        name: as it is asked for.
-        version: of the package.
-        language: what runs its worker.
-        packages: installed without their own requirements, exactly these.
-        requirements: installed with theirs: what the peer's classifier needs, without its detectors and video tools.
-        worker: the worker's file, in `workers/`.
-        call: how the worker calls it, for the report.
-        trained_on: what its authors say it was trained on, so far as they do.
+        name: the value of --peer.
+        version: the package's version.
+        language: what its worker is written in.
+        packages: exactly these are installed, without their requirements.
+        requirements: installed with their own requirements: what the peer's classifier needs, without its detectors and
+            video tools.
+        worker: the worker's file in `workers/`.
+        call: how the worker calls the package, for the report.
+        trained_on: the training data, as far as the authors state it.
     """
 
     name: str
@@ -96,8 +97,8 @@ PEERS: Mapping[str, Peer] = MappingProxyType({peer.name: peer for peer in _PEERS
 
 
 def find_peer(name: str) -> Peer:
-    """The peer of a name; UnavailableError, with the names that there are."""
+    """The peer with a name; UnavailableError lists the names."""
     try:
         return PEERS[name]
     except KeyError:
-        raise UnavailableError(f"there is no peer {name!r}; there are {', '.join(PEERS)}") from None
+        raise UnavailableError(f"there is no peer {name!r}: choose from {', '.join(PEERS)}") from None

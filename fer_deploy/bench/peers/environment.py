@@ -1,7 +1,7 @@
-"""Make a peer's environment: a virtual environment, or a folder of Node packages, in the user's cache folder.
+"""Create a peer's environment: a virtual environment or a folder of Node packages in the user's cache folder.
 
-Nothing is installed unless a peer is asked for. An environment gets its mark when it is complete, so that a stopped
-installation leaves nothing that looks finished.
+Nothing is installed unless a peer is requested. A complete environment gets a mark, so that an interrupted installation
+is not mistaken for a finished one.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from fer_deploy.bench.peers import Peer
-from fer_deploy.errors import UnavailableError
+from fer_deploy.errors import UnavailableError, one_line
 from fer_deploy.machine import cache_folder
 
 NEEDED_BYTES = 8_000_000_000
-"""Free disk space below which no environment is made: TensorFlow and PyTorch take 2 to 6 GB unpacked."""
+"""Free disk space needed for an environment: TensorFlow and PyTorch take 2 to 6 GB unpacked."""
 
 COMPLETE = "complete.json"
-"""Written last into an environment; without it the environment is made again."""
+"""Written into an environment last; without it the environment is created again."""
 
 
 def environment_folder(peer: Peer) -> Path:
-    """Where a peer's environment is; its name changes with the peer's packages and with this Python."""
+    """The folder of a peer's environment; its name depends on the peer's packages and on this Python."""
     content = json.dumps(
         [peer.packages, peer.requirements, sys.version_info[:2] if peer.language == "python" else None]
     )
@@ -40,10 +40,11 @@ def environment_folder(peer: Peer) -> Path:
 
 
 def prepare(peer: Peer, *, tell: Callable[[str], None] | None = None) -> list[str]:
-    """Make the peer's environment where it is not there yet; gives the command that runs its worker.
+    """Create the peer's environment unless it exists; returns the command that runs its worker.
 
     Raises:
-        UnavailableError: no Node, not enough disk space, or an installation that failed; the message says why.
+        UnavailableError: there is no Node or too little disk space, or the installation failed; the message has the
+            reason.
     """
     folder = environment_folder(peer)
     if not (folder / COMPLETE).is_file():
@@ -61,8 +62,8 @@ def _make(peer: Peer, folder: Path) -> None:
         raise UnavailableError(
             f"absent: {peer.name} needs {NEEDED_BYTES / 1e9:.0f} GB in {folder.parent}, {free / 1e9:.1f} GB are free"
         )
-    shutil.rmtree(folder, ignore_errors=True)  # what a stopped installation left
-    # a virtual environment holds its own path, so it is made where it will be used; the stamp makes it count
+    shutil.rmtree(folder, ignore_errors=True)  # remains of an interrupted installation
+    # a virtual environment contains its own path, so it cannot be moved into place: the mark shows that it is complete
     folder.mkdir()
     try:
         if peer.language == "python":
@@ -101,7 +102,7 @@ def _install(peer: Peer, command: Sequence[str]) -> None:
         reason = next(
             (line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no message"
         )
-        raise UnavailableError(f"absent: {peer.name} could not be installed: {reason.strip()[:200]}")
+        raise UnavailableError(f"absent: {peer.name} could not be installed: {one_line(reason)}")
 
 
 def _runner(peer: Peer, folder: Path) -> list[str]:

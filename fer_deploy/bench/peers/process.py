@@ -1,4 +1,4 @@
-"""A peer's worker process, seen from the benchmark: a stream that can be timed, and a scorer."""
+"""A peer's worker process: a stream to time, and a scorer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.latency import Block
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.errors import MeasurementError
+from fer_deploy.errors import MeasurementError, one_line
 
 TIMEOUT_S = 600.0
-"""How long a worker may be silent: scoring a whole split is one command."""
+"""The longest wait for a worker's reply, in seconds: scoring a whole split is one command."""
 
 
 class PeerProcess:
-    """A running worker. Use as a context manager, or `close` it.
+    """A running worker. Use it as a context manager, or `close` it.
 
     Attributes:
-        facts: what the worker said of itself when it was ready: provider, bytes, params, load_ms, first_ms.
-        fixed_batch: 1, since these packages take one face a call.
+        facts: what the worker reported when it was ready: provider, bytes, params, load_ms, first_ms.
+        fixed_batch: 1, since these packages take one face per call.
     """
 
     fixed_batch: int | None = 1
 
     def __init__(self, command: Sequence[str], *, threads: int, timeout_s: float = TIMEOUT_S) -> None:
-        """Start `command` and wait until it is ready; MeasurementError when it cannot load its package."""
+        """Start `command` and wait until it is ready; MeasurementError where it cannot load its package."""
         self._folder = tempfile.TemporaryDirectory(prefix="ferdeploy-peer-")
         self._errors = (Path(self._folder.name) / "stderr").open("w+b")
         environment = {
@@ -84,21 +84,21 @@ class PeerProcess:
         self._ask(do="faces", path=self._put("faces", faces), count=len(faces))
 
     def time_calls(self, *, calls: int, warm_up: int) -> Block:
-        """Time single calls within the worker: the pipe between the processes is not part of them."""
+        """Time single calls inside the worker, without the pipe between the processes."""
         answer = self._ask(do="time", calls=calls, warm_up=warm_up)
         return Block(tuple(answer["samples"]), answer["wall"], answer["processor"])
 
     def time_batches(self, *, batch: int, calls: int) -> int:
-        """Wall time, ns, of `calls` single calls: there are no batches here."""
+        """Wall time, ns, of `batch * calls` single calls: these packages take no batches."""
         return self.time_calls(calls=batch * calls, warm_up=0).wall
 
     def peak_memory_bytes(self) -> int | None:
-        """The most memory that the worker has held."""
+        """The most memory that the worker has used, in bytes."""
         peak: int | None = self._ask(do="memory")["peak_memory_bytes"]
         return peak
 
     def close(self) -> None:
-        """End the worker, at once if it does not end by itself."""
+        """End the worker; kill it if it does not exit within five seconds."""
         try:
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -131,15 +131,15 @@ class PeerProcess:
             line = self._lines.get(timeout=self._timeout_s)
         except Empty:
             self._process.kill()
-            raise MeasurementError(f"the worker was silent for {self._timeout_s:.0f} s") from None
+            raise MeasurementError(f"the worker did not reply for {self._timeout_s:.0f} s") from None
         if line is None:
             raise MeasurementError(f"the worker has ended: {self._last_words()}")
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
-            raise MeasurementError(f"the worker said {line.strip()[:100]!r}, which is no answer") from None
+            raise MeasurementError(f"the worker replied {line.strip()[:100]!r}, which is not JSON") from None
         if "error" in answer:
-            raise MeasurementError(f"the package failed: {answer['error'][:200]}")
+            raise MeasurementError(f"the package failed: {one_line(str(answer['error']))}")
         return answer
 
     def _listen(self) -> None:
@@ -147,7 +147,7 @@ class PeerProcess:
         try:
             for line in self._process.stdout:
                 self._lines.put(line)
-        except ValueError:  # closed while it was read
+        except ValueError:  # the pipe was closed while it was read
             pass
         self._lines.put(None)
 
@@ -156,7 +156,4 @@ class PeerProcess:
             lines = Path(self._errors.name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             lines = []
-        return lines[-1][:200] if lines else f"exit code {self._process.poll()}"
-
-
-Opener = Callable[..., PeerProcess]
+        return one_line(lines[-1]) if lines else f"exit code {self._process.poll()}"
