@@ -120,15 +120,14 @@ def measure_quality(
     """Measure one classifier on one split.
 
     Args:
-        probabilities: (n, 7), rows that sum to one.
+        probabilities: (n, 7), as `model.session.check_probabilities` accepts them.
         labels: (n,) classes 0 to 6.
         unseen: (n,) true for faces that occur in no other split.
         votes: (n, 10) FER+ votes.
 
     Raises:
-        DataError: an answer is not a finite probability distribution, or the shapes do not match.
+        DataError: the number of votes is not the number of faces.
     """
-    check_probabilities(probabilities, rows=len(labels))
     predicted = probabilities.argmax(axis=1)
     correct = predicted == labels
     confusion = confusion_matrix(predicted, labels)
@@ -142,23 +141,6 @@ def measure_quality(
         reliability=bins,
         unanimity=None if votes is None else accuracy_by_unanimity(correct, votes),
     )
-
-
-def check_probabilities(probabilities: NDArray[np.floating], *, rows: int) -> None:
-    """Check that answers are `rows` finite probability distributions over seven classes; DataError otherwise."""
-    if probabilities.shape != (rows, len(EMOTIONS)):
-        raise DataError(
-            f"expected probabilities of shape ({rows}, {len(EMOTIONS)}), got {probabilities.shape}: "
-            "the model must give one row per face"
-        )
-    sums = probabilities.sum(axis=1, dtype=np.float64)
-    invalid = ~np.isfinite(sums) | (np.abs(sums - 1) > 1e-2) | (probabilities < -1e-6).any(axis=1)
-    if invalid.any():
-        row = int(np.flatnonzero(invalid)[0])
-        raise DataError(
-            f"the answer to face {row} is not a probability distribution (its sum is {sums[row]:.4g}): "
-            "the model must end in a softmax"
-        )
 
 
 def wilson_interval(hits: int, count: int, *, z: float = Z_95) -> tuple[float, float]:

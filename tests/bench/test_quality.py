@@ -16,7 +16,6 @@ from fer_deploy.bench.quality import (
     wilson_interval,
 )
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.errors import DataError
 
 
 def answers(count: int, *, seed: int, skill: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
@@ -121,22 +120,6 @@ def test_mcnemar_is_scipys_exact_binomial(only_first: int, only_second: int) -> 
 def test_mcnemar_does_not_depend_on_the_order() -> None:
     first, second = np.array([True, True, True, False]), np.array([False, False, True, True])
     assert mcnemar(first, second).p_value == mcnemar(second, first).p_value
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda p: p[:-1], "expected probabilities of shape"),
-        (lambda p: p * 3, "not a probability distribution"),
-        (lambda p: np.where(np.arange(len(p))[:, None] == 4, np.nan, p), "answer to face 4"),
-        (lambda p: np.log(p), "not a probability distribution"),
-    ],
-    ids=["a face short", "not summing to one", "nan", "logits"],
-)
-def test_answers_that_are_no_probabilities_are_refused(spoil, message) -> None:
-    probabilities, labels = answers(20, seed=4)
-    with pytest.raises(DataError, match=message):
-        measure_quality(spoil(probabilities), labels)
 
 
 def test_agreement() -> None:
