@@ -77,7 +77,7 @@ def test_an_unfinished_run_is_not_exported(dataset: Dataset, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "step"), [("B,E", 0.05), ("B,B~mirror,E,E~mirror", 0.05), ("B,B~mirror,E,E~mirror,C", 0.1)]
 )
-def test_fusion_weights_are_searched_in_steps_of_a_twentieth_and_of_a_tenth_from_five_members_on(
+def test_the_weight_search_takes_wider_steps_from_five_members_on(
     names: str, step: float, workspace: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(workspace / "training", tmp_path / "training")
