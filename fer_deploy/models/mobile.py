@@ -1,9 +1,9 @@
 """The mobile networks from timm, with a 1-channel stem: EfficientNet B0, B1, V2-S, Lite0 to 2, MobileNet V1 and V3.
 
-The study ran torchvision's. timm's have the same layers in the same order, and fvcore counts the same multiply-adds, to
-the last one; the tests hold both libraries against each other. Dropout and stochastic depth are torchvision's defaults,
-as the study had them; MobileNet V1 is none of its networks. Every padding is symmetric and fixed, so that nothing in
-the exported graph depends on sizes.
+The study used torchvision's. timm's have the same layers in the same order and, by fvcore, exactly the same
+multiply-adds; the tests compare both libraries. Dropout and stochastic depth are torchvision's defaults, as in the
+study; MobileNet V1 was not part of it. Every padding is symmetric and fixed, so that nothing in the exported graph
+depends on sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fer_deploy.models.entry import NetworkEntry, Pretrained, require_share
 
 @dataclass(frozen=True, kw_only=True)
 class MobileOptions:
-    """Options of a network of timm."""
+    """Options of timm's networks."""
 
     dropout: float = 0.2
     """Share of features dropped before the last layer while training, [0, 1)."""
@@ -36,7 +36,7 @@ class MobileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetOptions(MobileOptions):
-    """Options of MobileNet V1 and V3, which are built without stochastic depth."""
+    """Options of MobileNet V1 and V3, which have no stochastic depth by default."""
 
     drop_path: float = 0.0
 
@@ -55,8 +55,8 @@ class LiteOptions(MobileOptions):
     """Width of the 1x1 convolution before the pooling."""
 
     expanded: tuple[int, ...] = ()
-    """Channels between the 1x1 convolutions of each inverted residual block, first to last; empty: six times what
-    goes in, as published. A thinner network starts from a whole one's weights by keeping the channels that matter."""
+    """Channels between the 1x1 convolutions of each inverted residual block, first to last. Empty: six times the
+    block's input channels, as published. A thinner network can start from the full one's weights: see `reduce`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +73,7 @@ class LiteOptions(MobileOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DeeperLiteOptions(LiteOptions):
-    """Options of EfficientNet-Lite1 and Lite2, which have five blocks more."""
+    """Options of EfficientNet-Lite1 and Lite2, which have five more blocks."""
 
     blocks: ClassVar[tuple[int, ...]] = (0, 3, 3, 4, 4, 5, 1)
 
@@ -109,7 +109,7 @@ def _mobilenetv3_large(classes: int, options: MobileOptions) -> nn.Module:
 
 
 def _efficientnetv2_s(classes: int, options: MobileOptions) -> nn.Module:
-    # timm pads this one as TensorFlow does, by sizes known only at run time; torchvision pads it symmetrically.
+    # timm pads this network as TensorFlow does, by sizes known only at run time; torchvision pads it symmetrically.
     return _from_timm("tf_efficientnetv2_s", classes, options, pad_type="")
 
 
@@ -132,7 +132,7 @@ def _efficientnet_lite(model: str, classes: int, options: LiteOptions) -> nn.Mod
 
 
 def _thin(block: Any, width: int) -> None:
-    """Give an inverted residual block another number of expanded channels, and weights drawn as timm draws them."""
+    """Give an inverted residual block `width` expanded channels, with weights drawn as in timm."""
     expand, depthwise, project = block.conv_pw, block.conv_dw, block.conv_pwl
     block.conv_pw = nn.Conv2d(expand.in_channels, width, 1, bias=False)
     block.bn1 = type(block.bn1)(width, act_layer=nn.ReLU6)

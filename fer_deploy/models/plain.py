@@ -1,8 +1,8 @@
 """Our own compact networks for 48x48 faces: plain 3x3 convolutions that fold to convolution + ReLU at export.
 
-A layer is a 3x3 convolution with batch norm, plus the batch-normed input where the shape is kept, then ReLU. With
-`branches` a 1x1 convolution with batch norm is added while training, as RepVGG does (Ding et al. 2021). All of that is
-linear before the ReLU, so `fer_deploy.models.fold` turns every layer into one 3x3 convolution and a ReLU.
+A layer is a 3x3 convolution with batch norm, plus its input where the shape is kept, then ReLU. With `branches` a 1x1
+convolution with batch norm is added during training, as in RepVGG (Ding et al. 2021). Everything before the ReLU is
+linear, so `fer_deploy.models.fold` turns every layer into one 3x3 convolution and a ReLU.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PlainLayer(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> nn.Sequential:
-        """One 3x3 convolution with a bias, and a ReLU, that give what this layer gives in evaluation mode."""
+        """One 3x3 convolution with a bias, and a ReLU: the same function as this layer in evaluation mode."""
         weight, bias = _scaled(self.conv.weight, self.norm)
         centre = (slice(None), slice(None), 1, 1)
         if self.point is not None and self.point_norm is not None:
@@ -100,10 +100,10 @@ class PlainLayer(nn.Module):
                 identity = skip[:, :, 0, 0]
                 bias += shift
             weight[centre] += identity
-        given = self.conv.weight
+        original = self.conv.weight
         folded = nn.Conv2d(
-            self.conv.in_channels, self.conv.out_channels, 3, stride=self.stride, padding=1, device=given.device
-        ).to(given.dtype)
+            self.conv.in_channels, self.conv.out_channels, 3, stride=self.stride, padding=1, device=original.device
+        ).to(original.dtype)
         folded.weight.copy_(weight)
         assert folded.bias is not None
         folded.bias.copy_(bias)
@@ -111,7 +111,7 @@ class PlainLayer(nn.Module):
 
 
 def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Kernel and bias, float64, of a convolution of kernel `weight`, without bias, followed by `norm` in evaluation."""
+    """Kernel and bias, float64, of a convolution with kernel `weight`, no bias, and `norm` in evaluation mode."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
@@ -119,7 +119,7 @@ def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def draw_for_relu(network: nn.Module) -> None:
-    """Draw every convolution's weights as suits a ReLU behind it (He et al. 2015)."""
+    """Draw every convolution's weights for a ReLU after it (He et al. 2015)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -150,11 +150,10 @@ class PlainNetwork(nn.Module):
         draw_for_relu(self)
 
     def without_branches(self) -> PlainNetwork:
-        """A network of the same options without training branches, freshly initialised; itself when it has none
-        (or they are folded)."""
+        """A freshly initialised network with the same options but no training branches; itself if it has none."""
         if not any(isinstance(layer, PlainLayer) and layer.point is not None for layer in self.layers):
             return self
-        with torch.random.fork_rng(devices=[]):  # nobody's random numbers are spent on weights that nobody sees
+        with torch.random.fork_rng(devices=[]):  # these weights are never used: leave the caller's generator alone
             plain = PlainNetwork(self.classifier.out_features, replace(self.options, branches=False))
         return plain.to(self.classifier.weight)
 

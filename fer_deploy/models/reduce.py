@@ -8,26 +8,26 @@ import torch
 from torch import Tensor
 
 HEAD = ("conv_head.", "bn2.", "classifier.")
-"""What comes after the stages: it is left out where the smaller network's has another shape."""
+"""The tensors after the stages. They are left out if the smaller network's have another shape."""
 
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _EXPANDED = ("conv_pw.weight", "conv_dw.weight", *(f"{norm}.{part}" for norm in ("bn1", "bn2") for part in _NORM))
-"""The tensors of a block that have one row for each expanded channel."""
+"""The tensors of a block with one row per expanded channel."""
 
 _POINTS = 257
-"""How many quantiles stand for a normal distribution."""
+"""Quantiles that approximate a normal distribution."""
 
 
 def reduced_lite(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a Lite's weights that start a smaller one.
+    """The weights of a Lite that a smaller one can start from.
 
     Args:
         source: the larger network's state dict.
-        own: the smaller network's; only names and shapes are looked at.
+        own: the smaller network's; only names and shapes are used.
 
     Returns:
-        The stages that both have, and of each block with fewer expanded channels the ones that matter; the head only
-        where nothing before it was cut off and it has the same width. What fits in no such way is passed on as it is.
+        The stages that both have. A block with fewer expanded channels keeps the most important ones. The head is
+        included only if no stage was cut off and it has the same width. Other tensors are unchanged.
     """
     cut = any(key.startswith("blocks.") and key not in own for key in source)
     head = own.get("conv_head.weight"), source.get("conv_head.weight")
@@ -39,7 +39,7 @@ def reduced_lite(source: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dic
     }
     for key, value in own.items():
         block = key.removesuffix("conv_pw.weight")
-        # the first stage's block calls its projection so, and has nothing to thin
+        # The first stage's block uses this name for its projection, and has no expanded channels.
         if block == key or not _has_more(kept, block, value.shape[0]):
             continue
         chosen = importance(kept, block).topk(value.shape[0]).indices.sort().values
@@ -61,11 +61,11 @@ def _has_more(state: Mapping[str, Tensor], block: str, width: int) -> bool:
 
 
 def importance(state: Mapping[str, Tensor], block: str) -> Tensor:
-    """How much each expanded channel of an inverted residual block moves the block's answer, float64 (channels,).
+    """How much each expanded channel of an inverted residual block changes the block's output, float64 (channels,).
 
-    A channel's own batch norm says how it is spread before ReLU6, as if normally (mean: its bias, deviation: its
-    weight); the deviation after ReLU6 times the length of the column that carries it on, in units of the outputs'
-    batch norm, is what would be missed without it, a constant aside.
+    A channel is assumed to be normally distributed before ReLU6, with its batch norm's bias as mean and weight as
+    standard deviation. Its importance is its standard deviation after ReLU6 times the norm of its column in the
+    projection, in units of the projection's batch norm: the variation that the output loses without the channel.
     """
     double = {key: state[block + key].double() for key in ("bn2.weight", "bn2.bias", "conv_pwl.weight")}
     levels = (torch.arange(_POINTS, dtype=torch.float64) + 0.5) / _POINTS
@@ -73,5 +73,5 @@ def importance(state: Mapping[str, Tensor], block: str) -> Tensor:
     answers = (double["bn2.bias"][:, None] + double["bn2.weight"].abs()[:, None] * spread).clamp(0, 6)
     gain = state[f"{block}bn3.weight"].double() / state[f"{block}bn3.running_var"].double().clamp_min(1e-12).sqrt()
     column = double["conv_pwl.weight"][:, :, 0, 0] * gain[:, None]
-    found: Tensor = answers.std(1, correction=0) * column.norm(dim=0)
-    return found
+    importances: Tensor = answers.std(1, correction=0) * column.norm(dim=0)
+    return importances

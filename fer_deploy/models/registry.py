@@ -1,4 +1,4 @@
-"""The registry from a network's name to the network, and the one way to build any of them."""
+"""The registry of networks by name, and the one way to build any of them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from fer_deploy.models.study import STUDY_NETWORKS
 _entries: dict[str, NetworkEntry] = {}
 
 NETWORKS: Mapping[str, NetworkEntry] = MappingProxyType(_entries)
-"""Every registered network by its name. Read only: `register_network` adds to it."""
+"""Every registered network by its name. Read-only: use `register_network` to add one."""
 
 
 def register_network(entry: NetworkEntry) -> NetworkEntry:
     """Add a network to `NETWORKS`, where recipes find it and every test of the registry covers it.
 
-    Raises ValueError when the name is taken, or when a field of its options has no default.
+    Raises:
+        ValueError: the name is taken, or a field of its options has no default.
     """
     if entry.name in _entries:
         raise ValueError(f"a network named '{entry.name}' is registered already")
@@ -40,17 +41,19 @@ def register_network(entry: NetworkEntry) -> NetworkEntry:
 
 
 def network_entry(name: str) -> NetworkEntry:
-    """The entry of a network. RecipeError, with the nearest name, when there is none."""
+    """The entry of a network. RecipeError, with the nearest name, if it does not exist."""
     if name not in NETWORKS:
         raise RecipeError(f"there is no network '{name}'{_nearest(name, NETWORKS)}")
     return NETWORKS[name]
 
 
 def network_options(name: str, options: Mapping[str, Any]) -> Any:
-    """The options of network `name`, checked: an instance of its frozen options dataclass.
+    """The checked options of network `name`: an instance of its frozen options dataclass.
 
-    Lists are taken for tuples and whole numbers for floats, as TOML and JSON write them. RecipeError when an option is
-    unknown (with the nearest one), has the wrong type, or a value that the network cannot have.
+    Lists are accepted as tuples and whole numbers as floats, as TOML and JSON write them.
+
+    Raises:
+        RecipeError: an option is unknown (with the nearest one), or has a wrong type or value.
     """
     entry = network_entry(name)
     hints = typing.get_type_hints(entry.options_type)
@@ -67,10 +70,13 @@ def network_options(name: str, options: Mapping[str, Any]) -> Any:
 
 
 def build_network(name: str, *, classes: int = 7, **options: Any) -> nn.Module:
-    """Build network `name` with fresh weights of its own default initialisation, in training mode.
+    """Build network `name` with its own default initialisation, in training mode.
 
-    The network takes float32 faces (n, 1, s, s), normalised to [-1, 1], and gives float32 logits (n, classes).
-    Everything that a network does not say about itself is an error: RecipeError for an unknown name or option.
+    Returns:
+        A module from float32 faces (n, 1, s, s), normalised to [-1, 1], to float32 logits (n, classes).
+
+    Raises:
+        RecipeError: the name, an option or the number of classes is not valid.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise RecipeError(f"network '{name}': classes must be a whole number of at least 1, got {classes!r}")

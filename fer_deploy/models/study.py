@@ -1,7 +1,7 @@
-"""The study's own networks: its baseline, ResEmoteNet and VGG19 with batch norm, each as its results were made.
+"""The study's own networks, as used for its results: its baseline, ResEmoteNet, and VGG19 with batch norm.
 
-Widths, biases and dropout are those of the study's published notebook; fvcore counts the study's multiply-adds for each
-of them exactly. All take float32 faces (n, 1, s, s), normalised to [-1, 1], and give logits (n, classes).
+Widths, biases and dropout are those of the study's published notebook; fvcore counts exactly the study's multiply-adds
+for each. All take float32 faces (n, 1, s, s), normalised to [-1, 1], and return logits (n, classes).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from fer_deploy.models.entry import NetworkEntry, NoOptions
 
 _POOL = 0
-"""Stands for a 2x2 max-pool in the lists of widths below."""
+"""Marks a 2x2 max-pool in the lists of widths below."""
 
 _VGG19_WIDTHS = (64, 64, _POOL, 128, 128, _POOL, *(256,) * 4, _POOL, *(512,) * 4, _POOL, *(512,) * 4, _POOL)
 
 
 class Baseline(nn.Module):
-    """Nine 3x3 convolutions and six linear layers, without batch norm. Takes faces of 48x48 alone."""
+    """Nine 3x3 convolutions and six linear layers, without batch norm. Takes only faces of 48x48."""
 
     def __init__(self, classes: int = 7) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Gated maps, of the shape of the maps given: (n, channels, h, w)."""
+        """The gated maps, (n, channels, h, w) as given."""
         gates: Tensor = self.gate(torch.flatten(self.pool(maps), 1))
         return maps * gates[:, :, None, None]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions of stride 2 and 1 beside a 1x1 projection of stride 2, each with batch norm; ReLU."""
+    """Two 3x3 convolutions of stride 2 and 1, plus a 1x1 projection of stride 2, each with batch norm; then ReLU."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ def test_absent_engines_are_lines_that_say_so(workspace: Path) -> None:
         (["--adapter", "no-such.toml"], "no-such.toml"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
+def test_failures_are_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
     result = bench(workspace, "--quick", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")

@@ -58,7 +58,7 @@ def test_an_ensemble_alone_writes_the_fused_file_with_the_studys_weights(workspa
         assert figure in done.output
 
 
-def test_the_table_is_whole_in_80_columns(workspace: Path) -> None:
+def test_the_table_fits_80_columns(workspace: Path) -> None:
     done = _run("B", "--ensemble", "B,E", "--precision", "fp32,fp16", *DATA, workspace=workspace, columns=80)
     assert done.exit_code == 0, done.output
     header = done.output.splitlines()[0]
@@ -73,7 +73,7 @@ def test_the_table_is_whole_in_80_columns(workspace: Path) -> None:
     assert max(map(len, done.output.splitlines())) <= 80
 
 
-def test_a_run_whose_weights_are_not_here_is_left_out_and_named(workspace: Path) -> None:
+def test_a_run_without_its_weights_is_left_out_and_reported(workspace: Path) -> None:
     (workspace / "training" / "E" / "weights.safetensors").unlink()
     done = _run(*DATA, workspace=workspace)
     assert done.exit_code == 0, done.output
@@ -81,7 +81,7 @@ def test_a_run_whose_weights_are_not_here_is_left_out_and_named(workspace: Path)
     assert "E: left out, its weights are not here: train it again" in " ".join(done.output.split())
 
 
-def test_no_name_exports_every_run_and_strict_wants_data(workspace: Path) -> None:
+def test_without_names_every_run_is_exported_and_strict_needs_data(workspace: Path) -> None:
     refused = _run("--strict", workspace=workspace)
     assert refused.exit_code == 1
     assert refused.stderr.startswith("error: B: without --data")
@@ -123,7 +123,7 @@ def test_weights_are_searched_on_the_data(workspace: Path) -> None:
     ]
 
 
-def test_a_file_that_fails_its_gate_is_exit_1_after_the_others(
+def test_a_file_that_fails_its_checks_is_exit_1_after_the_others(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fer_deploy.export.parity.TOLERANCES", {"fp32": 1e-12, "fp16": 5e-3})
@@ -145,7 +145,7 @@ def test_a_file_that_fails_its_gate_is_exit_1_after_the_others(
         (["B", "--name", "B.int8"], "no precision at the end"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
+def test_failures_are_one_line_and_exit_1(workspace: Path, arguments: list[str], message: str) -> None:
     done = _run(*arguments, workspace=workspace)
     assert done.exit_code == 1
     assert message in done.stderr

@@ -27,7 +27,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_what_cannot_be_checked_is_said_and_is_an_error_with_strict(file: Path) -> None:
+def test_skipped_checks_are_listed_and_an_error_with_strict(file: Path) -> None:
     done = _run(file)
     assert done.exit_code == 0, done.output
     assert "ok      contract" in done.output

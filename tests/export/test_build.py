@@ -29,7 +29,7 @@ SHAPES = [(1, 48, 48), (7, 48, 48), (64, 48, 48), (1, 1, 1), (3, 37, 53), (2, 22
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), SHAPES)
-def test_runtime_says_what_torch_says(
+def test_onnx_runtime_agrees_with_torch(
     model: onnx.ModelProto, classifier: FaceClassifier, batch: int, height: int, width: int
 ) -> None:
     pictures = colour_faces([face % 7 for face in range(batch)], height=height, width=width)
@@ -45,7 +45,7 @@ def test_runtime_says_what_torch_says(
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), SHAPES[:6])
-def test_every_member_of_an_ensemble_says_what_torch_says(
+def test_every_member_of_an_ensemble_agrees_with_torch(
     exports: dict[str, ExportedFile], ensemble: Plan, batch: int, height: int, width: int
 ) -> None:
     pictures = colour_faces([face % 7 for face in range(batch)], height=height, width=width)
@@ -62,7 +62,7 @@ def test_every_member_of_an_ensemble_says_what_torch_says(
     assert np.abs(fused - refused).max() <= 1e-6
 
 
-def test_a_network_asked_twice_is_stored_once(exports: dict[str, ExportedFile], model: onnx.ModelProto) -> None:
+def test_a_network_used_twice_is_stored_once(exports: dict[str, ExportedFile], model: onnx.ModelProto) -> None:
     def weights(graph: onnx.GraphProto) -> int:
         return sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
 
@@ -112,7 +112,7 @@ def test_the_graph_is_lean(model: onnx.ModelProto, classifier: FaceClassifier) -
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 48, 3), (1, 48, 0, 3), (0, 48, 48, 3)])
-def test_nothing_to_see_is_an_error_and_no_answer(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
+def test_an_empty_picture_is_an_error(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
     with pytest.raises(ExportError, match="can't run the file"):
         run_session(start_session(model.SerializeToString()), np.zeros(shape, np.uint8))
 
@@ -129,13 +129,13 @@ def test_nothing_to_see_is_an_error_and_no_answer(model: onnx.ModelProto, shape:
     ],
     ids=["float", "int8", "no batch", "no channels", "channels first", "alpha"],
 )
-def test_wrong_inputs_are_errors_and_no_answers(model: onnx.ModelProto, pictures: np.ndarray) -> None:
+def test_wrong_inputs_are_errors(model: onnx.ModelProto, pictures: np.ndarray) -> None:
     session = start_session(model.SerializeToString())
     with pytest.raises(Exception, match=r"(?i)type|rank|dimension"):
         session.run(None, {"faces": pictures})
 
 
-def test_fixed_axes_leave_nothing_to_compute_of_the_resize(classifier: FaceClassifier) -> None:
+def test_fixed_axes_make_the_resize_constant(classifier: FaceClassifier) -> None:
     fixed = build_model(classifier, shape=(1, 48, 48))
     assert [axis.dim_value for axis in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 48, 48, 3]
     assert not {"Range", "Shape", "Abs"} & {node.op_type for node in fixed.graph.node}
@@ -167,7 +167,7 @@ class _Unexportable(nn.Module):
         )  # a number of Python's, unknown when it is traced
 
 
-def test_what_torch_cannot_export_is_one_line() -> None:
+def test_a_failure_of_torchs_exporter_is_one_line() -> None:
     with pytest.raises(ExportError) as caught:
         build_model(FaceClassifier([Member("B", _Unexportable())]), fold=False)
     assert str(caught.value).startswith("torch's exporter failed: ")

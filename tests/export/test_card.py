@@ -16,7 +16,7 @@ from fer_deploy.export.golden import draw_golden_inputs
 from fer_deploy.export.metadata import ExportedFile
 
 
-def test_the_upload_folder_is_whole_and_the_card_is_read_by_the_hub(
+def test_the_upload_folder_is_complete_and_the_hub_reads_the_card(
     exports: dict[str, ExportedFile], tmp_path: Path
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
@@ -74,7 +74,7 @@ def test_the_studys_weights_come_with_a_warning(exports: dict[str, ExportedFile]
     assert "reciprocal rank fusion" in text
 
 
-def test_a_model_that_was_not_exported_has_no_card(tmp_path: Path) -> None:
+def test_a_card_for_a_model_that_was_not_exported_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     with pytest.raises(ExportError, match="no file of B"):
         write_card("B", folder=tmp_path)

@@ -89,7 +89,7 @@ def test_without_votes_there_is_no_accuracy(workspace: Path, drawn: Dataset, tmp
     assert "accuracy" not in properties(file.path)
 
 
-def test_the_file_is_as_sure_as_it_is_right_on_ferplus_labels(workspace: Path, drawn: Dataset, tmp_path: Path) -> None:
+def test_mean_confidence_equals_accuracy_on_ferplus_labels(workspace: Path, drawn: Dataset, tmp_path: Path) -> None:
     plan = plan_run("plus", workspace=workspace)
     data = dataclasses.replace(drawn, official=True, validation=voted(drawn.validation))
     (file,) = export_plan(plan, folder=tmp_path, data=data)

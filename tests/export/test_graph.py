@@ -36,13 +36,13 @@ def test_resize_is_pillows(height: int, width: int, grey: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 40, 64])
-def test_other_input_sizes_are_pillows_too(size: int) -> None:
+def test_resize_to_other_input_sizes_is_pillows(size: int) -> None:
     pictures = colour_faces([1, 2], height=53, width=61)
     levels = (FacePlane(size)(torch.from_numpy(pictures)).numpy()[:, 0] + 1) * 127.5
     assert np.abs(levels - _pillow(pictures, size)).max() < 1e-2
 
 
-def test_a_48x48_grey_face_is_what_networks_were_trained_on() -> None:
+def test_a_48x48_grey_face_reaches_the_network_unchanged() -> None:
     pictures = colour_faces(range(7), grey=True)
     planes = FacePlane(48)(torch.from_numpy(pictures))
     trained_on = (torch.from_numpy(pictures[..., 0]).float() / 255 - 0.5) / 0.5
@@ -75,7 +75,7 @@ def pictures() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("fusion", ["wap", "rrf"])
-def test_members_and_fusion_put_together_by_hand(pictures: torch.Tensor, fusion: str) -> None:
+def test_members_and_fusion_equal_a_computation_by_hand(pictures: torch.Tensor, fusion: str) -> None:
     first, second = _Counted(48, 0), _Counted(40, 1)
     weights = Weights.of([0.2, 0.3, 0.5], source="given")
     classifier = FaceClassifier(
@@ -113,7 +113,7 @@ def test_equal_probabilities_are_ranked_as_in_numpy() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_calibration_is_as_in_numpy_and_an_impossible_answer_stays_one(members: int) -> None:
+def test_calibration_is_as_in_numpy_and_probability_0_stays_0(members: int) -> None:
     how = AdaptiveTemperature(0.7, 0.1)
     weights = Weights.equal(members)
     classifier = FaceClassifier(
@@ -136,6 +136,6 @@ def test_calibration_is_as_in_numpy_and_an_impossible_answer_stays_one(members: 
         (lambda network: Member("B", network, input_size=0), "input size 0"),
     ],
 )
-def test_wrong_arguments_are_named(make: object, message: str) -> None:
+def test_wrong_arguments_are_errors(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(nn.Identity())  # type: ignore[operator]

@@ -83,7 +83,7 @@ def test_scales_use_the_bits_that_a_lone_large_weight_leaves() -> None:
     assert unsaturable_scales(np.array([[0.5], [-2.0]], np.float32)).tolist() == pytest.approx([0.5 / 127, 2 / 127])
 
 
-def test_pairs_at_the_limit_stay_inside_it_whatever_is_rounded() -> None:
+def test_pairs_stay_within_the_limit_after_rounding() -> None:
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((4000, 18)).astype(np.float32) ** 3
     rounded = np.sort(np.rint(weight / unsaturable_scales(weight)[:, None]), axis=1)
@@ -98,7 +98,7 @@ def test_runtime_gives_the_exact_integer_answers(quantised: onnx.ModelProto, dat
     assert found.processor == processor()
 
 
-def test_saturated_products_would_be_seen(
+def test_saturated_products_would_be_detected(
     model: onnx.ModelProto, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 8-bit weights that use their whole range, as if large sums of a pair came out smaller."""
@@ -162,7 +162,7 @@ def test_a_first_convolution_of_few_products_stays_in_float(quantised: onnx.Mode
     assert "conv_1.weight" not in {tensor.name for tensor in quantised.graph.initializer}
 
 
-def test_layers_named_stay_in_float(model: onnx.ModelProto, dataset: Dataset) -> None:
+def test_float_layers_stay_in_float(model: onnx.ModelProto, dataset: Dataset) -> None:
     settings = Int8Settings(float_layers=("conv_2",))
     part = to_int8(model, dataset.training.take(np.arange(16)), settings=settings)
     names = {tensor.name for tensor in part.graph.initializer}
@@ -195,7 +195,7 @@ def test_layers_are_ranked_by_their_noise(model: onnx.ModelProto, dataset: Datas
 
 
 @pytest.mark.usefixtures("forgiving")
-def test_the_search_takes_what_stays_nearest(model: onnx.ModelProto, dataset: Dataset) -> None:
+def test_the_search_chooses_the_smallest_difference(model: onnx.ModelProto, dataset: Dataset) -> None:
     told: list[tuple[int, int]] = []
     found = search_int8(
         model,
@@ -226,7 +226,7 @@ def test_layers_go_back_to_float_where_integers_lose_too_much(
 
 
 @pytest.mark.usefixtures("forgiving")
-def test_a_processor_that_computes_otherwise_is_refused(
+def test_a_processor_that_computes_inexactly_is_refused(
     model: onnx.ModelProto, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "EXACT_SHARE", -1.0)
@@ -246,7 +246,7 @@ def test_a_slower_file_is_not_written(
 
 
 @pytest.mark.usefixtures("forgiving")
-def test_an_int8_file_says_how_it_was_made(
+def test_the_manifest_states_how_an_int8_file_was_made(
     plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: onnx.ModelProto
 ) -> None:
     monkeypatch.setattr(write, "build_model", lambda *_, **__: model)
@@ -285,7 +285,7 @@ def test_a_fixed_batch_is_filled_with_faces(
     assert found.mean_difference < 5e-4
 
 
-def test_few_samples_of_a_face_are_kept_whatever_the_batch(
+def test_the_number_of_samples_does_not_depend_on_the_batch(
     model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
@@ -314,14 +314,14 @@ def test_an_int8_file_of_one_face_at_a_time_is_written(
 
 
 @pytest.mark.usefixtures("forgiving")
-def test_a_race_says_its_batch(plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_states_its_batch(plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write, "race", lambda *_, batch: {"fp32": 0.2, "int8": 0.1 * batch / 40})
     (file,) = export_plan(plan, folder=tmp_path, precisions=("int8",), data=dataset, shape=(40, 48, 48))
     assert "batch 40, 1 thread" in file.note
     assert precision_entry(tmp_path, file.path.name)["batch_40_ms"] == {"fp32": 0.2, "int8": 0.1}
 
 
-def test_a_race_is_run_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_race_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a load that comes and goes meets all alike; the first 20 turns do not count."""
     turns: list[str] = []
     now = [0.0]

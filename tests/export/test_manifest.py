@@ -11,7 +11,7 @@ from fer_deploy.export.manifest import record_file
 from fer_deploy.export.metadata import ExportedFile
 
 
-def test_other_files_keep_their_entries_until_golden_inputs_change(
+def test_entries_of_other_files_are_kept_until_the_golden_inputs_change(
     exports: dict[str, ExportedFile], tmp_path: Path
 ) -> None:
     record_file(tmp_path, "B.onnx", {"name": "B"})
@@ -24,7 +24,7 @@ def test_other_files_keep_their_entries_until_golden_inputs_change(
     assert list(json.loads((tmp_path / "manifest.json").read_text())["files"]) == ["E.onnx"]
 
 
-def test_who_exports_into_one_folder_at_a_time_loses_no_entry(tmp_path: Path) -> None:
+def test_simultaneous_exports_into_one_folder_lose_no_entry(tmp_path: Path) -> None:
     names = [f"{number}.onnx" for number in range(40)]
     with ThreadPoolExecutor(8) as workers:
         list(workers.map(lambda name: record_file(tmp_path, name, {"name": name}), names))

@@ -52,7 +52,7 @@ def test_a_released_file_is_exported_again_byte_for_byte(name: str) -> None:
     assert hashlib.sha256(content).hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_there_are_released_files_to_hold_the_exporter_to() -> None:
+def test_the_chosen_released_files_are_present() -> None:
     if not (ROOT / "exports" / "manifest.json").is_file():
         pytest.skip("this checkout has no exports")
     assert set(CHOSEN) <= set(released("fp32"))

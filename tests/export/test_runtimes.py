@@ -77,7 +77,7 @@ def folder(
 
 
 @pytest.mark.parametrize("packages", [OLDEST, None], ids=["oldest", "installed"])
-def test_every_precision_answers_alike(folder: Path, packages: Path | None) -> None:
+def test_every_precision_agrees(folder: Path, packages: Path | None) -> None:
     if packages and not (packages / "onnxruntime").is_dir():
         pytest.skip("the oldest ONNX Runtime is absent: run tests/get_apps.sh")
     version, found = _replayed(folder, packages)

@@ -50,7 +50,7 @@ def test_rounding_changes_less_afterwards(
     assert difference(build_model(tuned, fold=False)) < 0.8 * difference(model)
 
 
-def test_nothing_of_the_tuning_is_left_in_the_network(classifier: FaceClassifier, dataset: Dataset) -> None:
+def test_tuning_leaves_no_hooks_in_the_network(classifier: FaceClassifier, dataset: Dataset) -> None:
     tuned = tune_for_int8(classifier, dataset.training.take(np.arange(64)), epochs=1)
     assert set(tuned.state_dict()) == set(folded(classifier).state_dict())
     assert not any(module._forward_hooks for module in tuned.modules())
@@ -60,7 +60,7 @@ def test_nothing_of_the_tuning_is_left_in_the_network(classifier: FaceClassifier
         assert torch.equal(first, second)
 
 
-def test_the_search_quantises_the_tuned_weights_and_holds_them_against_the_float_ones(
+def test_the_search_quantises_the_tuned_weights_and_compares_them_with_the_original_ones(
     model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "INT8_LOSS", 1.0)  # one of so few faces is more than half a point

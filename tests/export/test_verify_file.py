@@ -44,7 +44,7 @@ def test_a_file_and_its_runs_agree(folder: Path, workspace: Path, dataset: Datas
     assert f"{len(dataset.validation):,} faces (validation)" in found.checks[3].detail
 
 
-def test_runs_that_are_not_there_are_skipped_and_said_so(folder: Path) -> None:
+def test_missing_runs_are_reported_as_skipped(folder: Path) -> None:
     found = verify_file(folder / "B.onnx")
     assert [check.status for check in found.checks] == ["ok", "ok", "ok", "skipped"]
     assert "has no run B" in found.skipped[0].detail
@@ -88,7 +88,7 @@ def test_a_file_that_breaks_the_contract_is_not_run(folder: Path, monkeypatch: p
     assert "custom operator 'com.example" in found.failed[0].detail
 
 
-def test_weights_trained_since_are_told_from_a_wrong_file(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
+def test_retrained_weights_are_distinguished_from_a_wrong_file(folder: Path, dataset: Dataset, tmp_path: Path) -> None:
     write_run(tmp_path, "B", train_network(dataset, seed=7, epochs=0))
     found = verify_file(folder / "B.onnx", workspace=tmp_path)
     assert [check.detail for check in found.failed] == [
@@ -145,7 +145,7 @@ def test_a_manifest_that_lacks_a_key_fails_and_does_not_raise(folder: Path, lost
     assert "is damaged (KeyError" in failed.detail
 
 
-def test_vectors_of_other_shapes_prove_nothing(folder: Path) -> None:
+def test_golden_vectors_of_other_shapes_are_skipped(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["golden"] = []
     (folder / "manifest.json").write_text(json.dumps(manifest))

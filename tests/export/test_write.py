@@ -28,7 +28,7 @@ from fer_deploy.model.contract import check_model_file
 from fer_deploy.recognizer import Recognizer
 
 
-def test_the_file_says_all_about_itself(exports: dict[str, ExportedFile], workspace: Path, plan: Plan) -> None:
+def test_the_file_describes_itself(exports: dict[str, ExportedFile], workspace: Path, plan: Plan) -> None:
     file = exports["B.onnx"]
     contract = check_model_file(file.path)
     metadata = dict(contract.metadata)
@@ -92,7 +92,7 @@ def test_manifest_holds_bytes_hashes_parity_and_golden_vectors(exports: dict[str
             assert np.abs(session.run(None, {"faces": pictures})[0] - recorded).max() <= 1e-6
 
 
-def test_a_file_that_fails_its_gate_leaves_the_old_one(
+def test_a_file_that_fails_its_checks_leaves_the_old_one(
     plan: Plan, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: object
 ) -> None:
     monkeypatch.setattr(write, "build_model", lambda *_, **__: model)  # saves the time to export
@@ -124,7 +124,7 @@ def test_without_data_parity_is_on_drawn_faces_and_nothing_is_scored(
 
 
 @pytest.mark.parametrize("names", [["B"], ["B", "E"]])
-def test_a_file_is_as_sure_as_it_is_right_on_validation_rows(
+def test_mean_confidence_equals_accuracy_on_validation_rows(
     names: list[str], workspace: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     plan = plan_run("B", workspace=workspace) if names == ["B"] else plan_ensemble(names, workspace=workspace)
@@ -163,7 +163,7 @@ def test_ranks_are_not_calibrated(workspace: Path, dataset: Dataset, tmp_path: P
     assert check_model_file(file.path).calibration is None
 
 
-def test_a_file_with_other_temperatures_than_its_runs_is_held_against_them(workspace: Path, tmp_path: Path) -> None:
+def test_a_file_with_its_own_temperatures_is_verified_with_them(workspace: Path, tmp_path: Path) -> None:
     """As files were that had a temperature of their own in place of the adaptive one."""
     plan = plan_ensemble(["B", "E"], workspace=workspace)
     plan = replace(plan, members=tuple(replace(member, fitted=0.9) for member in plan.members))
@@ -175,7 +175,7 @@ def test_a_file_with_other_temperatures_than_its_runs_is_held_against_them(works
     assert [member.temperature for member in build_classifier(subject).members] == [0.9, 0.9]
 
 
-def test_a_member_of_no_weight_is_named(workspace: Path, tmp_path: Path) -> None:
+def test_a_member_with_weight_0_is_reported(workspace: Path, tmp_path: Path) -> None:
     said: list[str] = []
     (file,) = export_plan(
         plan_ensemble(["B", "E"], workspace=workspace, weights=[1.0, 0.0]), folder=tmp_path, warn=said.append

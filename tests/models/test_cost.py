@@ -70,7 +70,7 @@ def test_pooling_costs_the_same_written_as_a_mean() -> None:
     assert measure_cost(Mean()).gflops * 1e9 == measure_cost(pooled).gflops * 1e9 == 48 * 48 + 7
 
 
-def test_batch_norm_costs_two_an_element_and_nothing_once_folded() -> None:
+def test_batch_norm_costs_two_per_element_and_nothing_once_folded() -> None:
     network = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     elements = 3 * 48 * 48
     assert round(measure_cost(network).gflops * 1e9) == elements + 2 * elements + elements
@@ -146,7 +146,7 @@ def test_trial_networks_are_rebuilt(
     assert cost.parameters == pytest.approx(parameters, abs=0.5e4)
 
 
-def test_branches_of_training_cost_nothing() -> None:
+def test_training_branches_cost_nothing() -> None:
     plain = build_network("plain")
     branched = build_network("plain", branches=True)
     assert measure_cost(branched) == measure_cost(plain)

@@ -67,7 +67,7 @@ def test_plain_network_becomes_convolutions_and_relus(
     assert not folded.training
 
 
-def test_the_network_itself_is_left_as_it_was(draw_faces: Draw) -> None:
+def test_folding_does_not_change_the_network_itself(draw_faces: Draw) -> None:
     network = build_network("efficientnet-lite0", stages=1, head=8)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
@@ -97,7 +97,7 @@ class _Shared(nn.Module):
         return (self.twice_norm(maps) + self.twice_norm(self.twice(maps))).mean((2, 3))  # type: ignore[no-any-return]
 
 
-def test_nothing_changes_where_folding_would_be_wrong(draw_faces: Draw, settle_statistics: Settle) -> None:
+def test_batch_norms_that_cannot_be_folded_stay(draw_faces: Draw, settle_statistics: Settle) -> None:
     network = _Shared()
     settle_statistics(network)
     folded = fold(network)

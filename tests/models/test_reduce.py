@@ -40,7 +40,7 @@ def _silence(block: nn.Module, channels: Tensor) -> None:
         norm.bias[channels] = 0.0
 
 
-def test_channels_that_do_nothing_are_the_ones_to_go(whole: nn.Module, draw_faces: Draw, tmp_path: Path) -> None:
+def test_channels_without_effect_are_removed_first(whole: nn.Module, draw_faces: Draw, tmp_path: Path) -> None:
     for block, width in zip(whole.blocks[1], WIDTHS, strict=True):  # type: ignore[index]
         count = block.conv_pw.out_channels
         _silence(block, torch.randperm(count)[: count - width])
@@ -66,7 +66,7 @@ def test_a_shorter_network_starts_from_a_longer_one_s_first_stages(whole: nn.Mod
     assert all(torch.equal(value, short.state_dict()[key]) for key, value in head.items())
 
 
-def test_a_head_of_another_width_is_new_and_the_stages_stay(whole: nn.Module, tmp_path: Path) -> None:
+def test_a_head_of_another_width_is_new_and_the_stages_are_kept(whole: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "whole.safetensors"
     save_file(whole.state_dict(), path)
     other = build_network(LITE, stages=2, head=16)
@@ -86,7 +86,7 @@ def test_a_wider_or_longer_network_is_refused(whole: nn.Module, tmp_path: Path) 
 @pytest.mark.parametrize(
     "absent", ["blocks.1.0.bn2.weight", "blocks.1.0.conv_pwl.weight", "conv_head.weight", "classifier.bias"]
 )
-def test_a_damaged_file_is_not_mended(whole: nn.Module, tmp_path: Path, absent: str) -> None:
+def test_a_damaged_file_is_an_error(whole: nn.Module, tmp_path: Path, absent: str) -> None:
     state = {key: value for key, value in whole.state_dict().items() if key != absent}
     path = tmp_path / "damaged.safetensors"
     save_file(state, path)

@@ -32,7 +32,7 @@ def test_every_family_of_the_study_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_entry_says_what_it_is(name: str) -> None:
+def test_entries_are_complete(name: str) -> None:
     entry = NETWORKS[name]
     assert entry.name == name
     assert entry.description
@@ -115,14 +115,14 @@ def test_gradient_reaches_every_weight_and_weights_survive_a_round_trip(name: st
         ("plain", {"classes": 0}, "classes must be a whole number of at least 1, got 0"),
     ],
 )
-def test_wrong_names_and_options_are_named(name: str, arguments: dict[str, Any], words: str) -> None:
+def test_wrong_names_and_options_are_reported(name: str, arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as caught:
         build_network(name, **arguments)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_options_are_taken_as_toml_writes_them() -> None:
+def test_options_are_accepted_as_toml_writes_them() -> None:
     network = build_network("plain", widths=[8, 16], depths=[1, 2], dropout=0)
     assert [layer.conv.out_channels for layer in network.layers] == [8, 16, 16]  # type: ignore[union-attr]
     assert network.dropout.p == 0.0
@@ -140,7 +140,7 @@ def test_dropout_and_stochastic_depth_are_the_study_s() -> None:
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3, 4, 5, 6])
-def test_lite0_is_the_whole_one_s_first_stages(stages: int, built: Built, draw_faces: Draw) -> None:
+def test_a_cut_lite0_is_the_full_ones_first_stages(stages: int, built: Built, draw_faces: Draw) -> None:
     whole = built("efficientnet-lite0")
     cut = build_network("efficientnet-lite0", stages=stages, head=64).eval()
     shared = {key: value for key, value in whole.state_dict().items() if key.split(".")[0] in ("conv_stem", "bn1")}

@@ -70,14 +70,14 @@ def test_reshape_by_constants_reads_no_axis_at_run_time() -> None:
     assert before.shape == (2, 4, 15)
 
 
-def test_reshape_by_constants_leaves_what_swaps_axes() -> None:
+def test_reshape_by_constants_leaves_reshapes_that_swap_axes() -> None:
     model = _model(FLATTEN.replace("(n_, h_, k2)", "(h_, n_, k2)"))
     before = model.SerializeToString()
     assert reshape_by_constants(model).SerializeToString() == before
 
 
 @pytest.mark.parametrize("axes", ["2, 3", "-1, -2"])
-def test_pool_globally_takes_a_mean_over_height_and_width(axes: str) -> None:
+def test_pool_globally_replaces_a_mean_over_height_and_width(axes: str) -> None:
     model = _model(
         f"g (float[n, 4, h, w] x) => (float[n, 4, 1, 1] y) <int64[2] axes = {{{axes}}}> {{ y = ReduceMean(x, axes) }}"
     )
@@ -115,7 +115,7 @@ def test_merge_duplicates_computes_and_stores_once() -> None:
     np.testing.assert_array_equal(_run(lean, x=values), before)
 
 
-def test_merge_duplicates_tells_attributes_types_and_shapes_apart() -> None:
+def test_merge_duplicates_keeps_nodes_with_other_attributes_types_or_shapes() -> None:
     model = _model(
         """g (float[n, 2] x) => (float[n, 2] y) <float[1] a = {0.0}, int32[1] b = {0}, float[1, 1] c = {0.0}> {
           p = Softmax<axis = 0>(x)  q = Softmax<axis = 1>(x)  r = Add(p, q)  s = Add(r, a)  t = Add(s, c)
@@ -137,7 +137,7 @@ def test_drop_unused_keeps_just_what_outputs_need() -> None:
     assert [tensor.name for tensor in lean.graph.initializer] == ["a"]
 
 
-def test_plain_names_say_operator_and_role_and_change_no_result() -> None:
+def test_plain_names_state_operator_and_role_and_change_no_result() -> None:
     model = _model(
         """g (float[1, 1, 4, 4] x) => (float[1, 2, 4, 4] y)
         <float[2, 1, 1, 1] p_stem_weight = {1.0, -2.0}, float[2] p_stem_bias = {0.5, 0.25}> {
