@@ -64,18 +64,9 @@ def count_cost(subject: Subject) -> ModelCost:
 
 def recorded_cost(subject: Subject) -> ModelCost:
     """A model's size and recorded GFLOPs: all that is known without its runs."""
-    return ModelCost(bytes=_bytes(subject), recorded_gflops=_recorded(subject))
+    return ModelCost(bytes=_bytes(subject), recorded_gflops=subject.contract.gflops if subject.contract else None)
 
 
 def _bytes(subject: Subject) -> int | None:
     paths = [subject.path] if subject.path else [folder / "weights.safetensors" for folder in set(subject.runs)]
     return sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) or None
-
-
-def _recorded(subject: Subject) -> float | None:
-    if subject.contract is None:
-        return None
-    try:
-        return float(subject.contract.metadata["gflops"])
-    except (KeyError, ValueError):
-        return None

@@ -49,6 +49,7 @@ from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
 from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
 from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
+from fer_deploy.errors import printable
 from fer_deploy.model.session import check_probabilities
 
 if TYPE_CHECKING:
@@ -372,7 +373,8 @@ def _count(entries: Sequence[_Entry], step: Progress) -> None:
 
 def _row(entry: _Entry) -> Row:
     subject, session = entry.subject, entry.session
-    metadata: Mapping[str, str] = subject.contract.metadata if subject.contract else {}
+    contract = subject.contract
+    split = contract.metadata.get("accuracy_split") if contract else None
     if isinstance(session, PeerProcess):
         provider, note = session.facts["provider"], None
     else:
@@ -403,8 +405,8 @@ def _row(entry: _Entry) -> Row:
         latency=entry.latency,
         throughput=entry.throughput,
         load=entry.load,
-        recorded_accuracy=None if subject.learned_ferplus else _number(metadata.get("accuracy")),
-        recorded_accuracy_split=metadata.get("accuracy_split"),
+        recorded_accuracy=contract.accuracy if contract and not subject.learned_ferplus else None,
+        recorded_accuracy_split=None if split is None else printable(split),
         predictions=None if answers is None else digits(answers),
     )
 
@@ -458,10 +460,3 @@ def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored |
     if scored is not None and scored.data.name != "FER2013":
         warnings.append(f"the data is {scored.data.name}: these accuracies do not apply to FER2013")
     return warnings
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None

@@ -147,6 +147,7 @@ def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subj
         return Subject(name=adapter.name, kind="foreign", precision="as given", path=path, adapter=adapter)
     try:
         contract = check_model_file(path)
+        _ = contract.accuracy, contract.gflops, contract.calibration  # damaged figures refuse the file here, not later
     except ModelFileError as error:
         return Subject(name=model.stem, kind="file", precision=model.precision, path=path, refusal=str(error))
     return Subject(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -190,7 +189,6 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
     members = [_planned_member(name, workspace=workspace) for name in contract.members]
     try:
         weights = Weights.of(contract.weights, source=contract.metadata.get("weights_source", "the file"))
-        recorded = json.loads(contract.metadata.get("weights_sha256", "[]"))
     except ValueError as error:
         raise ExportError(f"the file's metadata is damaged: {error}") from None
     if contract.temperatures:
@@ -198,6 +196,9 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
             replace(member, fitted=temperature)
             for member, temperature in zip(members, contract.temperatures, strict=True)
         ]
+    recorded = contract.weights_sha256
+    if "weights_sha256" in contract.metadata and len(recorded) != len(members):
+        raise ExportError("the file's metadata is damaged: it needs one `weights_sha256` for each of its `members`")
     for member, sha256 in zip(members, recorded, strict=False):
         if member.run.weights_sha256 != sha256:
             raise ExportError(

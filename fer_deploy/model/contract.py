@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ from types import MappingProxyType
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import AdaptiveTemperature
-from fer_deploy.errors import ModelFileError
-from fer_deploy.files import read_file, shown
+from fer_deploy.errors import FerDeployError, ModelFileError, printable
+from fer_deploy.files import parse_json, read_file, shown
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
 from fer_deploy.model.protobuf import MalformedError, Message, Reader
 
@@ -33,24 +34,24 @@ INPUT_NAME = "faces"
 OUTPUT_NAME = "probabilities"
 """The one output: float32 (batch, 7), rows that sum to 1."""
 OPSET_VERSION = 18
-"""The default domain's version that we write: ONNX Runtime reads it from 1.14 on."""
+"""The version of the default operator domain that we write. ONNX Runtime reads it from 1.14 on."""
 MAXIMUM_OPSET = 19
-"""The newest version that ONNX Runtime 1.16 reads."""
+"""The newest operator set that ONNX Runtime 1.16 reads."""
 IR_VERSION = 8
-"""The file format's version that we write: ONNX Runtime reads it from 1.10 on."""
+"""The version of the file format that we write. ONNX Runtime reads it from 1.10 on."""
 MAXIMUM_IR_VERSION = 9
-"""The newest version that ONNX Runtime 1.16 reads."""
+"""The newest file format that ONNX Runtime 1.16 reads."""
 MAXIMUM_BYTES = 1 << 30
-"""A file larger than this is refused: the largest network of the registry has 80 million weights, 321 MB."""
+"""A larger file is refused. The largest network of the registry has 80 million weights, 321 MB."""
 MAXIMUM_NODES = 20_000
-"""A graph with more nodes is refused: five EfficientNets fused have under 2,000."""
+"""A graph with more nodes is refused. Five fused EfficientNets have under 2,000."""
 MAXIMUM_FIELDS = 1_000_000
-"""A file of more protobuf fields is refused, so that reading one can't be made to take minutes or gigabytes: five
-EfficientNets fused have under 100,000."""
+"""A file of more protobuf fields is refused, since reading it could take minutes and gigabytes. Five fused
+EfficientNets have under 100,000."""
 MAXIMUM_AXIS = 65_536
-"""A fixed batch, height or width beyond is refused: the engine would be asked for its memory."""
+"""A larger fixed batch, height or width is refused: the engine would allocate memory for it."""
 CONTROL_FLOW: frozenset[str] = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-"""Operators that hold graphs of their own. A classifier needs none, and a loop may never end."""
+"""Operators that contain graphs. A classifier needs none, and a loop may never end."""
 
 _UINT8, _FLOAT32 = 2, 1  # TensorProto.DataType
 _EXTERNAL = 1  # TensorProto.DataLocation
@@ -58,15 +59,19 @@ _EXTERNAL = 1  # TensorProto.DataLocation
 
 @dataclass(frozen=True)
 class ModelContract:
-    """What a file that holds to the contract says of itself."""
+    """What a file that keeps the contract states about itself.
+
+    The properties read the metadata: their values have the right type and range, and their texts are printable.
+    """
 
     source: str
-    """The file, as it was named to us."""
+    """The file, as the caller named it."""
     bytes: int
     """The file's size."""
     sha256: str
     """The SHA-256 of the file, 64 hexadecimal digits."""
     ir_version: int
+    """The version of the file format."""
     opset: int
     """The version of the default operator domain."""
     shape: Shape
@@ -74,7 +79,7 @@ class ModelContract:
     operators: Mapping[str, int]
     """How many nodes of each operator the graph has."""
     metadata: Mapping[str, str]
-    """The file's `metadata_props`, all of them."""
+    """The file's `metadata_props`, all of them, unchanged: escape them with `errors.printable` where you print them."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -83,71 +88,96 @@ class ModelContract:
 
     @property
     def name(self) -> str:
-        """The model's name, as in `B+E`; the file's stem where the file does not say."""
+        """The model's name, as in `B+E`; from the file's name where the metadata has none."""
         return self.metadata.get("name") or ModelName.parse(self.source).name
 
     @property
     def precision(self) -> str:
-        """How weights are stored: one of PRECISIONS."""
+        """How the file stores its weights: one of PRECISIONS."""
         return self.metadata.get("precision", "fp32")
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The runs that are fused in the file, in order; empty where the file does not say."""
+        """The runs that the file fuses, in order; empty where it does not name them."""
         return _strings(self.metadata.get("members"))
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Each member's share in the fusion; empty where the file does not say."""
-        return tuple(
-            float(value) for value in _json_list(self.metadata.get("weights")) if isinstance(value, int | float)
-        )
+        """Each member's share in the fusion, 0 to 1; empty where the file does not state them."""
+        return _numbers(self.metadata.get("weights"), 0, 1)
+
+    @property
+    def weights_sha256(self) -> tuple[str, ...]:
+        """The SHA-256 of each member's weights file; empty where the file does not state them."""
+        return _strings(self.metadata.get("weights_sha256"))
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """What each member's logits are divided by before the softmax; empty where the file does not say of each."""
-        found = tuple(
-            float(value)
-            for value in _json_list(self.metadata.get("temperatures"))
-            if isinstance(value, int | float) and value > 0
-        )
-        return found if len(found) == len(self.members) else ()
+        """What each member's logits are divided by, 0.001 to 1,000; empty where the file does not state all of them."""
+        values = _numbers(self.metadata.get("temperatures"), 1e-3, 1e3)
+        return values if len(values) == len(self.members) else ()
 
     @property
     def calibration(self) -> AdaptiveTemperature | None:
-        """What the fused answer goes through last; None where nothing. ModelFileError when the metadata is damaged."""
-        kept = self.metadata.get("adaptive_temperature")
-        if kept is None:
+        """The calibration of the fused answer; None where there is none. ModelFileError for damaged metadata."""
+        text = self.metadata.get("adaptive_temperature")
+        if text is None:
             return None
         try:
-            base, slope = json.loads(kept)
-            return AdaptiveTemperature(float(base), float(slope))
-        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            base, slope = _numbers(text, 0, 1e3)
+            return AdaptiveTemperature(base, slope)
+        except ValueError:
             raise ModelFileError(
-                f"{self.source}: metadata adaptive_temperature must be [base, slope], got {kept[:80]!r}: {error}"
+                f"{self.source}: metadata adaptive_temperature must be [base, slope], got {text[:80]!r}: "
+                "base is above 0 and slope not below 0"
             ) from None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The accuracy that the export measured, 0 to 1; None where there is none. ModelFileError for another value."""
+        return self._number("accuracy", 1)
+
+    @property
+    def gflops(self) -> float | None:
+        """Billions of multiply-adds for one face; None where there are none. ModelFileError for another value."""
+        return self._number("gflops", 1e6)
 
     @property
     def is_static(self) -> bool:
         """Whether an axis of the input has a fixed size."""
         return self.shape != DYNAMIC
 
+    def _number(self, key: str, maximum: float) -> float | None:
+        text = self.metadata.get(key)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= maximum:
+            raise ModelFileError(
+                f"{self.source}: metadata {key} must be a number from 0 to {maximum:g}, got {text[:40]!r}"
+            )
+        return value
+
 
 def check_model_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES) -> ModelContract:
     """Read the structure of the ONNX file at `path`, and refuse it if it breaks the contract.
 
-    Raises ModelFileError: no such file, larger than `maximum_bytes`, not an ONNX file or a damaged one, external data,
-    operators outside the default domain, functions, control flow, an opset or format that ONNX Runtime 1.16 can't
-    read, or other inputs, outputs or labels than the contract's.
+    Raises:
+        ModelFileError: no such file, not a regular file, larger than `maximum_bytes`, not an ONNX file or a damaged
+            one, external data, operators outside the default domain, functions, control flow, an opset or format that
+            ONNX Runtime 1.16 cannot read, or other inputs, outputs or labels than the contract's.
     """
     return read_model_file(path, maximum_bytes=maximum_bytes)[1]
 
 
 def read_model_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMUM_BYTES) -> tuple[bytes, ModelContract]:
-    """As `check_model_file`, and give the bytes that were checked.
+    """As `check_model_file`, and return the bytes that were checked.
 
-    An engine that is handed these bytes, rather than the path, can't be given a file that was exchanged after the
-    check, and can't follow a path out of it.
+    Give the engine these bytes, not the path: a file that was exchanged after the check then changes nothing, and the
+    engine cannot open further files beside it.
     """
     content = read_file(path, maximum_bytes=maximum_bytes, what="model", error=ModelFileError)
     return content, check_model_bytes(content, source=shown(path), maximum_bytes=maximum_bytes)
@@ -180,7 +210,7 @@ def _check_model(reader: Reader, model: Message, content: bytes, source: str) ->
             f"its format is IR version {ir_version}, and ONNX Runtime 1.16 reads up to {MAXIMUM_IR_VERSION}"
         )
     if model.has(25):
-        raise _RefusedError("it defines functions of its own, and only standard operators are allowed")
+        raise _RefusedError("it defines functions, and only standard operators are allowed")
     if model.has(20):
         raise _RefusedError("it holds training graphs, and only inference is allowed")
     opset = _check_opsets(reader, model)
@@ -213,13 +243,15 @@ def _check_opsets(reader: Reader, model: Message) -> int:
         pair = reader.message(entry)
         domain = pair.text(1)
         if domain not in ("", "ai.onnx"):
-            raise _RefusedError(f"it asks for operators of the domain {domain!r}, and only standard ones are allowed")
+            raise _RefusedError(f"it uses operators of the domain {domain!r}, and only standard ones are allowed")
         versions[domain] = pair.integer(2)
     if len(versions) != 1:
-        raise _RefusedError("it names no version, or several, of the standard operators")
+        raise _RefusedError("it must state one version of the standard operators")
     (opset,) = versions.values()
     if not 13 <= opset <= MAXIMUM_OPSET:
-        raise _RefusedError(f"it uses operator set {opset}; ONNX Runtime 1.16 reads up to {MAXIMUM_OPSET}, we from 13")
+        raise _RefusedError(
+            f"it uses operator set {opset}: 13 to {MAXIMUM_OPSET} are allowed, which ONNX Runtime 1.16 reads"
+        )
     return opset
 
 
@@ -258,7 +290,7 @@ def _check_graph(reader: Reader, graph: Message) -> Counter[str]:
 def _check_tensor(reader: Reader, content: memoryview) -> None:
     tensor = reader.message(content)
     if tensor.has(13) or any(value == _EXTERNAL for value in tensor.integers(14)):
-        raise _RefusedError(f"its tensor {tensor.text(8)!r} lies in another file: external data is not allowed")
+        raise _RefusedError(f"its tensor {tensor.text(8)!r} is stored in another file: external data is not allowed")
 
 
 def _check_ends(reader: Reader, graph: Message) -> Shape:
@@ -278,7 +310,7 @@ def _check_ends(reader: Reader, graph: Message) -> Shape:
         raise _RefusedError(f"it must have {wanted}; its output has type {kind} and shape {_shape(answer)}")
     batch, height, width = shape[:3]
     if any(axis is not None and not 1 <= axis <= MAXIMUM_AXIS for axis in (batch, height, width)):
-        raise _RefusedError(f"its input has an axis of another size than 1 to {MAXIMUM_AXIS:,}: {_shape(shape)}")
+        raise _RefusedError(f"the axes of its input must be from 1 to {MAXIMUM_AXIS:,}, and are {_shape(shape)}")
     return batch, height, width
 
 
@@ -286,7 +318,7 @@ _End = tuple[str, int, tuple[int | None, ...] | None]
 
 
 def _read_end(reader: Reader, content: memoryview) -> _End:
-    """Name, element type (0: not a tensor) and shape (None: not said) of a graph's input or output."""
+    """Name, element type (0: not a tensor) and shape (None: not stated) of a graph's input or output."""
     value = reader.message(content)
     name = value.text(1)
     if not value.has(2):
@@ -306,7 +338,7 @@ def _read_end(reader: Reader, content: memoryview) -> _End:
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
     if "labels" not in metadata:
-        raise _RefusedError("its metadata has no `labels`: it is not one of ferdeploy's files")
+        raise _RefusedError("its metadata has no `labels`: ferdeploy did not write it")
     labels = _strings(metadata["labels"])
     if labels != EMOTIONS:
         raise _RefusedError(f"its labels are {metadata['labels'][:120]!r}, and must be {json.dumps(EMOTIONS)}")
@@ -314,26 +346,37 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
     if precision not in PRECISIONS:
         raise _RefusedError(f"its precision is {precision[:40]!r}, and must be one of {', '.join(PRECISIONS)}")
     members, weights = _json_list(metadata.get("members")), _json_list(metadata.get("weights"))
-    fits = all(isinstance(weight, int | float) and abs(weight) <= 1 for weight in weights)
-    if not fits or len(members) != len(weights):
-        raise _RefusedError("its metadata must name as many `weights`, numbers of at most 1, as `members`")
-    for key in ("name", "members"):
-        if not metadata.get(key, "").isprintable():  # people see it in their terminals
-            raise _RefusedError(f"its metadata `{key}` holds control characters: {metadata[key][:60]!r}")
+    if len(_numbers(metadata.get("weights"), 0, 1)) != len(weights) or len(members) != len(weights):
+        raise _RefusedError("its metadata must name as many `weights`, numbers from 0 to 1, as `members`")
+    # People see these in their terminals. JSON can hide control characters from a check of its text: "\u001b".
+    texts = {"name": [metadata.get("name", "")], "members": [metadata.get("members", ""), *map(str, members)]}
+    for key, values in texts.items():
+        for value in values:
+            if not value.isprintable():
+                raise _RefusedError(f"its metadata `{key}` holds control characters: {value[:60]!r}")
 
 
 def _json_list(text: str | None) -> list[object]:
     """The list that `text` holds as JSON; empty for None, and for anything else than a list."""
     try:
-        value = json.loads(text or "[]")
-    except (ValueError, RecursionError):
+        value = parse_json(text or "[]", source="metadata", what="list")
+    except FerDeployError:
         return []
     return value if isinstance(value, list) else []
 
 
 def _strings(text: str | None) -> tuple[str, ...]:
-    values = _json_list(text)
-    return tuple(value for value in values if isinstance(value, str)) if values else ()
+    """The texts in a JSON list, printable; values of other types are left out."""
+    return tuple(printable(value) for value in _json_list(text) if isinstance(value, str))
+
+
+def _numbers(text: str | None, low: float, high: float) -> tuple[float, ...]:
+    """The numbers from `low` to `high` in a JSON list; other values are left out."""
+    return tuple(
+        float(value)
+        for value in _json_list(text)
+        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    )
 
 
 def _names(ends: list[_End]) -> str:
@@ -345,4 +388,4 @@ def _shape(shape: tuple[int | None, ...] | None) -> str:
 
 
 class _RefusedError(Exception):
-    """The message is well formed, and not what the contract allows."""
+    """The message is well formed, but the contract does not allow it."""

@@ -17,7 +17,13 @@ from tiny_model import tiny_model
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import ModelFileError
-from fer_deploy.model.contract import MAXIMUM_IR_VERSION, check_model_bytes, check_model_file, read_model_file
+from fer_deploy.model.contract import (
+    MAXIMUM_IR_VERSION,
+    ModelContract,
+    check_model_bytes,
+    check_model_file,
+    read_model_file,
+)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +198,8 @@ def _training(model: onnx.ModelProto) -> None:
         (_custom_operator, "custom operator 'com.example::Evil'"),
         (_contributed_operator, "custom operator 'com.microsoft::QuickGelu'"),
         (_custom_domain, "domain 'com.microsoft'"),
-        (_two_versions, "several"),
-        (_function, "functions of its own"),
+        (_two_versions, "must state one version"),
+        (_function, "it defines functions"),
         (_loop, "control flow"),
         (_hidden_graph, "control flow"),
         (_new_opset, "operator set 21"),
@@ -201,10 +207,10 @@ def _training(model: onnx.ModelProto) -> None:
         (_second_input, "one input 'faces'"),
         (_float_input, "uint8"),
         (_channels_first, "[any, 3, any, any]"),
-        (_empty_axis, "axis of another size than 1"),
-        (_huge_axis, "axis of another size than 1"),
-        (_negative_axis, "axis of another size than 1"),
-        (_huge_weight, "numbers of at most 1"),
+        (_empty_axis, "axes of its input must be from 1"),
+        (_huge_axis, "axes of its input must be from 1"),
+        (_negative_axis, "axes of its input must be from 1"),
+        (_huge_weight, "numbers from 0 to 1"),
         (_name_for_a_terminal, r"`name` holds control characters: 'B\x1b[2J'"),
         (_domain_for_a_terminal, r"'\x1b[2J::Evil'"),
         (_other_input, "'image'"),
@@ -331,3 +337,62 @@ def test_a_damaged_adaptive_temperature_is_named(kept: str) -> None:
 def test_an_adaptive_temperature_is_read_and_none_is_none() -> None:
     assert _calibration(None) is None
     assert _calibration("[0.7, 0.1]") == AdaptiveTemperature(0.7, 0.1)
+
+
+def _with(**metadata: str) -> ModelContract:
+    model = onnx.load_from_string(tiny_model())
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, kept | metadata)
+    return check_model_bytes(model.SerializeToString(), source="some.onnx")
+
+
+@pytest.mark.parametrize("key", ["accuracy", "gflops"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "1e400", "9" * 5000, "", "seventy", "0x1", "7.5e6", "[0.5]"])
+def test_figures_of_another_type_or_range_are_named(key: str, text: str) -> None:
+    contract = _with(**{key: text})
+    with pytest.raises(ModelFileError, match=rf"some\.onnx: metadata {key} must be a number from 0 to "):
+        getattr(contract, key)
+
+
+def test_figures_are_read() -> None:
+    assert _with().accuracy is None
+    assert _with().gflops is None
+    assert _with(accuracy="0.714").accuracy == 0.714
+    assert _with(gflops="0.0004").gflops == 0.0004
+    with pytest.raises(ModelFileError, match=r"from 0 to 1, got '7\.5'"):
+        _ = _with(accuracy="7.5").accuracy
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["[1e999]", "[NaN]", "[true]", "[-0.5]", '["1"]', "[[1]]", "[null]", "{}", "1", "[" * 100_000, "[0.5, 0.5]"],
+)
+def test_weights_are_numbers_from_0_to_1(weights: str) -> None:
+    with pytest.raises(ModelFileError, match="as many `weights`, numbers from 0 to 1, as `members`"):
+        _with(weights=weights)
+
+
+@pytest.mark.parametrize("text", ["[1e999]", "[0]", "[-1]", '["1"]', "[true]", "[1, 1]", "{}", "[" * 100_000])
+def test_damaged_temperatures_are_none(text: str) -> None:
+    assert _with(temperatures=text).temperatures == ()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"name": "a\x1b[2J"},
+        {"name": "a\u202egnp"},
+        {"members": '["a\x1b[2J"]'},
+        {"members": '["a\\u001b[2J"]'},  # JSON's own escape
+        {"members": '["a\\n"]'},
+        {"members": '["\\ud800"]'},
+    ],
+)
+def test_names_with_control_characters_are_refused_however_they_are_encoded(metadata: dict[str, str]) -> None:
+    with pytest.raises(ModelFileError, match=r"control characters|as many `weights`") as caught:
+        _with(**metadata)
+    assert str(caught.value).isprintable()
+
+
+def test_texts_in_other_metadata_are_printable() -> None:
+    assert _with(weights_sha256='["a\\u001b[2J", 7]').weights_sha256 == ("a\\x1b[2J",)
