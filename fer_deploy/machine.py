@@ -25,6 +25,11 @@ def processor_features(known: tuple[str, ...] = INSTRUCTIONS) -> list[str]:
     return [name for name in known if name in have]
 
 
+def processor_identity() -> str:
+    """Text that differs between any two processors for which a compiler may make different machine code."""
+    return "\n".join((processor_name(), *map(_cpu_field, ("flags", "Features", "CPU part"))))
+
+
 def available_cores() -> int:
     """Logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -99,7 +99,7 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
     rates: dict[str, float] = {}
     for run in plan:
         epochs = run.epochs if call.restart else epochs_left(run.recipe, call.folder(run))
-        most = "≤ " if any(stage.patience for stage in run.recipe.stages) else ""
+        most = "≤ " if any(stage.patience or stage.goal for stage in run.recipe.stages) else ""
         cells = [run.name, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}"]
         if estimated:
             first = run.recipe.stages[0]

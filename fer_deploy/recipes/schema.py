@@ -247,6 +247,8 @@ class Stage:
     that spans `epochs`. `--epochs N` is divided among the stages in this proportion. 0: the same as `epochs`."""
     patience: int = 0
     """Early stopping: epochs without a better validation accuracy. 0: off."""
+    goal: float = 0.0
+    """The stage ends after the first epoch whose validation accuracy, 0 to 1, is at least this. 0: off."""
     batch_size: int = 128
     """Faces per step, 2 to 65536."""
     clip: float = 0.0
@@ -262,6 +264,7 @@ class Stage:
         _require(self.epochs >= 1, "epochs", f"must be at least 1, got {self.epochs}")
         _require(self.ran >= 0, "ran", f"must not be negative, got {self.ran}")
         _require(self.patience >= 0, "patience", f"must not be negative, got {self.patience}")
+        _require(0 <= self.goal <= 1, "goal", f"must lie in [0, 1], got {self.goal}")
         _require(2 <= self.batch_size <= 65536, "batch_size", f"must lie in 2 to 65536, got {self.batch_size}")
         _require(self.clip >= 0, "clip", f"must not be negative, got {self.clip}")
         _require(0 <= self.ema < 1, "ema", f"must lie in [0, 1), got {self.ema}")

@@ -284,7 +284,7 @@ class _Training:
         if self.processes.count > 1:
             trained = nn.parallel.DistributedDataParallel(self.network)
         run = _StageRun(stage, index, sizes, updater, trained)
-        while (end := progress.stage_end(stage)) is None:
+        while (end := progress.stage_end(self.order.recipe.stages)) is None:
             self._run_epoch(run)
         if end:
             self.order.watcher.message(f"stage {index + 1} ends: {end}")

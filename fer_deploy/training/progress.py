@@ -124,11 +124,25 @@ class Progress:
         self.loss_sum, self.epoch_seconds = 0.0, 0.0
         return is_best
 
-    def stage_end(self, stage: Stage) -> str | None:
+    def goals_reached(self, stages: tuple[Stage, ...]) -> list[dict[str, Any]]:
+        """For each stage that reached its goal: stage and epoch, counted from 1, the goal, and the accuracy there."""
+        reached = []
+        for number, stage in enumerate(stages, 1):
+            rows = (row for row in self.rows if row["stage"] == number and row["validation_accuracy"] >= stage.goal)
+            if stage.goal and (row := next(rows, None)):
+                keys = ("stage", "epoch", "validation_accuracy")
+                reached.append({**{key: row[key] for key in keys}, "goal": stage.goal})
+        return reached
+
+    def stage_end(self, stages: tuple[Stage, ...]) -> str | None:
         """Why this stage ends after the epochs so far; None if it has another epoch.
 
         The reason is empty when the stage has had all its epochs.
         """
+        stage = stages[self.stage]
+        for reached in self.goals_reached(stages):
+            if reached["stage"] == self.stage + 1:
+                return f"validation accuracy {reached['validation_accuracy']:.2%} reaches the goal of {stage.goal:.2%}"
         if self.epoch_in_stage >= stage.length:
             return ""
         if stage.patience and self.epochs_without_better >= stage.patience:

@@ -105,7 +105,7 @@ class RunWriter:
             row = progress.rows[progress.best_epoch - 1]
             accuracy = rounded_accuracy if rounded_accuracy is not None else row["validation_accuracy"]
             best = {"stage": row["stage"], "epoch": row["epoch"], "validation_accuracy": accuracy}
-        record = {
+        record: dict[str, Any] = {
             "format": RUN_FORMAT,
             "name": self.folder.name,
             "status": "complete" if complete else "training",
@@ -138,6 +138,8 @@ class RunWriter:
             "recipe": recipe_to_dict(self.recipe),
             "fingerprint": fingerprint(self.recipe, self.dataset, seed=self.seed),
         }
+        if goals := progress.goals_reached(self.recipe.stages):
+            record["goals_reached"] = goals
         write_json(self.folder / "run.json", record)
 
     def _data(self) -> dict[str, Any]:

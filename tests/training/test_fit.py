@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import resource
 import shutil
@@ -39,6 +40,7 @@ from fer_deploy.recipes import (
     Schedule,
     Stage,
     apply_settings,
+    parse_recipe,
 )
 from fer_deploy.training import fit, optim, step, teachers
 from fer_deploy.training.checkpoint import read_checkpoint, save_tensors
@@ -110,18 +112,18 @@ def test_training_learns(tmp_path: Path) -> None:
     assert outcome.run().validation_accuracy > 0.8  # one in seven by chance
 
 
+def stops_at(*calls: int) -> Callable[[], bool]:
+    """A `should_stop` that is True at these calls, counted from 1 over all calls of `train`."""
+    count = itertools.count(1)
+    return lambda: next(count) in calls
+
+
 @pytest.mark.parametrize("stops", [(1,), (9, 10, 23), (8, 16, 24, 32, 40, 60)])
 def test_a_stopped_run_ends_with_the_same_weights(
     stops: tuple[int, ...], tmp_path: Path, finished: Path, small_recipe: Recipe, few_faces: Dataset
 ) -> None:
-    """Stops within epochs, at their ends, at a stage's end; the batches are counted over all calls."""
-    seen = 0
-
-    def should_stop() -> bool:
-        nonlocal seen
-        seen += 1
-        return seen in stops
-
+    """Stops within epochs, at their ends, and between stages."""
+    should_stop = stops_at(*stops)
     statuses = []
     while not statuses or statuses[-1] == "stopped":
         statuses.append(
@@ -130,6 +132,67 @@ def test_a_stopped_run_ends_with_the_same_weights(
     assert statuses == ["stopped"] * len(stops) + ["complete"]
     name = "training/small/weights.safetensors"
     assert sha256(tmp_path / name) == sha256(finished / name)
+
+
+EVERYTHING = """
+name = "student"
+title = "moving average, one-cycle, patience, a goal, precise batch norm, teachers"
+network = { name = "plain", options = { widths = [4, 8], depths = [1, 2], stem_stride = 2, dropout = 0.2 } }
+augmentation = { flip = 0.5, rotation = 10.0 }
+distillation = { teachers = ["small", "small~mirror"], views = 2, mixup_alpha = 1.0, unlabelled = "faces" }
+precise_bn = 0.5
+[[stage]]
+epochs = 6
+ran = 3
+batch_size = 70
+ema = 0.9
+optimiser = { lr = 4e-3 }
+schedule = { name = "one-cycle" }
+[[stage]]
+epochs = 40
+patience = 2
+goal = 0.9
+batch_size = 50
+optimiser = { name = "sgd", lr = 1e-9 }
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "stops"),
+    [
+        ("while the teachers label the first view", (1,)),
+        ("while they label the unlabelled faces", (6,)),
+        ("in mid epoch and while they label the second view", (9, 14, 15)),
+        ("between the stages", (29, 30, 31, 32)),
+        ("in the last stage", (40, 47)),
+    ],
+)
+def test_a_stopped_student_ends_with_the_same_weights_and_history(
+    place: str, stops: tuple[int, ...], tmp_path: Path, finished: Path, unlabelled: Path, few_faces: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Wherever it stops, `place` among them; its teachers then resume or repeat their work."""
+    monkeypatch.setattr(teachers, "TEACHER_BATCH", 64)
+    recipe = parse_recipe(EVERYTHING, source=place)
+    shutil.copytree(finished / "training", tmp_path / "training", dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "training/.soft_targets", ignore_errors=True)
+    whole = train(recipe, few_faces, workspace=tmp_path, name="whole", settings=CPU)
+    shutil.rmtree(tmp_path / "training/.soft_targets")
+    should_stop, count = stops_at(*stops), 0
+    while (
+        ended := train(recipe, few_faces, workspace=tmp_path, settings=CPU, should_stop=should_stop)
+    ).status == "stopped":
+        count += 1
+    assert count == len(stops)
+    for name in ("weights.safetensors", "history.csv"):
+        contents = []
+        for folder in (whole.folder, ended.folder):
+            if name == "history.csv":
+                rows = list(csv.DictReader((folder / name).open()))
+                contents.append([{**row, "seconds": "", "images_per_second": ""} for row in rows])
+            else:
+                contents.append(sha256(folder / name))
+        assert contents[0] == contents[1]
 
 
 def test_a_time_limit_ends_cleanly_and_the_next_call_goes_on(

@@ -363,7 +363,7 @@ def test_autocast_is_no_coarser_than_pytorchs(name: str) -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """As in a new process, with an empty cache of its own, and builds that are quick instead of good."""
     monkeypatch.setattr(library, "_FLAGS", tuple(flag.replace("-O3", "-O0") for flag in library._FLAGS))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("FERDEPLOY_CACHE", str(tmp_path / "ferdeploy"))
     library.kernels.cache_clear()
     kernels_work.cache_clear()
     yield tmp_path
@@ -413,7 +413,7 @@ def test_a_library_that_answers_wrongly_is_not_used(
     monkeypatch.setattr(library, "files", lambda _: fresh)
     with caplog.at_level(logging.WARNING):
         assert untouched(build_network("plain"))
-    assert "answer wrongly" in caplog.text
+    assert "wrong results on this machine" in caplog.text
 
 
 @pytest.mark.usefixtures("fresh")
@@ -430,6 +430,30 @@ def test_a_build_is_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert built.stat().st_mtime_ns == stamp
     monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, "-DANOTHER"))
     assert library.build(fresh) != built
+
+
+@needs_kernels
+@pytest.mark.parametrize("cache", ["a file", "read-only", "none", "damaged"])
+def test_a_cache_that_cannot_be_used_costs_only_the_time_to_compile(
+    cache: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fresh / "ferdeploy"
+    if cache == "a file":
+        folder.write_text("in the way")
+    elif cache == "read-only":
+        monkeypatch.setenv("FERDEPLOY_CACHE", "/proc/no-cache")  # root may write into read-only folders, not here
+    elif cache == "none":
+        monkeypatch.setattr(library, "cache_folder", lambda: None)
+    else:
+        library.build(folder).write_bytes(b"not a library")
+    assert library.kernels() is not None
+    assert kernels_work()
+
+
+def test_the_cache_is_where_all_of_ferdeploys_caches_are(fresh: Path) -> None:
+    if library.kernels() is None:
+        pytest.skip("no C++ compiler here, so no kernels")
+    assert [path.suffix for path in (fresh / "ferdeploy").iterdir()] == [".so"]
 
 
 def test_other_devices_are_left_alone() -> None:

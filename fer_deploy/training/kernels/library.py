@@ -1,9 +1,9 @@
-"""Builds kernels.cpp with the machine's own C++ compiler, once, and gives its functions to Python.
+"""Compiles kernels.cpp with the machine's C++ compiler, once, and makes its functions callable.
 
-The library is kept in the user's cache folder under a name made of everything that its bytes depend on (source,
-flags, compiler, processor), so a build happens once a machine and takes a few seconds. Where there is no compiler,
-or a build fails or does not answer as PyTorch does, `kernels()` is None, the log says why, and training goes on
-with PyTorch's own operators.
+The library is kept in the user's cache folder (`$FERDEPLOY_CACHE`, else the system's place for caches). Its name is a
+hash of everything that its bytes depend on (source, flags, compiler, processor), so that each machine compiles once,
+which takes a few seconds. Without a compiler, or if the build fails or its answers differ from PyTorch's, `kernels()`
+is None, the log states why, and training uses PyTorch's own operators.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from fer_deploy.errors import one_line
 from fer_deploy.files import replacing
+from fer_deploy.machine import cache_folder, processor_identity
 
 _log = logging.getLogger(__name__)
 
@@ -42,22 +43,39 @@ _SIGNATURES = {
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The compiled library, or None where it cannot be had (the log says why, once).
+    """The compiled library, or None without one (the log states why, once).
 
-    Set the environment variable FERDEPLOY_KERNELS to 0 to do without.
+    The environment variable FERDEPLOY_KERNELS=0 switches it off.
     """
     if os.environ.get("FERDEPLOY_KERNELS") == "0":
         _log.info("compiled kernels are switched off by FERDEPLOY_KERNELS=0: training uses PyTorch's own operators")
         return None
     try:
-        return load(build(_cache_folder()))
+        return _load_cached() or _load_uncached()
     except (OSError, subprocess.SubprocessError, RuntimeError, AttributeError) as error:
-        _log.warning("no compiled kernels, training uses PyTorch's own operators: %s", _one_line(error))
+        _log.warning("no compiled kernels, training uses PyTorch's own operators: %s", _reason(error))
         return None
 
 
+def _load_cached() -> ctypes.CDLL | None:
+    """The library in the user's cache; None where the user has no cache, or it cannot be written or read."""
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        return load(build(folder))
+    except OSError as error:
+        _log.info("%s: no cache for the CPU kernels: they are compiled for this process alone", one_line(error))
+        return None
+
+
+def _load_uncached() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="ferdeploy-") as folder:
+        return load(build(Path(folder)))  # once it is loaded, its file may go
+
+
 def build(folder: Path) -> Path:
-    """Compile the kernels into `folder` unless they are there already, and return the library's path.
+    """Compile the kernels into `folder`, unless it has them already, and return the library's path.
 
     Raises:
         RuntimeError: there is no C++ compiler.
@@ -70,7 +88,7 @@ def build(folder: Path) -> Path:
         )
     source = files(__package__).joinpath("kernels.cpp").read_text(encoding="utf-8")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    recipe = "\0".join((source, *_FLAGS, compiler, version, _processor(), sys.platform))
+    recipe = "\0".join((source, *_FLAGS, compiler, version, processor_identity(), sys.platform))
     library = folder / f"kernels-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.so"
     if library.is_file():
         return library
@@ -108,24 +126,9 @@ def find_compiler() -> str | None:
     return None
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "ferdeploy"
-
-
-def _processor() -> str:
-    """Words that differ where -march=native differs."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(
-        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
-    )
-
-
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line: of a compiler that failed, its first message."""
     if isinstance(error, subprocess.CalledProcessError):
         detail = (error.stderr or "").strip().splitlines()
-        return f"{error.cmd[0]} failed: {detail[0] if detail else error.returncode}"
-    return " ".join(str(error).split())
+        return one_line(f"{error.cmd[0]} failed: {detail[0] if detail else error.returncode}")
+    return one_line(error)
