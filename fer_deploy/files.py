@@ -6,6 +6,7 @@ user names are opened without blocking on pipes and are read up to a limit. Fold
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -195,12 +196,13 @@ def read_text(
     error: type[FerDeployError] = DataError,
     maximum_bytes: int = MAXIMUM_TEXT_BYTES,
 ) -> str:
-    """A UTF-8 file's text, without the byte order mark that some editors put first.
+    """A text file's text: UTF-8, or UTF-16 or UTF-32 with a byte order mark, which is dropped.
 
     Raises:
-        FerDeployError: of class `error`, as `read_file`, or the file is not UTF-8.
+        FerDeployError: of class `error`, as `read_file`, or the file is not such text.
     """
-    return _decoded(read_file(path, maximum_bytes=maximum_bytes, what=what, error=error), shown(path), error)
+    content = read_file(path, maximum_bytes=maximum_bytes, what=what, error=error)
+    return decode_text(content, source=shown(path), error=error)
 
 
 def read_json(
@@ -224,7 +226,7 @@ def read_json(
 
 def parse_json(content: str | bytes, *, source: str, what: str, error: type[FerDeployError] = RunError) -> Any:
     """As `read_json`, for JSON in memory; `source` names it in errors."""
-    text = _decoded(content, source, error) if isinstance(content, bytes) else content
+    text = decode_text(content, source=source, error=error) if isinstance(content, bytes) else content
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
@@ -255,7 +257,7 @@ def parse_toml(
     content: str | bytes, *, source: str, what: str, error: type[FerDeployError] = RecipeError
 ) -> dict[str, Any]:
     """As `read_toml`, for TOML in memory; `source` names it in errors."""
-    text = _decoded(content, source, error) if isinstance(content, bytes) else content
+    text = decode_text(content, source=source, error=error) if isinstance(content, bytes) else content
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -447,11 +449,29 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> str:
     return _kind_of_file(mode).removeprefix("a ")
 
 
-def _decoded(content: bytes, source: str, error: type[FerDeployError]) -> str:
+def decode_text(content: bytes, *, source: str, error: type[FerDeployError] = DataError) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark: PowerShell's `>` writes UTF-16.
+
+    Args:
+        content: the bytes; a byte order mark is dropped.
+        source: names them in errors.
+        error: the class of error to raise.
+
+    Raises:
+        FerDeployError: of class `error`: the bytes are not such text.
+    """
+    marks = {
+        codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
+        codecs.BOM_UTF32_BE: "utf-32",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as cause:
-        raise error(f"{source}: not UTF-8 text: byte {cause.start} is 0x{content[cause.start]:02x}") from cause
+        name = encoding.removesuffix("-sig").upper()
+        raise error(f"{source}: not {name} text: byte {cause.start} is 0x{content[cause.start]:02x}") from cause
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-import io
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from itertools import takewhile
+from typing import Any, NoReturn
 
 import click
 
 from fer_deploy import __version__
+from fer_deploy.cli.errors import INTERRUPTED, close_streams, conclude, open_streams
 
 VERBS: dict[str, str] = {
     "train": "Train variants, or resume an interrupted run.",
@@ -43,6 +46,14 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = import_module(f"fer_deploy.cli.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import and run a command. Ctrl-C before the command can report it ends the program."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped.", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write names and summaries without importing the commands."""
@@ -76,9 +87,20 @@ def cli(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
-def main(*arguments: Any) -> None:
-    """Run the command line; the entry point of the program `ferdeploy`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character outside its encoding must not end a command
-            stream.reconfigure(errors="replace" if stream.errors == "strict" else stream.errors)
-    cli.main(args=list(arguments) or None, prog_name="ferdeploy")
+def main(*arguments: str) -> NoReturn:
+    """Run the command line and exit.
+
+    Args:
+        *arguments: the words of the command; those of the process by default.
+    """
+    open_streams()
+    words = list(arguments) or sys.argv[1:]
+    try:
+        code = cli.main(args=words, prog_name="ferdeploy", standalone_mode=False)  # a code where click ended early
+        code = code if isinstance(code, int) else 0
+    except BaseException as error:  # whatever ends a command becomes one line and a code
+        code = conclude(error, debug="--debug" in takewhile(lambda word: word.startswith("-"), words))
+    with suppress(ValueError):  # not the main thread
+        # Nothing is left to interrupt but the shutdown of libraries, where Ctrl-C would print a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(close_streams(code))

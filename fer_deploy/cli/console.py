@@ -5,6 +5,7 @@ Only `report_console`, `console` and `ProgressBar` load rich, and only when they
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,19 +18,28 @@ PLAIN_WIDTH = 120
 """Columns of a table where the output is not a terminal."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that prints numbers and paths without colours of its own."""
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that prints numbers and paths without colours of its own.
+
+    Args:
+        stderr: print to stderr instead of stdout.
+        width: columns; by default those of the terminal.
+    """
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    class CommandConsole(Console):
+        """A console that leaves a broken pipe to `errors.error_line`; rich's own exits with code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    return CommandConsole(stderr=stderr, width=width, highlight=False)
 
 
 def report_console() -> Console:
     """A console for tables: as wide as the terminal or $COLUMNS, else `PLAIN_WIDTH` columns."""
-    from rich.console import Console
-
     plain = console()
-    return plain if plain.is_terminal or "COLUMNS" in os.environ else Console(width=PLAIN_WIDTH, highlight=False)
+    return plain if plain.is_terminal or "COLUMNS" in os.environ else console(width=PLAIN_WIDTH)
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fer_deploy.errors import RecipeError
+from fer_deploy.errors import RecipeError, one_line
+from fer_deploy.files import parse_toml, read_toml, shown
 from fer_deploy.recipes.schema import Recipe
 from fer_deploy.recipes.values import KeyPath, build
 from fer_deploy.study import STUDY_VARIANTS
@@ -23,6 +24,9 @@ these, and `plain-small`, which the quick start trains."""
 
 EXPERIMENTS = Path("training", "recipes")
 """The folder of a workspace that holds recipes of its own."""
+
+MAXIMUM_DEPTH = 20
+"""Parts of a key of `--set`; a recipe's own keys have four at most, and a network's options a few more."""
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -68,18 +72,21 @@ def parse_recipe(text: str, *, source: str) -> Recipe:
 
     The tables are those of `fer_deploy.recipes.schema`; `[[stage]]` is repeated for each stage.
     """
+    return recipe_from_dict(parse_toml(text, source=source, what="recipe"), source=source)
+
+
+def recipe_from_dict(content: object, *, source: str) -> Recipe:
+    """Make a recipe from nested dictionaries, as TOML or `recipe_to_dict` give them.
+
+    Raises:
+        RecipeError: the content is not a recipe; names `source` and the key.
+    """
+    if isinstance(content, Mapping):  # records of earlier runs hold the study's figures, which decide nothing
+        content = {key: value for key, value in content.items() if key != "study"}
     try:
-        content = tomllib.loads(text)
-    except ValueError as error:  # tomllib's own, or that of int() for thousands of digits
-        raise RecipeError(f"{source}: is not TOML: {error}") from error
-    return recipe_from_dict(content, source=source)
-
-
-def recipe_from_dict(content: Mapping[str, Any], *, source: str) -> Recipe:
-    """Make a recipe from nested dictionaries, as TOML or `recipe_to_dict` give them."""
-    content = dict(content)
-    content.pop("study", None)  # records of earlier runs hold the study's figures, which decide nothing about a run
-    return build(Recipe, content, KeyPath(source))
+        return build(Recipe, content, KeyPath(source))
+    except RecursionError:
+        raise RecipeError(f"{source}: damaged recipe: its values are nested too deep") from None
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -104,20 +111,28 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             raise RecipeError(f"--set {setting}: write it as key=value, such as stage.0.optimiser.lr=1e-3")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text.strip()
-        _put(content, key.strip().split("."), value, f"--set {setting}")
-    return recipe_from_dict(content, source="--set " + " ".join(settings) if settings else recipe.name)
+        keys = key.strip().split(".")
+        if len(keys) > MAXIMUM_DEPTH:
+            raise RecipeError(f"--set {one_line(setting)}: no key of a recipe has {len(keys)} parts")
+        _put(content, keys, value, f"--set {one_line(setting)}")
+    source = one_line("--set " + " ".join(settings)) if settings else recipe.name
+    return recipe_from_dict(content, source=source)
 
 
 def field_documentation(table: type) -> dict[str, str]:
-    """The string under each field of a schema's dataclass, by field name."""
+    """The string under each field of a dataclass, by field name; empty where its source is not installed."""
     import ast
     import inspect
     import textwrap
 
-    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(table))).body[0]).body
-    found = {}
+    try:
+        source = textwrap.dedent(inspect.getsource(table))
+    except OSError:
+        return {}
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    documentation = {}
     for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
@@ -125,8 +140,8 @@ def field_documentation(table: type) -> dict[str, str]:
             and isinstance(following, ast.Expr)
             and isinstance(following.value, ast.Constant)
         ):
-            found[statement.target.id] = str(following.value.value)
-    return found
+            documentation[statement.target.id] = str(following.value.value)
+    return documentation
 
 
 def _folder() -> Any:
@@ -134,13 +149,7 @@ def _folder() -> Any:
 
 
 def _read(path: Path) -> Recipe:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}: give the path of a recipe") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    return parse_recipe(text, source=str(path))
+    return recipe_from_dict(read_toml(path, what="recipe"), source=shown(path))
 
 
 def _put(content: Any, keys: list[str], value: Any, source: str) -> None:

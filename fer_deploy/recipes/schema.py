@@ -311,6 +311,7 @@ class Recipe:
             "name",
             f"letters, digits, '-', '_', '.' only, got {self.name!r}",
         )
+        _require(len(self.name) <= 200, "name", f"at most 200 characters, got {len(self.name)}")
         _require(0 <= self.precise_bn <= 1, "precise_bn", f"must lie in [0, 1], got {self.precise_bn}")
         mixed = self.distillation is not None and self.distillation.mixup_alpha > 0
         for number, stage in enumerate(self.stages):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from fer_deploy.errors import RecipeError
+from fer_deploy.errors import RecipeError, one_line
 
 T = TypeVar("T")
 
@@ -50,11 +50,11 @@ def build(table: type[T], content: object, place: KeyPath) -> T:
         if key not in fields:
             near = get_close_matches(str(key), fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
-            raise RecipeError(f"{place.source}: unknown key {(place / key).key!r}: {hint}")
+            raise RecipeError(f"{place.source}: unknown key {_brief((place / key).key)}: {hint}")
     for key, field in fields.items():
         optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         if key not in content and not optional:
-            raise RecipeError(f"{place.source}: key {(place / key).key!r} is missing")
+            raise RecipeError(f"{place.source}: key {_brief((place / key).key)} is missing")
     hints = typing.get_type_hints(table)
     values = {fields[key].name: convert(hints[fields[key].name], entry, place / key) for key, entry in content.items()}
     try:
@@ -77,7 +77,7 @@ def convert(hint: Any, value: object, place: KeyPath) -> Any:
     # bool is a kind of int in Python, and `patience = true` is a mistake
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise place.wrong(f"must be {NAMES[hint]}, got {value!r}")
+    raise place.wrong(f"must be {NAMES[hint]}, got {_brief(value)}")
 
 
 def _union(hint: Any, value: object, place: KeyPath) -> Any:
@@ -88,19 +88,19 @@ def _union(hint: Any, value: object, place: KeyPath) -> Any:
         return tuple(convert(hint, entry, place) for entry in value)
     if isinstance(value, bool | int | float | str | tuple):
         return value
-    raise place.wrong(f"must be a plain value, got {value!r}")
+    raise place.wrong(f"must be a plain value, got {_brief(value)}")
 
 
 def _choice(hint: Any, value: object, place: KeyPath) -> Any:
     choices = typing.get_args(hint)
     if value in choices:
         return value
-    raise place.wrong(f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    raise place.wrong(f"must be one of {', '.join(map(repr, choices))}, got {_brief(value)}")
 
 
 def _list(hint: Any, value: object, place: KeyPath) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise place.wrong(f"must be a list, got {value!r}")
+        raise place.wrong(f"must be a list, got {_brief(value)}")
     kinds = typing.get_args(hint)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = kinds[:1] * len(value)
@@ -111,21 +111,26 @@ def _list(hint: Any, value: object, place: KeyPath) -> tuple[Any, ...]:
 
 def _mapping(hint: Any, value: object, place: KeyPath) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise place.wrong(f"must be a table, got {value!r}")
+        raise place.wrong(f"must be a table, got {_brief(value)}")
     kind = typing.get_args(hint)[1]
     return {key: convert(kind, entry, place / key) for key, entry in value.items()}
 
 
 def _number(_hint: Any, value: object, place: KeyPath) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise place.wrong(f"must be a number, got {value!r}")
+        raise place.wrong(f"must be a number, got {_brief(value)}")
     try:
         number = float(value)
     except OverflowError as error:
         raise place.wrong("must be a finite number, got one too large for a float") from error
     if not math.isfinite(number):
-        raise place.wrong(f"must be a finite number, got {value}")
+        raise place.wrong(f"must be a finite number, got {_brief(value)}")
     return number
+
+
+def _brief(value: object) -> str:
+    """A value as a short line: a wrong one can be a whole file."""
+    return one_line(repr(value), limit=80)
 
 
 CONVERTERS: dict[Any, Callable[[Any, object, KeyPath], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import runpy
 import typing
 from pathlib import Path
@@ -144,13 +145,13 @@ def test_every_recipe_survives_the_round_trip(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = ", "mine.toml: is not TOML"),
+        ("name = ", "mine.toml: not a valid recipe in TOML"),
         (MINIMAL.replace("title", "titel"), "mine.toml: unknown key 'titel': did you mean 'title'?"),
         (MINIMAL + "optimiser = { lrr = 1 }", "mine.toml: unknown key 'stage.0.optimiser.lrr': did you mean 'lr'?"),
         (MINIMAL + "optimiser = { lr = 'fast' }", "mine.toml: stage.0.optimiser.lr must be a number, got 'fast'"),
         (MINIMAL + "optimiser = { lr = nan }", "mine.toml: stage.0.optimiser.lr must be a finite number, got nan"),
         (MINIMAL + f"optimiser = {{ lr = 1{'0' * 400} }}", "stage.0.optimiser.lr must be a finite number, got one too"),
-        (MINIMAL + f"patience = 1{'0' * 5000}", "mine.toml: is not TOML: Exceeds the limit"),
+        (MINIMAL + f"patience = 1{'0' * 5000}", "mine.toml: not a valid recipe in TOML: Exceeds the limit"),
         (MINIMAL + "optimiser = { lr = -1 }", "mine.toml: stage.0.optimiser.lr: must lie in (0, 10], got -1.0"),
         (MINIMAL + "optimiser = { betas = [0.9] }", "mine.toml: stage.0.optimiser.betas needs 2 values, got 1"),
         (MINIMAL + "optimiser = { name = 'lion' }", "must be one of 'adam', 'adamw', 'sgd', got 'lion'"),
@@ -203,7 +204,7 @@ def test_a_workspace_has_recipes_of_its_own(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert load_recipe("mine").name == "mine"
     (folder / "mine.toml").write_text("name = ")
-    with pytest.raises(RecipeError, match=r"training/recipes/mine.toml: is not TOML"):
+    with pytest.raises(RecipeError, match=r"training/recipes/mine.toml: not a valid recipe in TOML"):
         load_recipe("mine")
 
 
@@ -216,13 +217,69 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 def test_a_path_works_where_a_name_does(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    with pytest.raises(RecipeError, match=r"mine.toml: No such file"):
+    with pytest.raises(RecipeError, match=r"mine.toml: no such file"):
         load_recipe(path)
     path.write_text(MINIMAL)
     assert load_recipe(str(path)).stages[0].epochs == 2
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="is not UTF-8"):
+    path.write_bytes(b"\xff")
+    with pytest.raises(RecipeError, match="not UTF-8 text"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_recipes_from_windows_are_read(tmp_path: Path, encoding: str, line_end: str) -> None:
+    """PowerShell's `ferdeploy variants B > my.toml` writes UTF-16; editors write a byte order mark."""
+    recipe = load_recipe("B")
+    text = recipe_to_toml(recipe).replace("\n", line_end)
+    mark = "\ufeff" if encoding.endswith("e") else ""  # the other codecs write it themselves
+    path = tmp_path / "my.toml"
+    path.write_bytes((mark + text).encode(encoding))
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        ("\ufeff".encode("utf-16") + b"a", "not UTF-16 text"),
+        (MINIMAL.encode("utf-16-le"), "not a valid recipe"),  # without a mark: zero bytes
+        (b"a = " + b"[" * 100_000, "nested too deep"),
+        (b"a = " + b"{a=" * 100_000, "nested too deep"),
+        (b"network.options.a = " + b"[" * 320 + b"]" * 320, "unknown key|nested too deep|is missing"),
+        (f"{MINIMAL}\n[network.options]\n".encode(), "Cannot declare|not a valid recipe"),
+        (b"name = " + b"1" * 10_000, "not a valid recipe"),
+        (MINIMAL.replace("2", f"'{'x' * 100_000}'").encode(), "epochs must be a whole number, got 'xxx"),
+        (MINIMAL.replace("epochs", "e" * 100_000).encode(), "unknown key 'stage.0.eee"),
+        (MINIMAL.replace("title", '"ti\\u001btle"').encode(), "unknown key 'ti.x1btle'"),
+    ],
+)
+def test_hostile_recipes_get_one_short_line(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(path)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_a_named_pipe_and_a_folder_are_no_recipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    for name, kind in (("pipe.toml", "a named pipe"), ("folder.toml", "a folder")):
+        with pytest.raises(RecipeError, match=f"{kind}, not a recipe"):
+            load_recipe(tmp_path / name)
+    folder = tmp_path / "training" / "recipes"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "mine.toml")
+    with pytest.raises(RecipeError, match="a named pipe, not a recipe"):
+        load_recipe("mine", workspace=tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, [], 5, "x", {"stage": 3}, {"network": []}, {1: 2}])
+def test_what_is_no_recipe_at_all_gets_one_line(content: object) -> None:
+    with pytest.raises(RecipeError, match=r"^run.json: "):
+        recipe_from_dict(content, source="run.json")
 
 
 def test_settings_change_single_values() -> None:
@@ -243,6 +300,8 @@ def test_settings_change_single_values() -> None:
         (f"stage.0.clip=1{'0' * 5000}", "clip must be a number"),
         ("stage.0.clip.x=1", "lies below a single value"),
         ("stage.0.clp=1", "did you mean 'clip'"),
+        (f"stage.0.clip={'[' * 100_000}", "clip must be a number"),
+        (f"{'a.' * 100_000}a=1", "no key of a recipe has 100001 parts"),
     ):
         with pytest.raises(RecipeError, match=message):
             apply_settings(recipe, [setting])
