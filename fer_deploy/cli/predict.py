@@ -147,7 +147,7 @@ def command(**options: Any) -> None:
             return
         failed, total = _read(inputs, recognizer, settings)
     if failed:
-        click.echo(f"error: {failed} of {total} failed", err=True)
+        click.echo(f"error: {failed} of {total} failed or were read in part", err=True)
         sys.exit(1)
 
 

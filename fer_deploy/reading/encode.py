@@ -8,6 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import replacing, shown
 from fer_deploy.pictures import Pixels
@@ -28,15 +30,21 @@ class VideoWriter:
         """Append one frame.
 
         Args:
-            pixels: uint8 (height, width, 3); the same size for all frames. An odd last row or column is cut off, since
-                video stores colour for blocks of two by two pixels.
+            pixels: uint8 (height, width, 3). An odd last row or column is cut off, since video stores colour for blocks
+                of two by two pixels. A frame of another size than the first is scaled to the first's.
             time_s: when to show it, in seconds. A time that is not later than the previous frame's is moved just after
                 it.
         """
-        height, width = (side - side % 2 for side in pixels.shape[:2])
+        height, width = (max(2, side - side % 2) for side in pixels.shape[:2])
+        if pixels.shape[0] < 2 or pixels.shape[1] < 2:  # no encoder takes a single row or column
+            pixels = np.pad(
+                pixels, ((0, 2 - min(2, pixels.shape[0])), (0, 2 - min(2, pixels.shape[1])), (0, 0)), "edge"
+            )
         if self._stream is None:
             self._stream = self._start(width, height)
         frame = self._av.VideoFrame.from_ndarray(pixels[:height, :width].copy(), format="rgb24")
+        if (width, height) != (self._stream.width, self._stream.height):
+            frame = frame.reformat(width=self._stream.width, height=self._stream.height)
         self._last = max(self._last + 1, round(time_s * _TICKS))
         frame.pts, frame.time_base = self._last, Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))

@@ -13,7 +13,41 @@ from fer_deploy.files import LeftOut, is_hidden, shown, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"}
+    {
+        *(".264", ".265", ".3g2", ".3gp", ".3gpp", ".asf", ".avi", ".divx", ".dv", ".dvr-ms", ".f4v", ".flv", ".h264"),
+        *(
+            ".h265",
+            ".hevc",
+            ".ismv",
+            ".ivf",
+            ".m1v",
+            ".m2t",
+            ".m2ts",
+            ".m2v",
+            ".m4v",
+            ".mj2",
+            ".mjpeg",
+            ".mjpg",
+            ".mk3d",
+        ),
+        *(".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".obu", ".ogm"),
+        *(
+            ".ogv",
+            ".qt",
+            ".rm",
+            ".rmvb",
+            ".tod",
+            ".tp",
+            ".trp",
+            ".ts",
+            ".vob",
+            ".webm",
+            ".wmv",
+            ".wtv",
+            ".xvid",
+            ".y4m",
+        ),
+    }
 )
 """Endings, in lower case, of files that are read as videos."""
 

@@ -54,8 +54,6 @@ def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) 
     if picture.frames > 1:
         notes.append(f"{source.name}: {picture.frames} frames or pages: only the first was read")
     faces = reader.read(picture.pixels)
-    if not faces:
-        notes.append(f"{source.name}: no face found")
     if copy is not None:
         _save_annotated(copy, picture.pixels, faces)
     return faces, notes

@@ -17,7 +17,7 @@ from fer_deploy.reading.outputs import Outputs
 from fer_deploy.reading.pictures import FaceReader, read_faces
 from fer_deploy.reading.rows import Row
 from fer_deploy.reading.smooth import DEFAULT_CONSTANT_S
-from fer_deploy.reading.videos import Follower, FrameFaces, read_frames, write_outputs
+from fer_deploy.reading.videos import Follower, FrameFaces, Remarks, read_frames, write_outputs
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Done:
     Attributes:
         source: the file.
         faces: how many rows it gave.
-        error: why it could not be read, in one line; None if it could.
+        error: why it could not be read, or not to its end, in one line; None if it was. There may be rows besides.
         notes: remarks of one line each, such as "a.gif: 2 frames or pages: only the first was read".
         resumed: an earlier run had read it.
     """
@@ -75,67 +75,70 @@ class Reader:
         journal = None if source.is_standard_input else self.journal
         key = _key(source)
         finished = journal is not None and any("done" in entry for entry in journal.entries(key))
-        notes: list[str] = []
+        remarks = Remarks()
         if journal is not None and finished:
-            steps = self._rows_of(source, journal.entries(key))
+            steps = self._recall(source, journal.entries(key), remarks)
         elif source.is_video:
-            steps = self._read_video(source, key, notes)
+            steps = self._read_video(source, key, remarks)
         else:
-            steps = self._read_picture(source, key, journal, notes)
+            steps = self._read_picture(source, key, journal, remarks)
         count = 0
         try:
             for row in steps:
                 count += 1
                 yield row
         except FerDeployError as error:
-            yield Done(source, count, " ".join(str(error).split()), tuple(notes))
+            yield Done(source, count, " ".join(str(error).split()), tuple(remarks.notes))
         else:
-            if not count and not notes:
-                notes.append(f"{source.name}: no face found")
-            yield Done(source, count, None, tuple(notes), resumed=finished)
+            if not count:
+                remarks.notes.append(f"{source.name}: no face found")
+            yield Done(source, count, remarks.loss, tuple(remarks.notes), resumed=finished)
 
-    def _read_picture(self, source: Source, key: str, journal: Journal | None, notes: list[str]) -> Iterator[Row]:
-        faces, remarks = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
-        notes += remarks
+    def _read_picture(self, source: Source, key: str, journal: Journal | None, remarks: Remarks) -> Iterator[Row]:
+        faces, remarks.notes = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
         if journal is not None:
-            journal.add(key, {"faces": pack_faces(faces), "done": True})
+            journal.add(key, {"faces": pack_faces(faces), "done": True, "notes": remarks.notes})
         yield from (Row(source.name, face) for face in faces)
 
-    def _read_video(self, source: Source, key: str, notes: list[str]) -> Iterator[Row]:
+    def _read_video(self, source: Source, key: str, remarks: Remarks) -> Iterator[Row]:
         follower = Follower(source.name, self.smoothing_s)
         outputs = self._outputs_of(source)
         rows: list[Row] = []  # kept only where a copy or plot needs them
-        for frame in self._frames(source, key):
+        for frame in self._frames(source, key, remarks):
             new = follower.rows(frame)
             if outputs != Outputs():
                 rows += new
             yield from new
-        notes += write_outputs(source, rows, outputs, labels=self.pictures.recognizer.labels, every=self.every)
+        remarks.notes += write_outputs(source, rows, outputs, labels=self.pictures.recognizer.labels, every=self.every)
         if self.journal is not None:
-            self.journal.add(key, {"done": True})
+            self.journal.add(key, {"done": True, "notes": remarks.notes, "loss": remarks.loss})
 
-    def _frames(self, source: Source, key: str) -> Iterator[FrameFaces]:
+    def _frames(self, source: Source, key: str, remarks: Remarks) -> Iterator[FrameFaces]:
         """A video's frames: those in the journal, then the rest of the file."""
         start = 0
         for frame in self._remembered_frames(self.journal.entries(key) if self.journal is not None else ()):
             start = frame.number + 1
             yield frame
-        for frame in read_frames(source.path, self.videos, every=self.every, start=start, on_frame=self.on_frame):
+        rest = read_frames(source.path, self.videos, remarks, every=self.every, start=start, on_frame=self.on_frame)
+        for frame in rest:
             if self.journal is not None:
                 entry = {"frame": frame.number, "time_s": frame.time_s, "faces": pack_faces(frame.faces)}
                 self.journal.add(key, entry)
             yield frame
 
-    def _rows_of(self, source: Source, entries: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-        """The rows of a source that an earlier run finished."""
-        if source.is_video:
-            follower = Follower(source.name, self.smoothing_s)
-            for frame in self._remembered_frames(entries):
-                yield from follower.rows(frame)
-            return
+    def _recall(self, source: Source, entries: Iterable[Mapping[str, Any]], remarks: Remarks) -> Iterator[Row]:
+        """The rows of a source that an earlier run finished, and what that run remarked."""
+        follower = Follower(source.name, self.smoothing_s)
         for entry in entries:
-            for face in unpack_faces(entry.get("faces", ()), self.pictures.recognizer.labels):
-                yield Row(source.name, face)
+            if "done" in entry:
+                remarks.notes += entry.get("notes", ())
+                remarks.loss = entry.get("loss")
+            if source.is_video:
+                for frame in self._remembered_frames([entry]):
+                    yield from follower.rows(frame)
+            else:
+                for face in unpack_faces(entry.get("faces", ()), self.pictures.recognizer.labels):
+                    yield Row(source.name, face)
 
     def _remembered_frames(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[FrameFaces]:
         for entry in entries:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fer_deploy.detection.box import Box
@@ -57,14 +57,34 @@ class Follower:
         ]
 
 
+@dataclass
+class Remarks:
+    """What a user must know about a file that was read.
+
+    Attributes:
+        notes: what was assumed or changed, one line each.
+        loss: what the file states but could not be read, in one line; None if all was read.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    loss: str | None = None
+
+
 def read_frames(
-    path: Path, reader: FaceReader, *, every: int, start: int, on_frame: Callable[[int, int | None], None]
+    path: Path,
+    reader: FaceReader,
+    remarks: Remarks,
+    *,
+    every: int,
+    start: int,
+    on_frame: Callable[[int, int | None], None],
 ) -> Iterator[FrameFaces]:
     """Read the faces of a video's frames.
 
     Args:
         path: the video.
         reader: finds and classifies the faces.
+        remarks: filled when the last frame has been read.
         every: read each `every`th frame.
         start: read no frame before this number.
         on_frame: called after each frame with the number of frames so far and their total, None if unknown.
@@ -78,6 +98,8 @@ def read_frames(
         for frame in video.frames(every=every, start=start):
             yield FrameFaces(frame.number, frame.time_s, reader.read(frame.pixels))
             on_frame(frame.number + 1, video.facts.frames)
+        remarks.notes += video.notes()
+        remarks.loss = video.loss()
 
 
 def write_outputs(
@@ -123,12 +145,8 @@ def _write_copy(source: Path, target: Path, rows: Sequence[Row], *, every: int) 
     by_frame: dict[int, list[Row]] = {}
     for row in rows:
         by_frame.setdefault(row.frame or 0, []).append(row)
-    size: tuple[int, ...] | None = None
     with Video(source) as video, writing_video(target, frames_per_s=video.facts.frames_per_s) as writer:
         for frame in video.frames():
-            size = size or frame.pixels.shape
-            if frame.pixels.shape != size:  # a stream may change its size, an MP4 track has one
-                continue
             drawn = by_frame.get(frame.number - frame.number % every, [])
             faces = [row.smoothed or row.face for row in drawn]
             names = [f"#{row.track}" for row in drawn]

@@ -229,7 +229,7 @@ class TestBadInput:
         lines = result.stderr.splitlines()
         errors = [line for line in lines if line.startswith("error: in/")]
         assert len(errors) == bad
-        assert lines[-1] == f"error: {bad} of {bad + 5} failed"
+        assert lines[-1] == f"error: {bad} of {bad + 5} failed or were read in part"
         assert "left out: 1 link to a folder that is read already, 1 named pipe" in lines
         assert len(lines) == bad + 3  # and one remark on the animation
         read = {str(line["file"]): line["label"] for line in json_lines(result)}
@@ -250,7 +250,7 @@ class TestBadInput:
         assert len(json_lines(result)) == 1
         assert sorted(result.stderr.splitlines()) == [
             "error: *.tiff: no file matches this pattern",
-            "error: 3 of 4 failed",
+            "error: 3 of 4 failed or were read in part",
             "error: empty: no picture or video in this folder",
             "error: nothing.jpg: no such file",
         ]
@@ -513,7 +513,7 @@ class TestVideos:
         assert len(errors) == 2
         assert "file/x" in errors[0]
         assert "cannot be written" in errors[0]
-        assert errors[1] == "error: 1 of 2 failed"
+        assert errors[1] == "error: 1 of 2 failed or were read in part"
 
     def test_a_stopped_video_goes_on_after_its_last_frame(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch

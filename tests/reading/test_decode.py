@@ -40,21 +40,6 @@ def test_a_codec_that_nobody_knows_is_said(clip: Path, tmp_path: Path) -> None:
     assert "NoneType" not in str(error.value)
 
 
-def test_phones_store_turned_videos(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Turned:
-        width, height, time, rotation = 360, 240, 0.0, -90
-
-        def to_ndarray(self, format: str) -> np.ndarray:
-            pixels = np.zeros((240, 360, 3), np.uint8)
-            pixels[:, :10] = 255  # the stored left edge
-            return pixels
-
-    with Video(clip) as video:
-        pixels = video._pixels(Turned())
-    assert pixels.shape == (360, 240, 3)
-    assert (pixels[:10] == 255).all()  # turned right by a quarter, the left edge is on top
-
-
 class TestBadVideos:
     @pytest.mark.parametrize(
         ("content", "words"),
