@@ -1,9 +1,9 @@
-"""What limits accuracy on FER2013, measured: capacity, data, resolution, near copies, and the labels themselves.
+"""Measure what limits accuracy on FER2013: capacity, data, resolution, near copies, and the labels themselves.
 
-Writes training/ceiling.md, ceiling.png and ceiling.json. Everything is read on PublicTest, on which epochs are chosen
-too, so its figures are a little high; PrivateTest is not looked at. Small networks are trained for the curves of data
-and resolution, in a workspace of their own: a run that is complete there is not trained again, and `--keep-curves`
-takes both curves from ceiling.json.
+Writes training/ceiling.md, ceiling.png and ceiling.json. Everything is measured on PublicTest, which also chooses the
+epochs, so its figures are slightly high; PrivateTest is not used. For the curves of data and resolution small networks
+are trained in a workspace of their own: complete runs there are not trained again, and `--keep-curves` takes both
+curves from ceiling.json.
 
     python benchmarks/ceiling.py --data fer2013.csv --run plain --run plain-distilled --run plain-wide
 """
@@ -16,9 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # an interpreter of yours need not have ferdeploy installed
+# any interpreter can run this file, whether or not ferdeploy is installed there
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
 import numpy as np
@@ -41,15 +40,16 @@ from fer_deploy.training.run import Run
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = (0.25, 0.5, 1.0)
 SIDES = (16, 24, 32, 48)
+BLUE, GREY, GREEN = "#0072B2", "#8a8f98", "#009E73"
 LIKENESS = (0.95, 0.9, 0.8)
-"""Where bands of likeness to the most similar training face begin."""
+"""Lower ends of the bands of similarity to the most similar training face."""
 LEARNED = 5000
-"""How many of the training faces, drawn at random, show what a run has made of those that it learned from."""
+"""Training faces, drawn at random, on which a run's training accuracy is measured."""
 
 
 @torch.no_grad()
 def answers(run: Run, images: NDArray[np.uint8], *, batch: int = 256) -> NDArray[np.float32]:
-    """A run's probabilities, float32 (n, 7), for plain uint8 (n, 48, 48) faces."""
+    """A run's probabilities, float32 (n, 7), for uint8 (n, 48, 48) faces without augmentation."""
     network = fold(run.network())
     parts = []
     for start in range(0, len(images), batch):
@@ -73,14 +73,13 @@ def plurality(faces: Faces) -> NDArray[np.int64]:
 
 
 def noise_rows(faces: Faces, probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """For each band of agreement among FER+'s voters, the largest first: how often label, votes and model say the
-    same."""
+    """For each band of agreement among FER+ voters, largest first: how often label, votes and model agree."""
     assert faces.votes is not None
-    voted, said = plurality(faces), probabilities.argmax(1)
+    voted, predicted = plurality(faces), probabilities.argmax(1)
     agreed = {
         "label_is_vote": accuracy_by_unanimity(faces.labels == voted, faces.votes),
-        "model_is_label": accuracy_by_unanimity(said == faces.labels, faces.votes),
-        "model_is_vote": accuracy_by_unanimity(said == voted, faces.votes),
+        "model_is_label": accuracy_by_unanimity(predicted == faces.labels, faces.votes),
+        "model_is_vote": accuracy_by_unanimity(predicted == voted, faces.votes),
     }
     rows = []
     for place, band in reversed(list(enumerate(agreed["label_is_vote"]))):
@@ -92,10 +91,11 @@ def noise_rows(faces: Faces, probabilities: NDArray[np.float32]) -> list[dict[st
 
 
 def likeness(images: NDArray[np.uint8], learned: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """How like each face is to the most similar of the learned ones, and which that is.
+    """The similarity of each face to the most similar training face, and that face's index.
 
-    Faces are made 24x24; likeness is the correlation of the pixels, 1 for equal ones up to brightness and contrast, of
-    the face or of its mirror image, whichever is greater. Takes uint8 (n, 48, 48) and (m, 48, 48); gives (n,) and (n,).
+    Faces are reduced to 24x24. Similarity is the correlation of the pixels, 1 for equal faces up to brightness and
+    contrast; the larger one of the face and its mirror image counts. Takes uint8 (n, 48, 48) and (m, 48, 48); returns
+    two arrays (n,).
     """
 
     def unit(faces: NDArray[np.uint8]) -> torch.Tensor:
@@ -114,17 +114,17 @@ def likeness(images: NDArray[np.uint8], learned: NDArray[np.uint8]) -> tuple[NDA
 
 
 def copy_rows(faces: Faces, learned: Faces, probabilities: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """For each band of likeness to the most similar training face, the most alike first: how often that face has the
-    same label, and how often the model says it."""
+    """For each band of similarity to the most similar training face, largest first: how often that face has the same
+    label, and how often the model predicts the label."""
     alike, which = likeness(faces.images, learned.images)
-    same, right = learned.labels[which] == faces.labels, probabilities.argmax(1) == faces.labels
+    same, correct = learned.labels[which] == faces.labels, probabilities.argmax(1) == faces.labels
     rows = []
     high = np.inf
     for low in (*LIKENESS, -np.inf):
         band = (alike >= low) & (alike < high)
         named = f"under {high:g}" if low == -np.inf else f"{low:g} to {high:g}" if high < np.inf else f"{low:g} or more"
         if band.any():
-            shares = {"copy_is_label": float(same[band].mean()), "model_is_label": float(right[band].mean())}
+            shares = {"copy_is_label": float(same[band].mean()), "model_is_label": float(correct[band].mean())}
             rows.append({"likeness": named, "faces": int(band.sum()), **shares})
         high = low
     return rows
@@ -133,12 +133,12 @@ def copy_rows(faces: Faces, learned: Faces, probabilities: NDArray[np.float32]) 
 def capacity_rows(
     runs: list[Run], training: Faces, validation: Faces, answered: dict[str, NDArray[np.float32]]
 ) -> list[dict[str, Any]]:
-    """Accuracy of each run on the faces that it learned from and on PublicTest, all as they are.
+    """Accuracy of each run on its training faces and on PublicTest, both without augmentation.
 
     `answered` has each run's probabilities for `validation`, by its name.
     """
     rows = []
-    for run in sorted(runs, key=lambda each: float(each.record["gflops"])):
+    for run in sorted(runs, key=lambda run: float(run.record["gflops"])):
         learned = accuracy(answers(run, training.images), training.labels)
         others = accuracy(answered[run.name], validation.labels)
         rows.append({"run": run.name, "gflops": float(run.record["gflops"]), "training": learned, "validation": others})
@@ -147,10 +147,10 @@ def capacity_rows(
 
 
 def trained_rows(recipe: Recipe, *, data: Dataset, epochs: int, workspace: Path) -> tuple[list[dict[str, Any]], ...]:
-    """Train `recipe` on shares of the faces and at sides in pixels; the best accuracy on PublicTest of each."""
+    """Train `recipe` on shares of the faces and at several sizes; returns the best PublicTest accuracy of each."""
 
     def best(name: str, *, share: float, side: int) -> float:
-        # a quarter of the faces is seen four times as often: the steps are the same, only the faces are fewer
+        # a quarter of the faces gets four times as many epochs: the number of steps stays the same
         changed = replace(apply_settings(recipe, [f"network.input_size={side}"]), name=name)
         settings = Settings(epochs=round(epochs / share))
         run = train(changed, data.with_share(share), workspace=workspace, settings=settings).run()
@@ -181,65 +181,71 @@ def draw(result: dict[str, Any], path: Path) -> None:
     grid = figure.add_gridspec(3, 2)
     capacity = figure.add_subplot(grid[0, :])
     noise, copies, data, resolution = (figure.add_subplot(grid[row, column]) for row in (1, 2) for column in (0, 1))
-    blue, grey, green = "#0072B2", "#8a8f98", "#009E73"
-
-    def bars(axes: Any, rows: list[dict[str, Any]], series: dict[str, tuple[str, str]], names: list[str]) -> None:
-        """For each row a group of bars, one for each key of `series`, which gives its colour and label."""
-        step = {2: 0.4, 3: 0.27}[len(series)]
-        for number, (key, (colour, label)) in enumerate(series.items()):
-            places = [place + (number - (len(series) - 1) / 2) * step for place in range(len(rows))]
-            axes.bar(places, [row[key] for row in rows], step - 0.02, color=colour, label=label)
-        axes.set_xticks(range(len(rows)), names)
-
-    rows = result["capacity"]
-    names = [f"{row['run']}\n{row['gflops']:.4f}" for row in rows]
-    bars(capacity, rows, {"training": (grey, "Training"), "validation": (blue, "PublicTest")}, names)
-    capacity.tick_params(axis="x", labelsize=8)
-    capacity.set_ylim(0.5, 1)
-    capacity.set_title("Capacity: the faces learned from, and others")
-    capacity.set_xlabel("run, GFLOPs")
-    capacity.legend(frameon=False, loc="upper left", ncols=2)
-
-    series = {
-        "label_is_vote": (grey, "label = most votes"),
-        "model_is_label": (blue, "model = label"),
-        "model_is_vote": (green, "model = most votes"),
-    }
-    rows = result["noise"]
-    bars(noise, rows, series, [f"{row['votes']}\n{row['faces']:,} faces" for row in rows])
-    noise.set_title("Labels: by how far FER+'s voters agree")
-    noise.set_xlabel("largest share of the votes")
-
-    rows = result["copies"]
-    series = {"copy_is_label": (grey, "label of that face = label"), "model_is_label": (blue, "model = label")}
-    bars(copies, rows, series, [f"{row['likeness']}\n{row['faces']:,} faces" for row in rows])
-    copies.set_title("Near copies: by the most similar training face")
-    copies.set_xlabel("correlation of the pixels with that face's")
+    _draw_capacity(capacity, result["capacity"])
+    _draw_labels(noise, result["noise"])
+    _draw_copies(copies, result["copies"])
     for axes in (noise, copies):
         axes.set_ylim(0, 1.12)
         axes.legend(frameon=False, loc="upper right", fontsize=8)
-
-    for axes, rows, key, title, across in (
-        (data, result["data"], "share", "Data: faces to learn from", "share of Training"),
-        (resolution, result["resolution"], "side", "Resolution", "side of the face, pixels"),
-    ):
-        across_values = [row[key] for row in rows]
-        values = [row["validation"] for row in rows]
-        axes.plot(across_values, values, "o-", color=blue)
-        for x, y in zip(across_values, values, strict=True):
-            axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(across_values, [f"{x:.0%}" if key == "share" else str(x) for x in across_values])
-        axes.minorticks_off()
-        axes.margins(x=0.12, y=0.25)
-        axes.set_title(title)
-        axes.set_xlabel(across)
+    _draw_curve(data, result["data"], "share", title="Data: faces to learn from", across="share of Training")
+    _draw_curve(resolution, result["resolution"], "side", title="Resolution", across="side of the face, pixels")
     for axes in (capacity, noise, copies, data, resolution):
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1 if axes in (data, resolution) else 0))
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+def _bars(axes: Any, rows: list[dict[str, Any]], series: dict[str, tuple[str, str]], names: list[str]) -> None:
+    """Draw a group of bars per row, one for each key of `series`, which gives its colour and label."""
+    step = {2: 0.4, 3: 0.27}[len(series)]
+    for number, (key, (colour, label)) in enumerate(series.items()):
+        places = [place + (number - (len(series) - 1) / 2) * step for place in range(len(rows))]
+        axes.bar(places, [row[key] for row in rows], step - 0.02, color=colour, label=label)
+    axes.set_xticks(range(len(rows)), names)
+
+
+def _draw_capacity(capacity: Any, rows: list[dict[str, Any]]) -> None:
+    names = [f"{row['run']}\n{row['gflops']:.4f}" for row in rows]
+    _bars(capacity, rows, {"training": (GREY, "Training"), "validation": (BLUE, "PublicTest")}, names)
+    capacity.tick_params(axis="x", labelsize=8)
+    capacity.set_ylim(0.5, 1)
+    capacity.set_title("Capacity: the faces learned from, and others")
+    capacity.set_xlabel("run, GFLOPs")
+    capacity.legend(frameon=False, loc="upper left", ncols=2)
+
+
+def _draw_labels(noise: Any, rows: list[dict[str, Any]]) -> None:
+    series = {
+        "label_is_vote": (GREY, "label = most votes"),
+        "model_is_label": (BLUE, "model = label"),
+        "model_is_vote": (GREEN, "model = most votes"),
+    }
+    _bars(noise, rows, series, [f"{row['votes']}\n{row['faces']:,} faces" for row in rows])
+    noise.set_title("Labels: by how far FER+'s voters agree")
+    noise.set_xlabel("largest share of the votes")
+
+
+def _draw_copies(copies: Any, rows: list[dict[str, Any]]) -> None:
+    series = {"copy_is_label": (GREY, "label of that face = label"), "model_is_label": (BLUE, "model = label")}
+    _bars(copies, rows, series, [f"{row['likeness']}\n{row['faces']:,} faces" for row in rows])
+    copies.set_title("Near copies: by the most similar training face")
+    copies.set_xlabel("correlation of the pixels with that face's")
+
+
+def _draw_curve(axes: Any, rows: list[dict[str, Any]], key: str, *, title: str, across: str) -> None:
+    across_values = [row[key] for row in rows]
+    accuracies = [row["validation"] for row in rows]
+    axes.plot(across_values, accuracies, "o-", color=BLUE)
+    for x, y in zip(across_values, accuracies, strict=True):
+        axes.annotate(f"{y:.1%}", (x, y), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=9)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(across_values, [f"{x:.0%}" if key == "share" else str(x) for x in across_values])
+    axes.minorticks_off()
+    axes.margins(x=0.12, y=0.25)
+    axes.set_title(title)
+    axes.set_xlabel(across)
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -270,17 +276,21 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def filled_page(page: str, result: dict[str, Any]) -> str:
-    """The page with its tables made anew."""
+    """The page with its tables replaced."""
     return with_block(page, "measured", tables(result))
 
 
 @click.command()
 @click.option("--data", required=True, help="fer2013.csv, with fer2013new.csv beside it.")
 @click.option(
-    "--run", "names", multiple=True, required=True, help="A complete run. The last one meets votes and copies."
+    "--run",
+    "names",
+    multiple=True,
+    required=True,
+    help="A complete run. The last is compared with votes and copies.",
 )
-@click.option("--epochs", default=12, show_default=True, help="Passes over all faces for the curves' networks.")
-@click.option("--keep-curves", is_flag=True, help="Take data and resolution from ceiling.json, and train nothing.")
+@click.option("--epochs", default=12, show_default=True, help="Epochs of the curves' networks on all faces.")
+@click.option("--keep-curves", is_flag=True, help="Take both curves from ceiling.json, and train nothing.")
 @click.option("--workspace", type=click.Path(path_type=Path), default=ROOT / "build" / "ceiling")
 @click.option("--threads", type=int, help="Processor threads. Default: all cores.")
 def main(

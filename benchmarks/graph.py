@@ -1,10 +1,10 @@
-"""What the exporter's steps, int8 and a fusion's layout are worth, measured side by side: the tables of docs/onnx.md.
+"""Measure the exporter's steps, int8 and a fusion's layout side by side: the tables of docs/onnx.md.
 
     python benchmarks/graph.py --run B --run plain --ensemble B,E > tables.md
 
-Each table is one run of everything in turns on one thread: the graph as torch's exporter leaves it beside ours (nodes,
-load time, latency); the front (cast, luma, resize, scaling) as a share of a file's latency; the members of a fusion as
-separate branches beside one network of grouped convolutions; every precision of each file in `exports/`.
+Each table measures its rows in turns on one thread: the graph from torch's exporter and ours (nodes, load time,
+latency); the front (cast, luma, resize, scaling) as a share of a file's latency; a fusion's members as separate
+branches and as one network of grouped convolutions; every precision of each file in `exports/`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WARM_UP = 20
 
 
 class Grouped(nn.Module):
-    """Networks of one architecture as one, each layer the members' side by side in groups: logits (n, members, 7)."""
+    """Networks of one architecture as one network with a group per member in each layer: logits (n, members, 7)."""
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class Grouped(nn.Module):
                 self.network.set_submodule(name, self._convolution(layers))
             elif isinstance(layer, nn.Linear):
                 joined = nn.Linear(layer.in_features * self.members, layer.out_features * self.members)
-                joined.weight.data = torch.block_diag(*(each.weight.data for each in layers))
-                joined.bias.data = torch.cat([each.bias.data for each in layers])
+                joined.weight.data = torch.block_diag(*(layer.weight.data for layer in layers))
+                joined.bias.data = torch.cat([layer.bias.data for layer in layers])
                 self.network.set_submodule(name, joined)
 
     def _convolution(self, layers: Sequence[nn.Conv2d]) -> nn.Conv2d:
         first = layers[0]
-        shared = first.in_channels == 1  # the one grey plane is every member's
+        shared = first.in_channels == 1  # all members share the one grey plane
         joined = nn.Conv2d(
             first.in_channels * (1 if shared else self.members),
             first.out_channels * self.members,
@@ -58,9 +58,9 @@ class Grouped(nn.Module):
             groups=first.groups * (1 if shared else self.members),
             bias=first.bias is not None,
         )
-        joined.weight.data = torch.cat([each.weight.data for each in layers])
+        joined.weight.data = torch.cat([layer.weight.data for layer in layers])
         if first.bias is not None:
-            joined.bias.data = torch.cat([each.bias.data for each in layers])
+            joined.bias.data = torch.cat([layer.bias.data for layer in layers])
         return joined
 
     def forward(self, planes: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class GroupedClassifier(FaceClassifier):
 
 
 def open_session(content: bytes) -> onnxruntime.InferenceSession:
-    """The file on one thread, otherwise as an app gets it."""
+    """The file on one thread, with an app's default settings otherwise."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -94,7 +94,7 @@ def open_session(content: bytes) -> onnxruntime.InferenceSession:
 
 
 def in_turns(contents: Mapping[str, bytes], *, batch: int = 1, side: int = 48, rounds: int = 400) -> dict[str, float]:
-    """Median milliseconds of each file for `batch` pictures, asked in turns."""
+    """Median milliseconds of each file for `batch` pictures, measured in turns."""
     sessions = {name: open_session(content) for name, content in contents.items()}
     pictures = np.random.default_rng(side).integers(0, 256, (batch, side, side, 3), np.uint8)
     samples: dict[str, list[int]] = {name: [] for name in sessions}
@@ -108,7 +108,7 @@ def in_turns(contents: Mapping[str, bytes], *, batch: int = 1, side: int = 48, r
 
 
 def load_times(contents: Mapping[str, bytes], *, rounds: int = 15) -> dict[str, float]:
-    """Median milliseconds that opening each file takes, in turns, after the library is loaded."""
+    """Median milliseconds to open each file, in turns, after the library is loaded."""
     samples: dict[str, list[int]] = {name: [] for name in contents}
     for turn in range(rounds + 1):
         for name, content in contents.items():
@@ -129,7 +129,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def show_steps(plans: Sequence[Plan]) -> None:
-    """The graph as torch's exporter leaves it, and ours."""
+    """The graph from torch's exporter, and ours."""
     rows = []
     for plan in plans:
         classifier = plan.classifier()
@@ -143,7 +143,7 @@ def show_steps(plans: Sequence[Plan]) -> None:
 
 
 def show_front(plans: Sequence[Plan]) -> None:
-    """The front's share of each file's latency: a file whose network is one pooling layer, in turns with the whole."""
+    """The front's share of each file's latency: a file whose network is one pooling layer, against the whole file."""
     torch.manual_seed(0)
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 7))
     front = build_model(FaceClassifier([Member("front", pool)])).SerializeToString()
@@ -174,7 +174,7 @@ def show_layouts(plan: Plan) -> None:
 
 
 def show_precisions(folder: Path) -> None:
-    """Every precision of each file of a folder."""
+    """Every precision of each file in a folder."""
     families: dict[str, dict[str, bytes]] = {}
     for path in sorted(folder.glob("*.onnx")):
         model = ModelName.parse(path)
@@ -195,7 +195,7 @@ def show_precisions(folder: Path) -> None:
 @click.command()
 @click.option("--workspace", type=click.Path(path_type=Path), default=Path())
 @click.option("--run", "runs", multiple=True)
-@click.option("--ensemble", "ensembles", multiple=True, help="Names of one architecture, with a comma between.")
+@click.option("--ensemble", "ensembles", multiple=True, help="Runs of one architecture, separated by commas.")
 def main(workspace: Path, runs: tuple[str, ...], ensembles: tuple[str, ...]) -> None:
     """Print the tables."""
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""What a network says of PublicTest and PrivateTest, kept where its weights are too large to be.
+"""Store a network's probabilities on PublicTest and PrivateTest where its weights are too large for the repository.
 
-Writes `probabilities.safetensors`: `PublicTest` and `PrivateTest`, float16 (faces, 7), rows in the files' own order,
-with the ONNX file's SHA-256. What a report says of such a network can then be counted again without it.
+Writes `probabilities.safetensors`: `PublicTest` and `PrivateTest`, float16 (faces, 7), rows in the data's order, with
+the ONNX file's SHA-256. A report's accuracy can then be checked without the network.
 
     python benchmarks/probabilities.py exports/baseline.onnx --data fer2013.csv --output training/baseline
 """
@@ -24,14 +24,14 @@ from fer_deploy.recognizer import Recognizer
 @click.option("--data", required=True, help="FER2013.")
 @click.option("--output", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 def main(model: Path, data: str, output: Path) -> None:
-    """Ask MODEL about both splits, and keep its answers in the folder OUTPUT."""
+    """Classify both splits with MODEL, and write the probabilities to the folder OUTPUT."""
     dataset = load_dataset(data)
     recognizer = Recognizer(model)
     answers = {}
     for name, faces in (("PublicTest", dataset.validation), ("PrivateTest", dataset.test)):
         answers[name] = recognizer.probabilities(np.repeat(faces.images[..., np.newaxis], 3, 3)).astype(np.float16)
-        right = answers[name].argmax(1) == faces.labels
-        click.echo(f"{name}: {right.mean():.2%} of {len(faces):,} faces")
+        correct = answers[name].argmax(1) == faces.labels
+        click.echo(f"{name}: {correct.mean():.2%} of {len(faces):,} faces")
     content = save(answers, metadata={"model": sha256_of(model)})
     write_bytes(output / "probabilities.safetensors", content)
 

@@ -1,12 +1,12 @@
-"""Put the published report's tables into the README, and its plots beside the report.
+"""Write the published report's tables into the README, and its plots as SVG files.
 
     python benchmarks/readme.py            rewrite README.md and benchmarks/*.svg from benchmarks/report.json
-    python benchmarks/readme.py --check    exit 1, naming the files, where they do not agree with the report
+    python benchmarks/readme.py --check    exit 1 and name the files that differ from the report
 
-A block of the README lies between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->`; what is between is replaced. The
-blocks are `results` (models and other packages), `engines` (what computes them), `study` (beside the study's rows,
-from benchmarks/study/report.json where the study's variants were scored apart) and `seeds` (what chance does to the
-released models, from benchmarks/seeds/report.json).
+The content between `<!-- bench:NAME -->` and `<!-- /bench:NAME -->` is replaced. The blocks are `results` (models and
+other packages), `engines` (times by engine), `study` (the study's rows and ours, from benchmarks/study/report.json if
+the study's variants were scored separately) and `seeds` (the variation between training seeds, from
+benchmarks/seeds/report.json).
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from blocks import with_block
 from fer_deploy.bench.pages.columns import COLUMNS, NONE, accuracy_cell, milliseconds, sort_rows
 from fer_deploy.bench.pages.markdown import markdown_table
 from fer_deploy.bench.pages.plots import cost_plot, latency_plot
-from fer_deploy.bench.pages.sections import Table, model_table, threads_text
+from fer_deploy.bench.pages.sections import (
+    COST_MARK,
+    COST_MEANING,
+    TIME_MARK,
+    TIME_MEANING,
+    Table,
+    model_table,
+    threads_text,
+)
 from fer_deploy.bench.quality import Quality
 from fer_deploy.bench.report import OK, PEER, Report, Row, load_report
 from fer_deploy.errors import FerDeployError, MeasurementError
@@ -35,25 +43,25 @@ from fer_deploy.study import STUDY_ROWS, STUDY_VARIANTS
 from fer_deploy.training.run import list_runs
 
 FILE_ENGINE = "ort-cpu"
-"""The engine whose rows stand for a file in the README."""
+"""The engine whose rows the README shows for a file."""
 
 SEARCHED = ".searched"
-"""How the file of one of the study's fusions is called that has weights of our own search."""
+"""Suffix of the name of a study's fusion with weights from our own search."""
 
 SHOWN = ("model", "engine", "accuracy %", "unseen %", "ECE", "GFLOPs", "params", "bytes", "p50 ms", "faces/s")
 """The columns of the README's first table."""
 
 
 def results_block(report: Report) -> str:
-    """The files on ONNX Runtime and other packages, sorted by accuracy, with the plots and how it was measured."""
+    """Files on ONNX Runtime and other packages, sorted by accuracy, with the plots and the conditions."""
     rows = [row for row in report.rows if row.status == OK and row.engine in (FILE_ENGINE, PEER)]
     columns = [column for column in COLUMNS if column.title in SHOWN]
     return "\n\n".join(
         [
             _measured(report),
             markdown_table(model_table(report, rows, columns=columns)),
-            "Accuracy with half of its 95 % interval; *unseen*: on the faces whose pixels occur in no other split;\n"
-            "●: no model here is as accurate for fewer GFLOPs; ▲: none is as accurate in less time.",
+            "Accuracy ± half of its 95 % interval; *unseen*: on the faces whose pixels occur in no other split;\n"
+            f"{COST_MARK}: {COST_MEANING}; {TIME_MARK}: {TIME_MEANING}.",
             "![Accuracy against GFLOPs](benchmarks/accuracy-gflops.svg)",
             "![Accuracy against time](benchmarks/accuracy-time.svg)",
         ]
@@ -61,7 +69,7 @@ def results_block(report: Report) -> str:
 
 
 def engines_block(report: Report) -> str:
-    """Median single-face time, ms, of each fp32 model on each engine that was measured."""
+    """Median single-face time, ms, of each fp32 model on each measured engine."""
     rows = [row for row in report.rows if row.status == OK and row.kind in ("file", "run") and row.precision == "fp32"]
     engines = list(dict.fromkeys(row.engine for row in rows))
     models = list(dict.fromkeys(row.model for row in sort_rows(rows)))
@@ -71,9 +79,9 @@ def engines_block(report: Report) -> str:
 
 
 def study_block(report: Report, epochs: Mapping[str, str]) -> str:
-    """The study's rows and ours of the same name, side by side; after a fusion also ours with weights of its own.
+    """The study's rows and ours of the same name, side by side; after a fusion also ours with searched weights.
 
-    `epochs` says of a row's name how long we trained it.
+    `epochs` gives the length of our training by the row's name.
     """
     ours = {
         row.name: row
@@ -82,42 +90,42 @@ def study_block(report: Report, epochs: Mapping[str, str]) -> str:
     }
     lines = []
     for row in STUDY_ROWS:
-        own, searched = ours.get(row.name), ours.get(row.name + SEARCHED)
+        counterpart, searched = ours.get(row.name), ours.get(row.name + SEARCHED)
         mark = " †" if row.remark else ""
-        accuracy, gflops, efficiency = _own_cells(own)
+        accuracy, gflops, efficiency = _cells(counterpart)
         lines.append(
             [
                 row.name,
                 f"{row.accuracy * 100:.2f}" + mark,
-                accuracy + (mark if own else ""),
+                accuracy + (mark if counterpart else ""),
                 f"{row.gflops:.5f}",
                 gflops,
                 f"{row.efficiency:.2f}",
                 efficiency,
-                epochs.get(row.name, NONE) if own else NONE,
+                epochs.get(row.name, NONE) if counterpart else NONE,
             ]
         )
         if searched:
-            accuracy, gflops, efficiency = _own_cells(searched)
+            accuracy, gflops, efficiency = _cells(searched)
             lines.append([searched.name, NONE, accuracy, NONE, gflops, NONE, efficiency, NONE])
     heading = [
         "variant", "study's accuracy %", "ours", "study's GFLOPs", "ours", "study's efficiency", "ours",
         "our epochs, of the study's",
     ]  # fmt: skip
     remark = next(row.remark for row in STUDY_ROWS if row.remark)
-    note = f"† {remark}, by the study; ours of that name has its weights.\n"
+    note = f"† {remark}, by the study; our file of that name has the study's weights.\n"
     note += f"`{SEARCHED}`: weights searched on PublicTest."
     measured = f"FER2013, PrivateTest, ONNX Runtime, measured {report.created[:10]}."
-    return _table(heading, lines) + f"\n\n{note} {measured}"
+    return _table(heading, lines) + f"\n\n{note}\n{measured}"
 
 
 def seeds_block(report: Report | None, released: Report) -> str:
-    """What was trained more than once, each seed's accuracy (in bold the released one's), their mean and spread.
+    """Models trained with several seeds: each seed's accuracy (the released one in bold), their mean and spread.
 
     MeasurementError without a report.
     """
     if report is None:
-        raise MeasurementError("the README has a block 'seeds', and there is no benchmarks/seeds/report.json")
+        raise MeasurementError("the README has a block 'seeds', but there is no benchmarks/seeds/report.json")
     groups: dict[str, list[tuple[Row, Quality]]] = defaultdict(list)
     for row in report.rows:
         if row.status == OK and row.engine == FILE_ENGINE and row.quality:
@@ -127,23 +135,23 @@ def seeds_block(report: Report | None, released: Report) -> str:
     for name, seeds in groups.items():
         if len(seeds) < 2:
             continue
-        found = [100 * quality.accuracy.value for _, quality in seeds]
+        accuracies = [100 * quality.accuracy.value for _, quality in seeds]
         cells = [
             f"**{value:.2f}**" if row.name in names else f"{value:.2f}"
-            for (row, _), value in zip(seeds, found, strict=True)
+            for (row, _), value in zip(seeds, accuracies, strict=True)
         ]
         errors = ", ".join(f"{quality.calibration_error:.3f}" for _, quality in seeds)
-        mean, gflops = statistics.mean(found), seeds[0][0].gflops
-        spread = f"{mean:.2f} ± {statistics.stdev(found):.2f}"
+        mean, gflops = statistics.mean(accuracies), seeds[0][0].gflops
+        spread = f"{mean:.2f} ± {statistics.stdev(accuracies):.2f}"
         lines.append((mean, [name, ", ".join(cells), spread, errors, f"{gflops:.4f}" if gflops else NONE]))
     lines.sort(key=lambda line: -line[0])
-    heading = ["model", "accuracy %, seed by seed", "mean ± standard deviation", "ECE", "GFLOPs"]
-    note = "In bold the released one. FER2013, PrivateTest, ONNX Runtime"
+    heading = ["model", "accuracy % of each seed", "mean ± standard deviation", "ECE", "GFLOPs"]
+    note = "In bold: the released seed. FER2013, PrivateTest, ONNX Runtime"
     return _table(heading, [line for _, line in lines]) + f"\n\n{note}, measured {report.created[:10]}."
 
 
-def _own_cells(row: Row | None) -> tuple[str, str, str]:
-    """Accuracy, GFLOPs and efficiency of a row of ours, as far as there are any."""
+def _cells(row: Row | None) -> tuple[str, str, str]:
+    """Accuracy, GFLOPs and efficiency of one of our rows; NONE for missing figures."""
     if row is None:
         return NONE, NONE, NONE
     gflops = f"{row.gflops:.5f}" if row.gflops else NONE
@@ -151,7 +159,7 @@ def _own_cells(row: Row | None) -> tuple[str, str, str]:
 
 
 def epochs_trained(folder: Path) -> dict[str, str]:
-    """What a workspace's runs of the study's variants had of the epochs that the study's had, as `24 of 102`."""
+    """The epochs of our runs of the study's variants and of the study's own, as `24 of 102`."""
     return {
         run.name: f"{run.record['epochs_run']} of {sum(stage.ran for stage in load_recipe(run.name).stages)}"
         for run in list_runs(folder)
@@ -161,13 +169,13 @@ def epochs_trained(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the README's blocks are made from.
+    """The sources of the README's blocks.
 
     Attributes:
         report: benchmarks/report.json.
-        study: benchmarks/study/report.json, where the study's variants were scored apart; else the same.
-        epochs: how long they were trained, by name.
-        seeds: benchmarks/seeds/report.json; None where no seeds were compared.
+        study: benchmarks/study/report.json, if the study's variants were scored separately; else the same report.
+        epochs: epochs trained, by variant.
+        seeds: benchmarks/seeds/report.json; None if no seeds were compared.
     """
 
     report: Report
@@ -177,7 +185,7 @@ class Sources:
 
     @classmethod
     def of(cls, folder: Path) -> Sources:
-        """Those of a workspace. MeasurementError for a report that can't be read."""
+        """The sources in a workspace; MeasurementError for a report that cannot be read."""
         report = load_report(folder / "benchmarks" / "report.json")
         apart = folder / "benchmarks" / "study" / "report.json"
         seeds = folder / "benchmarks" / "seeds" / "report.json"
@@ -201,20 +209,20 @@ BLOCKS: Mapping[str, Callable[[Sources], str]] = MappingProxyType(
 
 
 def filled_readme(readme: str, sources: Sources) -> str:
-    """The README's text with every block that it has made anew.
+    """The README's text with each of its blocks replaced.
 
     Raises:
-        MeasurementError: a block that does not exist, or one that is not closed.
+        MeasurementError: a block is unknown, or has no end.
     """
     for name in re.findall(r"<!-- bench:(\S+) -->", readme):
         if name not in BLOCKS:
-            raise MeasurementError(f"the README has a block {name!r}; there are {', '.join(BLOCKS)}")
+            raise MeasurementError(f"the README has an unknown block {name!r}: the blocks are {', '.join(BLOCKS)}")
         readme = with_block(readme, f"bench:{name}", BLOCKS[name](sources))
     return readme
 
 
 def derived_files(folder: Path) -> dict[Path, str]:
-    """Everything in a workspace that is made from its reports: path and wanted content."""
+    """Everything in a workspace that is derived from its reports: path and wanted content."""
     sources = Sources.of(folder)
     readme = folder / "README.md"
     try:
@@ -229,7 +237,7 @@ def derived_files(folder: Path) -> dict[Path, str]:
 
 
 def outdated(folder: Path) -> list[Path]:
-    """The derived files that do not agree with the report."""
+    """The derived files that differ from what the report gives."""
     return [
         path
         for path, wanted in derived_files(folder).items()
@@ -238,12 +246,12 @@ def outdated(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str], *, folder: Path = Path()) -> int:
-    """Rewrite, or with `--check` only compare; gives the exit code."""
+    """Rewrite the files, or with `--check` compare them; returns the exit code."""
     try:
         if "--check" in arguments:
             stale = outdated(folder)
             for path in stale:
-                print(f"{path} does not agree with the report: run python benchmarks/readme.py", file=sys.stderr)
+                print(f"{path} differs from the report: run python benchmarks/readme.py", file=sys.stderr)
             return 1 if stale else 0
         for path, wanted in derived_files(folder).items():
             write_text(path, wanted)
@@ -262,17 +270,19 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _measured(report: Report) -> str:
     data, machine = report.data, report.machine
-    scored = f"{data.name}, {data.split}, {data.rows:,} faces, each given once" if data else "Nothing was scored"
+    scored = f"{data.name}, {data.split}, {data.rows:,} faces" if data else "Nothing was scored"
     versions = machine["versions"]
     instructions = ", ".join(machine["instructions"])
     processor = machine["processor"] + (f" ({instructions})" if instructions else "")
-    warned = "".join(f" To know before quoting a figure: {warning}." for warning in report.warnings)
-    return (
-        f"{scored}. {processor}, {threads_text(report)}, batch 1, "
-        f"ONNX Runtime {versions.get('onnxruntime', 'absent')}, measured {report.created[:10]}.{warned} "
-        "The whole report: [benchmarks/report.md](benchmarks/report.md), with every sample in "
-        "[report.json](benchmarks/report.json)."
-    )
+    lines = [
+        f"{scored}.",
+        f"{processor}, {threads_text(report)}, batch 1, ONNX Runtime {versions.get('onnxruntime', 'absent')}, "
+        f"measured {report.created[:10]}.",
+        *(f"Before you quote a figure: {warning}." for warning in report.warnings),
+        "The whole report is in [benchmarks/report.md](benchmarks/report.md), every sample in "
+        "[report.json](benchmarks/report.json).",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A run that is killed, and what is left of it: `python benchmarks/score_kills.py`.
+"""Kill `ferdeploy score` and check that no row is lost or doubled: `python benchmarks/score_kills.py`.
 
-It writes a data set of drawn faces, starts `ferdeploy score` on it, kills a worker with signal 9, then the driver, and
-gives the same command again. Then it counts: each row of the input must be in the output once, with the answer that
-the model gives when it is called directly. Where asked, it times whole runs with one worker and with more.
-Needs Linux: it finds Ray's processes in /proc.
+It writes a data set of drawn faces, starts `ferdeploy score` on it, kills a worker with SIGKILL, then the driver, and
+runs the same command again. Each row of the input must then be in the output once, with the same answer as from a
+direct call of the model. With `--time-rows` it also times whole runs with one worker and with several.
+It needs Linux: it finds Ray's processes in /proc.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _FILE_ROWS = 20_000
 
 @dataclass(frozen=True)
 class Counted:
-    """What an output holds, against its input.
+    """An output compared with its input.
 
     Attributes:
-        rows: in the output.
-        lost: rows of the input that it has not.
-        doubled: rows that it has more than once, each time after the first.
-        wrong: rows whose label or probability is not what the model says when called directly.
+        rows: rows in the output.
+        lost: rows of the input that are missing.
+        doubled: repetitions of rows.
+        wrong: rows whose label or probabilities differ from a direct call of the model.
     """
 
     rows: int
@@ -58,18 +58,18 @@ class Counted:
 
 @dataclass(frozen=True)
 class Killed:
-    """A run whose worker and whose driver were killed, and which was taken up again.
+    """A run whose worker and driver were killed, and which was resumed.
 
     Attributes:
-        parts: of the plan.
-        parts_at_worker_kill: finished when the worker was killed.
-        parts_at_driver_kill: finished when the driver was killed.
-        seconds_to_vanish: from the driver's death until no worker of its was left. (Two idle agents of Ray's own,
-            which touch nothing, go a minute later.)
-        seconds_first: of the first command, from its start to its death.
-        seconds_second: of the second.
-        largest_worker_mb: the most resident memory of one worker, looked at after each part.
-        driver_mb: of the driver.
+        parts: parts of the plan.
+        parts_at_worker_kill: parts finished when the worker was killed.
+        parts_at_driver_kill: parts finished when the driver was killed.
+        seconds_to_vanish: time from the driver's death until its last worker ended. (Two idle agents of Ray, which
+            write nothing, end a minute later.)
+        seconds_first: duration of the first command, until it was killed.
+        seconds_second: duration of the second command.
+        largest_worker_mb: most resident memory of one worker, sampled after each part.
+        driver_mb: most resident memory of the driver.
     """
 
     parts: int
@@ -87,10 +87,10 @@ class Timed:
     """A whole run.
 
     Attributes:
-        workers: how many.
-        rows: scored.
-        seconds: as `ferdeploy score` tells them: without Ray's start.
-        rows_per_second: of these.
+        workers: number of workers.
+        rows: rows scored.
+        seconds: as `ferdeploy score` reports them: without Ray's start.
+        rows_per_second: rows / seconds.
     """
 
     workers: int
@@ -100,7 +100,7 @@ class Timed:
 
 
 def write_input(folder: Path, rows: int, *, different: int = 2000, seed: int = 0) -> list[bytes]:
-    """Parquet files of encoded faces (JPEG, 48x48, grey), each row with a number of its own from 0 on.
+    """Write Parquet files of encoded faces (JPEG, 48x48, grey), with rows numbered from 0.
 
     Returns:
         The different pictures; row i holds number i modulo their count.
@@ -116,13 +116,13 @@ def write_input(folder: Path, rows: int, *, different: int = 2000, seed: int = 0
 
 
 def count_output(folder: Path, rows: int, expected: NDArray[np.float32], labels: Sequence[str]) -> Counted:
-    """Hold an output against the input that `write_input` wrote.
+    """Compare an output with the input that `write_input` wrote.
 
     Args:
         folder: the output.
-        rows: of the input.
-        expected: float32 (n, labels), the model's direct answers to the different pictures.
-        labels: the model's.
+        rows: rows of the input.
+        expected: float32 (n, labels), the model's direct answers for the different pictures.
+        labels: the model's labels.
     """
     seen = np.zeros(rows, np.int64)
     total = wrong = 0
@@ -133,15 +133,17 @@ def count_output(folder: Path, rows: int, expected: NDArray[np.float32], labels:
         np.add.at(seen, number, 1)
         answers = expected[number % len(expected)]
         values = np.stack([table.column(label).to_numpy() for label in labels], axis=1)
-        told = np.array([labels.index(label) if label in labels else -1 for label in table.column("label").to_pylist()])
-        # A batch of another size may round otherwise in the last place; a label may then turn only at a tie.
+        named = np.array(
+            [labels.index(label) if label in labels else -1 for label in table.column("label").to_pylist()]
+        )
+        # Another batch size may round the last digit differently, which can change a label only at a tie.
         same = np.abs(values - answers).max(axis=1, initial=0) < 1e-5
-        wrong += int((~(same & (values[np.arange(len(told)), told] >= values.max(axis=1, initial=0)))).sum())
+        wrong += int((~(same & (values[np.arange(len(named)), named] >= values.max(axis=1, initial=0)))).sum())
     return Counted(total, int((seen == 0).sum()), int(np.maximum(seen - 1, 0).sum()), wrong)
 
 
-def kill_and_go_on(command: Sequence[str], output: Path) -> Killed:
-    """Run a command of `ferdeploy score`, kill a worker, then the driver, and run it again to its end.
+def kill_and_resume(command: Sequence[str], output: Path) -> Killed:
+    """Run a command of `ferdeploy score`, kill a worker, then the driver, and run it again to the end.
 
     Args:
         command: the whole command line.
@@ -151,7 +153,7 @@ def kill_and_go_on(command: Sequence[str], output: Path) -> Killed:
         What happened.
 
     Raises:
-        MeasurementError: the run ended by itself, did not go on after the worker's death, or failed the second time.
+        MeasurementError: the run ended too early, did not continue after the worker's death, or failed the second time.
     """
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as driver:
@@ -160,7 +162,7 @@ def kill_and_go_on(command: Sequence[str], output: Path) -> Killed:
             at_worker = _wait_for_parts(driver, output, max(1, parts // 10), parts)
             worker = next(_workers(driver.pid), None)
             if worker is None:
-                raise MeasurementError("no worker of Ray's is to be found in /proc")
+                raise MeasurementError("found no Ray worker in /proc")
             os.kill(worker, signal.SIGKILL)
             largest = 0.0
             driver_mb = 0.0
@@ -175,7 +177,7 @@ def kill_and_go_on(command: Sequence[str], output: Path) -> Killed:
         driver.wait()
     while any(_lives(pid) for pid in workers):
         if time.monotonic() > died + 60:
-            raise MeasurementError("a minute after the driver was killed, its workers are still there")
+            raise MeasurementError("its workers still run a minute after the driver was killed")
         time.sleep(_POLL_SECONDS)
     gone = time.monotonic()
     at_driver = len(list(output.glob("part-*.parquet")))
@@ -191,7 +193,7 @@ def kill_and_go_on(command: Sequence[str], output: Path) -> Killed:
 
 
 def _wait_for_plan(driver: subprocess.Popen[str], output: Path) -> int:
-    """How many parts the run will write."""
+    """Wait for the run's plan; returns its number of parts."""
     until = time.monotonic() + 120
     while (plan := open_plan(Place.of(str(output)))) is None:
         if driver.poll() is not None or time.monotonic() > until:
@@ -204,18 +206,18 @@ def _wait_for_parts(driver: subprocess.Popen[str], output: Path, goal: int, part
     until = time.monotonic() + 300
     while (count := len(list(output.glob("part-*.parquet")))) < goal:
         if driver.poll() is not None:
-            said = driver.stderr.read() if driver.stderr else ""
-            raise MeasurementError(f"the run ended before it could be killed, exit code {driver.returncode}: {said}")
+            errors = driver.stderr.read() if driver.stderr else ""
+            raise MeasurementError(f"the run ended before it could be killed, exit code {driver.returncode}: {errors}")
         if time.monotonic() > until:
-            raise MeasurementError(f"after 300 s there are {count} of {parts} parts: the run does not go on")
+            raise MeasurementError(f"after 300 s there are {count} of {parts} parts: the run has stopped")
         time.sleep(_POLL_SECONDS)
     if count >= parts:
-        raise MeasurementError(f"all {parts} parts were there before anything could be killed: give more rows")
+        raise MeasurementError(f"all {parts} parts were written before anything could be killed: raise --rows")
     return count
 
 
 def _descendants(pid: int) -> Iterator[tuple[int, str]]:
-    """Processes that a process started, and those that these started; each with its title."""
+    """All descendants of a process, each with its title."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError):
@@ -235,7 +237,7 @@ def _workers(pid: int) -> Iterator[int]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody has asked after does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
@@ -250,7 +252,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def time_run(command: Sequence[str], *, workers: int) -> Timed:
-    """One whole run, timed by itself.
+    """Run the command, and read its own timing.
 
     Raises:
         MeasurementError: it failed.
@@ -266,14 +268,14 @@ def time_run(command: Sequence[str], *, workers: int) -> Timed:
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
 @click.option("--rows", type=click.IntRange(0), default=200_000, show_default=True,
-              help="Faces of the killed run; 0: none.")  # fmt: skip
+              help="Faces of the killed run; 0 skips it.")  # fmt: skip
 @click.option("--time-rows", type=click.IntRange(0), default=0, show_default=True,
-              help="Faces of the timed runs; 0: none.")  # fmt: skip
+              help="Faces of the timed runs; 0 skips them.")  # fmt: skip
 @click.option("--rows-per-part", type=click.IntRange(1), default=2000, show_default=True)
 @click.option("--workers", type=click.IntRange(2), default=2, show_default=True,
-              help="Of the killed run; the timed ones have 1, and so many.")  # fmt: skip
-@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Work there, and leave all there.")
-@click.option("--json", "report", type=click.Path(path_type=Path), help="Write the figures there too.")
+              help="Workers of the killed run; the timed runs have 1 and this many.")  # fmt: skip
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False), help="Work in this folder, and keep it.")
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Also write the figures to this file.")
 def main(
     model: Path,
     rows: int,
@@ -283,9 +285,9 @@ def main(
     folder: Path | None,
     report: Path | None,
 ) -> None:
-    """Kill a run's worker and its driver, take it up again, and count the rows; time runs of 1 worker and of more."""
+    """Kill a run's worker and its driver, resume it, and count the rows; time runs with one worker and with several."""
     if not Path("/proc/self/stat").exists():
-        raise UnavailableError("this trial finds Ray's processes in /proc: run it on Linux")
+        raise UnavailableError("Ray's processes are found in /proc: run this on Linux")
     figures: dict[str, object] = {}
     is_right = True
 
@@ -310,7 +312,7 @@ def main(
             recognizer = Recognizer(model, threads=1)
             direct = recognizer.predict(contents)
             expected = np.array([list(face.probabilities.values()) for face in direct], np.float32)
-            killed = kill_and_go_on([*command("killed"), "--workers", str(workers)], place / "killed-out")
+            killed = kill_and_resume([*command("killed"), "--workers", str(workers)], place / "killed-out")
             counted = count_output(place / "killed-out", rows, expected, recognizer.labels)
             figures["killed"] = asdict(killed) | asdict(counted)
             is_right = not (counted.lost or counted.doubled or counted.wrong)

@@ -1,9 +1,8 @@
 """A load test of the service on this machine: `python benchmarks/service_load.py`.
 
-It starts `ferdeploy serve` on a free port of the loopback, and measures in one run, on the same encoded pictures:
-direct calls of `Recognizer`; requests by few and by many clients; more requests than the service can take; and, where
-`--soak` asks for it, memory over time. Clients and service share the machine's cores, so the service's own limit is
-higher than what is measured here. Traffic goes to the loopback alone.
+It starts `ferdeploy serve` on a free loopback port and measures, in one run and on the same encoded pictures: direct
+calls of `Recognizer`, requests from few and from many clients, overload, and with `--soak` memory over time. Clients
+and service share the machine's cores, so the service by itself can do more than is measured here.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from fer_deploy.machine import available_cores
 from fer_deploy.recognizer import Recognizer
 
 HANGS_AFTER_SECONDS = 30.0
-"""A request without an answer by then hangs. The service's own limit is 10 s."""
+"""A request without an answer after this time counts as hanging. The service's own limit is 10 s."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,13 @@ class Measured:
     """One row of the report.
 
     Attributes:
-        what: what was done.
-        faces_per_second: faces answered with a result, over the time of the measurement.
-        p50_ms: of the answers' times, from the first byte sent to the last received.
-        p99_ms: likewise; NaN where fewer than 100 were measured.
-        requests: how many answers there were.
-        statuses: status to count.
-        refusal_p99_ms: of the times of 503 answers alone.
+        what: what was measured.
+        faces_per_second: faces answered with a result, over the duration of the measurement.
+        p50_ms: median time from the first byte sent to the last byte received.
+        p99_ms: 99th percentile; NaN with fewer than 100 samples.
+        requests: number of answers.
+        statuses: number of answers by HTTP status.
+        refusal_p99_ms: 99th percentile of 503 answers alone.
     """
 
     what: str
@@ -61,32 +60,32 @@ class Measured:
 def measure_direct(
     recognizer: Recognizer, contents: Sequence[bytes], *, threads: int, batch: int, seconds: float
 ) -> Measured:
-    """`Recognizer.predict` on encoded pictures: the work of the service without the service."""
+    """`Recognizer.predict` on encoded pictures: the same work without HTTP."""
     times: list[list[float]] = [[] for _ in range(threads)]
     until = time.perf_counter() + seconds
 
-    def work(own: list[float]) -> None:
+    def work(durations: list[float]) -> None:
         at = 0
         while (began := time.perf_counter()) < until:
             group = [contents[(at + i) % len(contents)] for i in range(batch)]
             recognizer.predict(group)
-            own.append(time.perf_counter() - began)
+            durations.append(time.perf_counter() - began)
             at += batch
 
     began = time.perf_counter()
-    workers = [threading.Thread(target=work, args=(own,)) for own in times]
+    workers = [threading.Thread(target=work, args=(durations,)) for durations in times]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     elapsed = time.perf_counter() - began
-    calls = [value for own in times for value in own]
+    calls = [value for durations in times for value in durations]
     name = f"direct, {threads} thread{'s' * (threads > 1)}, {batch} a call"
     return _row(name, calls, len(calls) * batch / elapsed)
 
 
 class _Client(asyncio.Protocol):
-    """One connection that is kept; HTTP/1.1, answers with a length."""
+    """One persistent HTTP/1.1 connection; answers must state their length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -156,16 +155,16 @@ async def measure_service(
     faces: int = 1,
     rate: float = 0.0,
 ) -> Measured:
-    """Clients that each send the next request when they have their answer.
+    """Measure clients that each send the next request when they have received an answer.
 
     Args:
-        port: of the service, on the loopback.
-        requests: whole requests, taken in turn.
-        clients: connections, each kept.
-        seconds: how long.
-        what: the row's name.
-        faces: in each request.
-        rate: requests a second, all clients together; 0 for as many as are answered.
+        port: the service's loopback port.
+        requests: complete requests, sent in turn.
+        clients: number of persistent connections.
+        seconds: duration.
+        what: name of the row.
+        faces: faces per request.
+        rate: requests per second of all clients together; 0 for as many as are answered.
 
     Raises:
         MeasurementError: a request hangs, or a connection breaks.
@@ -181,7 +180,7 @@ async def measure_service(
             status, _body = await client.ask(requests[at % len(requests)])
             times.append((status, time.perf_counter() - began))
             at += clients
-            if status == 503:  # as `Retry-After` asks, though sooner: the point is to keep the pressure up
+            if status == 503:  # sooner than `Retry-After` asks, to keep up the load
                 await asyncio.sleep(0.05)
             if rate:
                 await asyncio.sleep(max(0.0, began + clients / rate - time.perf_counter()))
@@ -212,7 +211,7 @@ async def metric(port: int, name: str) -> float:
 
 
 def mixed(contents: Sequence[bytes]) -> list[bytes]:
-    """What a service meets over time: single faces, among them forms of 32, a large photo, and rubbish."""
+    """Requests as in real traffic: single faces, and among them a form of 32, a large photo, and invalid pictures."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -228,7 +227,7 @@ def mixed(contents: Sequence[bytes]) -> list[bytes]:
 async def measure_memory(
     port: int, requests: Sequence[bytes], *, clients: int, seconds: float, rate: float = 0.0
 ) -> tuple[Measured, list[float]]:
-    """The load's own row, and resident megabytes of the service, twenty times or more during `seconds` of load."""
+    """The load's row, and at least twenty samples of the service's resident megabytes during `seconds` of load."""
     samples: list[float] = []
     interval = min(10.0, seconds / 20)
     load = asyncio.ensure_future(
@@ -242,7 +241,7 @@ async def measure_memory(
 
 @contextmanager
 def service_process(model: Path, *, threads: int, queue: int) -> Iterator[int]:
-    """`ferdeploy serve` as a process of its own; gives its port."""
+    """Run `ferdeploy serve` as a process; yields its port."""
     command = [sys.executable, "-m", "fer_deploy", "serve", "--model", str(model), "--port", "0"]
     command += ["--threads", str(threads), "--queue", str(queue), "--log", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -286,13 +285,13 @@ def _percentile_ms(seconds: Sequence[float], percent: float, *, least: int) -> f
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=True)
-@click.option("--seconds", type=click.FloatRange(0.2, 60), default=5.0, show_default=True, help="Each measurement.")
-@click.option("--soak", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Memory, for so long.")
+@click.option("--seconds", type=click.FloatRange(0.2, 60), default=5.0, show_default=True, help="Each measurement's.")
+@click.option("--soak", type=click.FloatRange(0, 3600), default=0.0, show_default=True, help="Of memory over time.")
 @click.option("--soak-rate", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="Then, requests a second; 0: as many as are answered.")  # fmt: skip
-@click.option("--soak-only", is_flag=True, help="Measure memory and nothing else.")
-@click.option("--threads", type=click.IntRange(1), help="The service's. Default: one a core.")
-@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the figures there too.")
+              help="Its requests per second; 0: as many as are answered.")  # fmt: skip
+@click.option("--soak-only", is_flag=True, help="Measure memory alone.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the service. Default: one per core.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Also write the figures to this file.")
 def main(
     model: Path,
     seconds: float,
@@ -302,7 +301,7 @@ def main(
     threads: int | None,
     output: Path | None,
 ) -> None:
-    """Measure direct calls and the service side by side, on this machine."""
+    """Measure direct calls and the service side by side on this machine."""
     if soak_only and not soak:
         raise click.UsageError("--soak-only needs --soak SECONDS")
     count = threads or available_cores()
@@ -338,7 +337,7 @@ def main(
 
 
 def _side_by_side(model: Path, contents: Sequence[bytes], *, threads: int, seconds: float) -> list[Measured]:
-    """Direct calls, the service by few and many clients, and more than it can take."""
+    """Direct calls, the service with few and with many clients, and overload."""
     one, many = list(map(post, contents)), [post_many(contents[i : i + 32]) for i in range(0, 256, 32)]
     recognizer = Recognizer(model, threads=1)
     recognizer.predict(contents[:64])

@@ -1,4 +1,4 @@
-"""From a network to an ONNX model, without the parity gate: tracing and the passes over what was traced."""
+"""From a network to an ONNX model, without the parity check: tracing, and the passes over the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front of the graph alone: uint8 faces of several sizes to the planes that a network takes, in ONNX Runtime."""
+"""The front of the graph alone in ONNX Runtime: from uint8 faces of several sizes to a network's input planes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.benchmark(warmup=True, warmup_iterations=5, min_rounds=
 
 @pytest.fixture(scope="module")
 def front_session():
-    """A file whose network is one pooling layer: what is left is luma, resize and scaling."""
+    """A file whose network is one pooling layer, so that luma, resize and scaling dominate."""
     import onnxruntime
     import torch
     from torch import nn

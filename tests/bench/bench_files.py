@@ -1,4 +1,4 @@
-"""Tiny ONNX files that hold to the contract, made without torch in milliseconds."""
+"""Tiny ONNX files that keep the contract, made without torch in milliseconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feeding other people's ONNX files: layout, scaling, labels."""
+"""Feeding other projects' ONNX files: layout, scaling, labels."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_foreign_file_is_scored_through_its_adapter(tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities, shares[:, order] / shares[:, order].sum(axis=1, keepdims=True), rtol=1e-3)
 
 
-def test_an_adapter_that_does_not_fit_the_file_says_what_there_is(tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_lists_the_files_names(tmp_path: Path) -> None:
     (tmp_path / "theirs.onnx").write_bytes(foreign_model(input_name="image"))
     own = parse_adapter(TEXT, source="x")
     (subject,) = find_subjects([str(tmp_path / "theirs.onnx")], workspace=tmp_path, adapters=[own])

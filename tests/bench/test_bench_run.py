@@ -1,4 +1,4 @@
-"""A whole run: rows, figures, what becomes of engines and files that cannot be measured."""
+"""A whole run: rows and figures, and the engines and files that cannot be measured."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_row_has_its_figures(trained_workspace: Path) -> None:
     ("change", "reason"),
     [({"status": "running"}, "has not finished"), ({"weights_sha256": "0" * 64}, "weights")],
 )
-def test_a_run_that_cannot_be_counted_leaves_its_file_its_figures(
+def test_a_file_keeps_its_figures_when_its_run_cannot_be_counted(
     trained_workspace: Path, tmp_path: Path, change: dict[str, str], reason: str
 ) -> None:
     shutil.copytree(trained_workspace, tmp_path, dirs_exist_ok=True)
@@ -95,7 +95,7 @@ def test_accuracy_is_of_the_files_own_answers(workspace: Path) -> None:
     assert pair.only_first == int((right[0] & ~right[1]).sum())
 
 
-def test_a_file_that_learned_ferplus_is_timed_and_not_scored(workspace: Path) -> None:
+def test_a_file_trained_on_ferplus_is_timed_and_not_scored(workspace: Path) -> None:
     learned = tiny_model(seed=3, name="votes", accuracy="0.8", trained_on="FER2013 with FER+ labels")
     (workspace / "exports" / "votes.onnx").write_bytes(learned)
     report = run_bench(plan(workspace)).report
@@ -119,7 +119,7 @@ def test_without_data_accuracy_is_recorded_never_measured(workspace: Path) -> No
     assert row["recorded_accuracy"] == 0.61
 
 
-def test_what_cannot_be_measured_is_a_row_and_the_rest_goes_on(workspace: Path) -> None:
+def test_a_failing_model_is_a_row_and_the_others_are_measured(workspace: Path) -> None:
     (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
     (workspace / "exports" / "logits.onnx").write_bytes(_unnormalised())
     report = run_bench(plan(workspace, engines=("ort-cpu", "ort-qnn", "torch-cpu"))).report
@@ -172,7 +172,7 @@ def test_loading_is_measured_in_a_process_of_its_own(workspace: Path) -> None:
     assert load.peak_memory_bytes is None or 1e7 < load.peak_memory_bytes < 4e9
 
 
-def test_the_report_holds_to_its_schema_and_comes_back(workspace: Path, tmp_path: Path) -> None:
+def test_the_report_matches_its_schema_and_loads_again(workspace: Path, tmp_path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
     result = run_bench(plan(workspace, engines=("ort-cpu", "torch-cuda")))
@@ -188,7 +188,7 @@ def test_the_report_holds_to_its_schema_and_comes_back(workspace: Path, tmp_path
     assert len(lines) == 1 + result.report.data.rows
 
 
-def test_a_file_of_fixed_batch_says_how_many_faces_a_call_takes(workspace: Path) -> None:
+def test_a_file_with_a_fixed_batch_notes_its_size(workspace: Path) -> None:
     (workspace / "exports" / "eight.onnx").write_bytes(tiny_model(seed=3, name="eight", batch=8))
     report = run_bench(plan(workspace, names=("one", "eight"))).report
     one, eight = report.rows
@@ -227,7 +227,7 @@ def test_the_schema_refuses_a_figure_of_the_wrong_kind(workspace: Path) -> None:
         assert not validator.is_valid(damaged)
 
 
-def test_real_faces_are_scored_on_both_counts(workspace: Path, fer2013) -> None:
+def test_real_faces_are_scored_with_and_without_copies(workspace: Path, fer2013) -> None:
     report = run_bench(plan(workspace, dataset=fer2013, latency=None)).report
     data = report.data
     assert (data.name, data.split, data.rows, data.rows_deduplicated) == ("FER2013", "PrivateTest", 3589, 3275)

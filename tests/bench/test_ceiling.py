@@ -1,4 +1,4 @@
-"""The page on what limits accuracy: its votes are counted rightly, and its tables are those of its record."""
+"""The page on what limits accuracy: votes are counted correctly, and its tables agree with its record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def voted_faces(labels: list[str], votes: list[dict[str, int]]) -> Faces:
     return Faces(np.zeros((len(labels), 48, 48), np.uint8), numbers, np.arange(len(labels)), counted)
 
 
-def test_labels_votes_and_model_are_compared_by_how_far_the_voters_agree(ceiling: ModuleType) -> None:
+def test_labels_votes_and_model_are_compared_by_the_voters_agreement(ceiling: ModuleType) -> None:
     faces = voted_faces(
         ["happy", "happy", "sad", "fear", "angry"],
         [

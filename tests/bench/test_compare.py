@@ -1,4 +1,4 @@
-"""What counts as worse between two reports, and what is put down to chance."""
+"""Comparing two reports: what is a regression, and what is chance."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_other_faces_and_other_machines_are_not_compared() -> None:
     assert not verdicts(old, report(row(600, 5.0), settings={"threads": 2})).get("p50 ms")
 
 
-def test_gpus_are_compared_with_their_like() -> None:
+def test_gpu_times_are_compared_between_equal_gpus_alone() -> None:
     def on(gpu: str, milliseconds: float) -> Report:
         rows = replace(row(600, milliseconds), engine="torch-cuda"), row(600, milliseconds, name="E")
         made = report(*rows)
@@ -145,7 +145,7 @@ def test_a_row_that_lost_its_figures_is_a_regression_and_a_missing_one_a_note() 
     assert [(change.label, change.verdict) for change in gone] == [("E on ort-cpu", "lost")]
 
 
-def test_lines_say_the_worst_first() -> None:
+def test_the_worst_changes_come_first() -> None:
     lines = comparison_lines(compare_reports(report(row(600)), report(row(700, 1.0))))
     assert lines[0].startswith("regression: B on ort-cpu, accuracy: 70.00 % -> 65.00 %")
     assert "100 faces lost, 0 gained" in lines[0]

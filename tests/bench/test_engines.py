@@ -72,7 +72,7 @@ def test_torch_needs_the_runs(workspace: Path) -> None:
         open_session(subject(workspace, "one"), "torch-cpu", threads=1)
 
 
-def test_a_run_without_a_file_says_so(trained_workspace: Path) -> None:
+def test_a_run_without_a_file_names_the_export_command(trained_workspace: Path) -> None:
     bare = Subject(name="small", kind="run", precision="fp32", runs=(trained_workspace / "training" / "small",))
     with pytest.raises(MeasurementError, match="ferdeploy export small"):
         open_session(bare, "ort-cpu", threads=1)
@@ -80,7 +80,7 @@ def test_a_run_without_a_file_says_so(trained_workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_an_absent_device_says_so(trained_workspace: Path, device: str) -> None:
+def test_an_absent_device_is_an_error(trained_workspace: Path, device: str) -> None:
     import torch
 
     if (torch.cuda if device == "cuda" else torch.backends.mps).is_available():
@@ -89,7 +89,7 @@ def test_an_absent_device_says_so(trained_workspace: Path, device: str) -> None:
         open_session(subject(trained_workspace, "small"), f"torch-{device}", threads=1)
 
 
-def test_absent_packages_say_how_to_get_them(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_packages_name_their_installation(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UnavailableError, match=r"fer-deploy\[bench\]"):
@@ -166,7 +166,7 @@ def test_device_memory_is_bound_not_copied_per_run(workspace: Path) -> None:
     bound.synchronise()
 
 
-def test_a_fixed_batch_is_filled_up(workspace: Path) -> None:
+def test_a_fixed_batch_is_padded(workspace: Path) -> None:
     path = workspace / "exports" / "fixed.onnx"
     path.write_bytes(tiny_model(seed=1, name="fixed", batch=8))
     session = open_session(subject(workspace, "fixed"), "ort-cpu", threads=1)

@@ -1,4 +1,4 @@
-"""Latency statistics, held against engines of known delays on a clock that only they advance."""
+"""Latency statistics, checked with engines of known delays on a clock that only they advance."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def test_p99_needs_a_thousand_samples(samples: int, stated: bool) -> None:
     assert (latency.p99 is not None) == stated
 
 
-def test_warm_up_is_thrown_away() -> None:
+def test_warm_up_is_discarded() -> None:
     engine = FakeEngine(FakeTime(), [50 * MS] * 2 + [MS] * 10_000)  # the first two calls are slow
     (latency,) = measure_latency([stream(engine)], threads=1, plan=replace(PLAN, warm_up=5))
     assert max(latency.samples_ns) == MS
 
 
-def test_each_turn_is_warmed_up_anew_and_no_call_repeats_the_last_face() -> None:
+def test_each_turn_warms_up_and_successive_calls_get_different_faces() -> None:
     """An engine that others had their turn after is slow for two calls."""
     time = FakeTime()
     seen: list[int] = []
@@ -183,7 +183,7 @@ def test_streams_take_turns_in_another_order_each_round() -> None:
     assert len({tuple(turn) for turn in rounds}) > 4
 
 
-def test_a_machine_that_slows_down_slows_all_alike() -> None:
+def test_a_machine_that_slows_down_affects_all_streams() -> None:
     """Two equal engines on one clock that runs at half speed from the middle on: measured in turns, they stay equal."""
     time = FakeTime(drift_from=200 * MS, drift=2.0)
     plan = LatencyPlan(samples=200, seconds=100, rounds=20, warm_up=3, seed=1)
@@ -195,13 +195,13 @@ def test_a_machine_that_slows_down_slows_all_alike() -> None:
     assert second.busy
 
 
-def test_a_steady_machine_is_not_called_busy() -> None:
+def test_a_steady_machine_is_not_busy() -> None:
     (latency,) = measure_latency([stream(FakeEngine(FakeTime(), [MS, 2 * MS]))], threads=1, plan=PLAN)
     assert latency.spread < BUSY_SPREAD
     assert not latency.busy
 
 
-def test_a_processor_that_was_elsewhere_is_called_busy() -> None:
+def test_a_shared_processor_is_busy() -> None:
     half = Block((2 * MS,) * 10, 20 * MS, processor=10 * MS)
     assert summarise([half] * 4, batch=1, threads=1).busy
     assert not summarise([replace(half, processor=20 * MS)] * 4, batch=1, threads=1).busy

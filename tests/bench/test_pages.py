@@ -52,7 +52,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
+def test_the_web_page_is_well_formed_and_loads_nothing() -> None:
     text = html_report(report())
     page = Page(text)
     assert page.open == []
@@ -64,7 +64,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
     assert "Processor &lt;fast&gt;" in text
 
 
-def test_the_page_says_what_the_report_says() -> None:
+def test_the_web_page_shows_the_reports_figures() -> None:
     text = html_report(report())
     for expected in (
         "75.00 ±",
@@ -120,7 +120,7 @@ def test_every_page_shows_the_same_sections() -> None:
     assert [section.title for section in sections(empty)] == ["The study's published figures"]
 
 
-def test_the_page_says_what_is_only_recorded() -> None:
+def test_the_web_page_marks_recorded_figures() -> None:
     recorded = replace(report().rows[0], quality=None, recorded_accuracy=0.7)
     bare = html_report(replace(report(), data=None, pairs=(), rows=(recorded,)))
     assert "70.00*" in bare
@@ -128,7 +128,7 @@ def test_the_page_says_what_is_only_recorded() -> None:
     assert "as recorded in the file" not in html_report(report())
 
 
-def test_which_face_was_taken_for_which_is_told_the_right_way_round() -> None:
+def test_rows_of_the_confusion_matrix_are_labels() -> None:
     """Faces of the first label alone are taken for others: the row of the first label, not its column."""
     truth = np.repeat(np.arange(7), 10)
     predicted = truth.copy()
@@ -143,7 +143,7 @@ def test_which_face_was_taken_for_which_is_told_the_right_way_round() -> None:
     assert re.findall(r">([\d.]+)<", cells[1]) == ["70.0", *["100.0"] * 6]
 
 
-def test_bars_of_calibration_are_as_high_as_answers_are_right() -> None:
+def test_calibration_bars_show_accuracy_and_marks_show_confidence() -> None:
     """All are 90 % sure and half of them right: the bar ends at the middle, the mark lies at 90 %."""
     truth = np.arange(70) % 7
     predicted = np.where(np.arange(70) < 35, truth, (truth + 1) % 7)
@@ -156,7 +156,7 @@ def test_bars_of_calibration_are_as_high_as_answers_are_right() -> None:
     assert float(dot.attrib["cx"]) == pytest.approx(46 + 0.9 * 240, abs=0.1)
 
 
-def test_intervals_lie_within_the_plot_of_one_model_too() -> None:
+def test_intervals_lie_within_the_plot_even_for_one_model() -> None:
     for rows in (report().rows, report().rows[:1]):
         plotted = cost_plot(replace(report(), rows=rows, data=None))
         root = ElementTree.fromstring(plotted)
@@ -168,14 +168,14 @@ def test_intervals_lie_within_the_plot_of_one_model_too() -> None:
         assert not re.search(r">\d+\.\d{3,}</text>", plotted.partition("GFLOPs of one face")[0].partition("axis")[0])
 
 
-def test_brackets_in_a_name_are_no_markup() -> None:
+def test_brackets_in_a_name_are_not_terminal_markup() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     named = replace(report(), rows=(replace(report().rows[0], name="m[new]"),), pairs=())
     console.print(render_report(named, width=120))
     assert "m[new]" in console.export_text()
 
 
-def test_the_page_without_data_or_times_has_no_empty_plots() -> None:
+def test_the_web_page_without_data_or_times_has_no_plots() -> None:
     bare = replace(report(), data=None, pairs=(), rows=(replace(report().rows[0], quality=None, latency=None),))
     text = html_report(bare)
     assert "<svg" not in text
@@ -219,7 +219,7 @@ def test_scales() -> None:
     assert linear.ticks() == [10, 12, 14, 16, 18, 20]
 
 
-def test_labels_of_near_points_do_not_lie_on_each_other() -> None:
+def test_labels_of_near_points_do_not_overlap() -> None:
     labels = [Label(100, 100, "first"), Label(103, 101, "second"), Label(98, 103, "third")]
     placed = place_labels(labels, left=0, right=400, top=0, bottom=300)
     assert len({(x, y) for x, y, _, _ in placed}) == 3
@@ -241,7 +241,7 @@ def test_fronts() -> None:
     assert latency_front(report()) == {"plain on ort-cpu", "B+E on ort-cpu", "B on torch-cuda"}
 
 
-def test_the_time_of_several_faces_is_not_shown_as_that_of_one() -> None:
+def test_the_time_of_a_call_with_several_faces_is_marked() -> None:
     made = report()
     plain = made.row("plain on ort-cpu")
     eight = replace(plain, name="eight", latency=replace(plain.latency, batch=8))
@@ -290,7 +290,7 @@ def test_the_terminal_table_fits(width: int) -> None:
         assert expected in text
 
 
-def test_rows_without_figures_are_told_once_a_reason() -> None:
+def test_rows_without_figures_are_grouped_by_reason() -> None:
     assert without_figures(report()) == [("2 models on torch-mps", "absent: this PyTorch has no MPS device")]
 
 
@@ -325,7 +325,7 @@ def test_markdown_tables_have_as_many_cells_as_headings() -> None:
         assert expected in text
 
 
-def test_the_page_works_in_a_browser(tmp_path: Path) -> None:
+def test_the_web_page_works_in_a_browser(tmp_path: Path) -> None:
     """A real Chromium sorts the table, hides an engine in table and plots, and lights up a row's point."""
     import sys
 

@@ -1,4 +1,4 @@
-"""Peers: the conversation with a worker, its failures, and the environments that are made for them."""
+"""Peers: messages to and from a worker, its failures, and the environments."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_worker_scores_and_is_timed(command: list[str]) -> None:
         assert process.time_batches(batch=1, calls=3) > 0
 
 
-def test_a_failure_inside_the_package_is_told_and_survived(command: list[str]) -> None:
+def test_a_failure_inside_the_package_is_reported_and_survived(command: list[str]) -> None:
     with PeerProcess(command, threads=1) as process:
         with pytest.raises(MeasurementError, match="RuntimeError: too dark"):
             process.score(np.zeros((1, 48, 48, 3), np.uint8))
@@ -80,12 +80,12 @@ def test_a_failure_inside_the_package_is_told_and_survived(command: list[str]) -
         ('print(\'{"error": "ImportError: fer"}\', flush=True); input()', "the package failed: ImportError: fer"),
     ],
 )
-def test_a_worker_that_cannot_start_says_why(code: str, message: str) -> None:
+def test_a_worker_that_cannot_start_gives_the_reason(code: str, message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         PeerProcess([sys.executable, "-c", code], threads=1, timeout_s=1)
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(MeasurementError, match="cannot start"):
         PeerProcess(["/no/such/program"], threads=1)
 
@@ -119,7 +119,7 @@ def test_a_peer_is_a_row_of_the_same_report(
     assert {report.pairs[0].first, report.pairs[0].second} == {"one on ort-cpu", "fer on peer"}
 
 
-def test_a_peer_that_cannot_be_installed_is_a_row_that_says_so(
+def test_a_peer_that_cannot_be_installed_is_a_row_with_the_reason(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment.shutil, "which", lambda name: None)
@@ -135,7 +135,7 @@ def test_a_peer_that_cannot_be_installed_is_a_row_that_says_so(
 FAKE = Peer("fake", "1.0", "python", ("fake==1.0",), ("numpy",), "worker_fer.py", "call", "nothing")
 
 
-def test_an_environment_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_is_created_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERDEPLOY_CACHE", str(tmp_path))
     commands: list[list[str]] = []
     monkeypatch.setattr(environment, "_install", lambda peer, command: commands.append(list(command)))
@@ -163,14 +163,14 @@ def test_a_failed_installation_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     assert not environment.environment_folder(FAKE).exists()
 
 
-def test_no_environment_is_made_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_environment_is_created_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERDEPLOY_CACHE", str(tmp_path))
     monkeypatch.setattr(environment, "NEEDED_BYTES", 1 << 60)
     with pytest.raises(UnavailableError, match="GB"):
         environment.prepare(FAKE)
 
 
-def test_other_packages_give_another_environment() -> None:
+def test_other_packages_need_another_environment() -> None:
     from dataclasses import replace
 
     assert environment.environment_folder(FAKE) != environment.environment_folder(replace(FAKE, requirements=()))

@@ -1,4 +1,4 @@
-"""What is kept of networks whose weights are not: the study's table can be counted again from it."""
+"""Stored probabilities of networks without stored weights: the study's table agrees with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT = sorted((ROOT / "training").glob("*/probabilities.safetensors"))
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.parent.name)
-def test_the_studys_table_says_what_the_kept_probabilities_do(path: Path) -> None:
+def test_the_studys_table_agrees_with_the_stored_probabilities(path: Path) -> None:
     report = json.loads((ROOT / "benchmarks" / "study" / "report.json").read_text(encoding="utf-8"))
     (row,) = (row for row in report["rows"] if row["name"] == path.parent.name)
     labels = np.array([int(digit) for digit in report["data"]["labels"]])
@@ -30,7 +30,7 @@ def test_the_studys_table_says_what_the_kept_probabilities_do(path: Path) -> Non
     assert abs(right - round(row["accuracy"] * len(labels))) <= 2  # halves of a tie that rounding makes
 
 
-def test_both_splits_are_kept_in_their_order(tmp_path: Path) -> None:
+def test_both_splits_are_stored_in_their_order(tmp_path: Path) -> None:
     model = ROOT / "exports" / "lite-mini-taught.int8.onnx"
     command = [
         sys.executable,

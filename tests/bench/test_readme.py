@@ -23,7 +23,7 @@ def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
     study = replace(report(), rows=(*report().rows, replace(searched, name="B+E.searched")))
     sources = Sources(report(), study, {"B": "24 of 102"})
     text = filled_readme(README, sources)
-    assert text.startswith("# x\n<!-- bench:results -->\nFER2013, PrivateTest, 400 faces")
+    assert text.startswith("# x\n<!-- bench:results -->\nFER2013, PrivateTest, 400 faces.")
     assert "old" not in text
     assert "\ntext\n" in text
     assert "| B+E ●▲ | ort-cpu | 75.00 ±" in text
@@ -37,7 +37,7 @@ def test_the_readme_keeps_its_own_text_and_gets_the_figures() -> None:
     assert filled_readme(text, sources) == text
 
 
-def test_the_readme_says_what_seeds_did() -> None:
+def test_the_readme_shows_the_spread_between_seeds() -> None:
     row = next(row for row in report().rows if row.name == "B" and row.engine == "ort-cpu")
     assert row.quality is not None
 
@@ -80,7 +80,7 @@ def test_readme_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     save_report(report(), tmp_path / "benchmarks" / "report.json")
     (tmp_path / "README.md").write_text(README)
     assert main(["--check"], folder=tmp_path) == 1
-    assert "README.md does not agree" in capsys.readouterr().err
+    assert "README.md differs" in capsys.readouterr().err
     assert main([], folder=tmp_path) == 0
     assert main(["--check"], folder=tmp_path) == 0
     assert (tmp_path / "benchmarks" / "accuracy-gflops.svg").is_file()

@@ -1,4 +1,4 @@
-"""What a name stands for: exports in every precision, runs, files."""
+"""Finding models by name: exports in every precision, runs, files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_name_takes_every_precision_and_a_path_one(workspace: Path) -> None:
     assert len(find_subjects(["one", str(path)], workspace=workspace)) == 2
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(workspace: Path) -> None:
+def test_files_of_one_name_are_distinguished_by_their_folders(workspace: Path) -> None:
     for folder, name in (("old", "m"), ("new", "m"), ("new/deep", "m"), ("old", "m.int8"), ("old", "alone")):
         path = workspace / folder / f"{name}.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(workspace: Path) -> N
         keys("old/m.onnx", "old/m.int8.onnx")
 
 
-def test_two_files_of_one_adapter_are_told_apart(workspace: Path) -> None:
+def test_two_files_of_one_adapter_are_distinguished(workspace: Path) -> None:
     for name in ("emotion-ferplus-7", "emotion-ferplus-8"):
         (workspace / f"{name}.onnx").write_bytes(b"")
     paths = [str(path) for path in sorted(workspace.glob("*.onnx"))]
@@ -85,12 +85,12 @@ def test_a_file_that_breaks_the_contract_is_a_subject_with_a_refusal(workspace: 
         (["gone.onnx"], "gone.onnx: no such file"),
     ],
 )
-def test_unknown_names_say_what_there_is(workspace: Path, names: list[str], message: str) -> None:
+def test_unknown_names_list_the_known_ones(workspace: Path, names: list[str], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         find_subjects(names, workspace=workspace)
 
 
-def test_an_empty_workspace_says_what_to_run(tmp_path: Path) -> None:
+def test_an_empty_workspace_names_the_next_command(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="ferdeploy train"):
         find_subjects([], workspace=tmp_path)
 
@@ -101,6 +101,6 @@ def test_reasons_are_one_line() -> None:
 
 
 @pytest.mark.parametrize(("record", "learned"), [('{"recipe": {"labels": "ferplus"}}', True), ("{", False)])
-def test_a_record_that_cannot_be_read_is_no_ferplus_run(tmp_path: Path, record: str, learned: bool) -> None:
+def test_an_unreadable_record_is_not_a_ferplus_run(tmp_path: Path, record: str, learned: bool) -> None:
     (tmp_path / "run.json").write_text(record)
     assert Subject(name="x", kind="run", precision="fp32", runs=(tmp_path,)).learned_ferplus == learned

@@ -1,4 +1,4 @@
-"""The trial in small: a worker and the driver of `ferdeploy score` are killed, and nothing is lost or doubled."""
+"""The kill test with few rows: a worker and the driver are killed, and no row is lost or doubled."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import score_kills
 from fer_deploy import EMOTIONS, Recognizer
 from score.conftest import read_output
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the trial finds processes in /proc alone")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it finds processes in /proc")
 
 
 @needs_proc
-def test_killed_and_taken_up_again_each_row_is_there_once(tmp_path: Path, model: Path) -> None:
+def test_each_row_is_written_once_after_kills_and_a_resume(tmp_path: Path, model: Path) -> None:
     command = [sys.executable, score_kills.__file__, "--model", str(model), "--rows", "4000"]
     command += ["--rows-per-part", "50", "--folder", str(tmp_path), "--json", str(tmp_path / "trial.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

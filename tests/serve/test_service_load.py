@@ -1,4 +1,4 @@
-"""The load test in small: that it measures what it says, and that the service holds under it."""
+"""The load test with few requests: it measures what it reports, and the service holds."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_program_reports(tmp_path: Path) -> None:
     assert set(figures["rows"][9]["statuses"]) <= {"200", "422", "503"}
 
 
-def test_memory_over_time_is_measured_with_all_kinds_of_requests_at_the_rate_asked_for() -> None:
+def test_memory_over_time_is_measured_with_all_kinds_of_requests_at_the_given_rate() -> None:
     requests = service_load.mixed(encoded_faces(40))
     with running(threads=2, maximum_queue=64) as service:
         row, samples = asyncio.run(service_load.measure_memory(service.port, requests, clients=4, seconds=1.5, rate=60))

@@ -1,9 +1,9 @@
-"""The half of a peer that runs in the peer's own environment: it knows the package, and nothing of ferdeploy.
+"""The part of a peer that runs in the peer's environment: it knows the package and does not import ferdeploy.
 
-Run as a script next to the peer's own `worker_*.py`; needs numpy alone. Commands come as JSON, a line each, on standard
-input; answers go, a line each, to what was standard output. Anything that the package prints goes to standard error.
+The peer's `worker_*.py` imports it; it needs NumPy alone. Commands are JSON lines on standard input, answers are JSON
+lines on the original standard output. Whatever the package prints goes to standard error.
 
-    {"do": "faces", "path": RAW, "count": N}              uint8 (N, 48, 48, 3), RGB; taken in turn from now on
+    {"do": "faces", "path": RAW, "count": N}              uint8 (N, 48, 48, 3), RGB; later calls take them in turn
     {"do": "score", "path": RAW, "count": N, "to": RAW}   writes float32 (N, 7)
     {"do": "time", "calls": N, "warm_up": W}              {"samples": [ns, ...], "wall": ns, "processor": ns}
     {"do": "memory"}                                      {"peak_memory_bytes": N or null}
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 LABELS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-"""The seven labels in FER2013's order; said again here because this file runs without ferdeploy."""
+"""The seven labels in FER2013's order, repeated here because this file runs without ferdeploy."""
 
 SIDE = 48
 
@@ -36,9 +36,9 @@ def serve(
     """Answer commands until `quit` or the end of input.
 
     Args:
-        load: takes the number of threads; gives (call, prepare, read, facts). `prepare` turns one face, uint8
-            (48, 48, 3) RGB, into what the package takes, `call` is the package's own call and the only thing that is
-            timed, `read` turns its answer into seven numbers in the order of LABELS. `facts` goes into the report.
+        load: takes the number of threads and returns (call, prepare, read, facts). `prepare` turns one face, uint8
+            (48, 48, 3) RGB, into the package's input; `call` is the package's call, which alone is timed; `read` turns
+            its answer into seven numbers in the order of LABELS. `facts` goes into the report.
     """
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,5 +1,5 @@
 // `@vladmandic/face-api`: faceExpressionNet.predictExpressions on the RGB crop, with its WASM backend.
-// The commands are those of worker.py beside this file.
+// It takes the commands of worker.py in this folder.
 'use strict';
 
 const fs = require('fs');

@@ -1,4 +1,4 @@
-"""`facex`: its `EmotionClassifier.detect_emotion` on the grey crop, which is what its `predict` does for each face."""
+"""`facex`: its `EmotionClassifier.detect_emotion` on the grey crop, as its `predict` calls it for each face."""
 
 from __future__ import annotations
 

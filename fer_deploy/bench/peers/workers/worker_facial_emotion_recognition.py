@@ -1,7 +1,7 @@
 """`facial-emotion-recognition`: the transform and network of its `_predict`, on the grey crop.
 
-The package's public call draws on a photo and gives no scores, and its `_predict` gives a label: the one whose
-exp(output) is largest. Here the same numbers are kept, and scaled to sum to one.
+The package's public call draws on a photo and returns no scores, and its `_predict` returns the label with the largest
+exp(output). This worker returns these values, scaled to sum to one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def load(threads: int):  # type: ignore[no-untyped-def]
     import torch
 
     torch.set_num_threads(threads)
-    # its weights were saved on a GPU, and in a format older than torch's safe loader
+    # the weights were saved on a GPU, in a format that torch's safe loader cannot read
     torch.load = functools.partial(torch.load, map_location="cpu", weights_only=False)
     import facial_emotion_recognition
 
@@ -32,8 +32,8 @@ def load(threads: int):  # type: ignore[no-untyped-def]
             return torch.exp(recognition.network(recognition.transform(face).unsqueeze(0)))
 
     def read(answer):  # type: ignore[no-untyped-def]
-        own = {recognition.emotions[index].lower(): value for index, value in enumerate(answer[0].tolist())}
-        return in_order(own, {label: label for label in LABELS})
+        scores = {recognition.emotions[index].lower(): value for index, value in enumerate(answer[0].tolist())}
+        return in_order(scores, {label: label for label in LABELS})
 
     return (
         call,
