@@ -1,7 +1,7 @@
-"""Pictures from files, bytes, Pillow and arrays, as uint8 RGB: upright, bounded, and never hanging on a bad one.
+"""Pictures from files, bytes, Pillow and arrays, as uint8 RGB: upright, bounded in size, and never blocking.
 
-A picture from outside can be damaged, enormous, not a picture at all, or not even a file (a named pipe blocks its
-reader for ever). Everything that can be wrong with one is a `DataError` of one line that names the file.
+A picture from outside can be damaged, enormous, no picture at all, or no file at all (a named pipe blocks its reader).
+Whatever is wrong with one becomes a `DataError` of one line that names the file.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,32 +25,41 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PICTURE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jpe", ".jpeg", ".jpg", ".jp2", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""Endings, lower case, of the files that a folder is searched for. A file named outright may end in anything."""
+    {
+        ".apng", ".avif", ".bmp", ".dib", ".gif", ".jfi", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm",
+        ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
+"""Endings, lower case, of the pictures that a search of a folder finds. A file that is named may end in anything."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF", "JPEG2000", "AVIF")
-"""Pillow's names of the formats that are read, where its build has them. Others (PostScript, say, which starts a
-program) are refused."""
+"""Pillow's names of the formats that are read, as far as its build has them. Others are refused: for PostScript, Pillow
+would start a program."""
 
 MAXIMUM_BYTES = 256 * 1024 * 1024
-"""Larger picture files are refused before they are read."""
+"""A larger picture file is refused before it is read."""
 
 MAXIMUM_PIXELS = 80_000_000
-"""Pictures whose header promises more are refused before they are decoded: 80 megapixels are 240 MB as RGB."""
+"""A picture with more pixels is refused by its header, before it is decoded: 80 megapixels are 240 MB as RGB."""
 
 MAXIMUM_SCANS = 64
-"""A JPEG of more scans is refused: encoders write about ten, and each can cost a pass over all pixels in 42 bytes, so
-that a file of one megabyte would keep its reader busy for half an hour."""
+"""A JPEG with more scans is refused. Encoders write about ten. Each scan takes 42 bytes and can cost a pass over all
+pixels, so that decoding a malicious file of one megabyte takes half an hour."""
 
 _BAND = 2**18
-"""Pixels that are computed with at a time: wider numbers of a whole picture would take several times its own bytes."""
+"""Pixels that are converted at a time: a whole picture in wider numbers would take several times its memory."""
 
 _COUNTED_FRAMES = 256
-"""Frames of a TIFF are counted only so far: each takes a step through the file."""
+"""The frames of a TIFF are counted up to here: each takes a step through the file."""
+
+_COUNTED_SEGMENTS = 1000
+"""A JPEG of one scan has about ten segments, or a hundred with a large colour profile."""
+
+_DARK = 65536 // 16 - 1
+"""16-bit samples that stay below a sixteenth of their range are probably samples of 12 bits or fewer."""
 
 _ORIENTATION = 0x0112
-"""EXIF's tag of how a picture lies."""
+"""EXIF's tag for the rotation and reflection of a picture."""
 
 LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
@@ -64,12 +74,16 @@ class Picture:
 
     Attributes:
         pixels: uint8 (height, width, 3), RGB, turned upright by its EXIF orientation.
-        frames: how many frames the file holds; more than one for an animation, of which the first was read. A TIFF's
-            are counted up to 256.
+        frames: how many frames or pages the file has, of which the first was read. A TIFF's are counted up to 256.
+        icc_profile: the file's colour profile, if it describes `pixels`: copies that carry it keep their colours.
+        notes: what a user should know about the reading, one line each, such as "2 frames or pages: only the first was
+            read". Nothing was wrong enough to refuse the picture.
     """
 
     pixels: Pixels
     frames: int = 1
+    icc_profile: bytes | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_picture(
@@ -89,11 +103,13 @@ def read_picture(
         maximum_bytes: refuse a larger file.
 
     Returns:
-        The picture, upright (EXIF orientation applied). Transparent parts are laid on white; CMYK and palettes become
-        RGB; 16-bit grey is scaled to 8 bits; of an animation the first frame is read.
+        The picture, upright (EXIF orientation applied). Transparent parts become white; CMYK and palettes become RGB;
+        16-bit grey is divided by 257; of an animation the first frame is read. A JPEG may lack its end marker, and have
+        line breaks before its start marker, as cameras' streams leave them.
 
     Raises:
-        DataError: it is not a picture, is damaged or truncated, or is larger than the limits.
+        DataError: it is not a picture, is damaged or truncated, or is larger than the limits; an array or image has
+            values of another type or range, and the message states how to convert these values.
     """
     if isinstance(source, np.ndarray):
         return Picture(array_to_rgb(source, name=name or "array"))
@@ -112,6 +128,7 @@ def read_picture(
     else:  # mypy knows the kinds that may come, a caller without it may not
         kind = type(source).__name__  # type: ignore[unreachable]
         raise DataError(f"cannot read a picture from {kind}: give a path, bytes, a Pillow image or an array")
+    content = _without_line_breaks(content)
     if _has_too_many_scans(content):
         raise DataError(f"{label}: damaged: a JPEG of more than {MAXIMUM_SCANS} scans")
     try:
@@ -123,7 +140,7 @@ def read_picture(
     except Exception as error:  # Pillow's readers raise nearly anything on damaged headers
         raise DataError(f"{label}: damaged: {one_line(error)}") from error
     with image:
-        return _from_pillow(image, label, maximum_pixels)
+        return _from_pillow(image, label, maximum_pixels, content)
 
 
 def to_grey(pixels: Pixels) -> NDArray[np.uint8]:
@@ -134,20 +151,20 @@ def to_grey(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def array_to_rgb(array: NDArray[Any], *, name: str = "array") -> Pixels:
-    """One picture's array as uint8 (height, width, 3), RGB, C-contiguous; alpha is laid on white.
+    """One picture's array as uint8 (height, width, 3), RGB, C-contiguous. Transparent parts become white.
 
     Raises:
-        DataError: not uint8, or not of shape (height, width) or (height, width, 1, 3 or 4), or without pixels.
+        DataError: not uint8, or not of shape (height, width) or (height, width, 1, 3 or 4), or without pixels. The
+            message states how to convert the array, judged by its values.
     """
-    if array.dtype != np.uint8:
-        remedy = "multiply by 255 and convert" if array.dtype.kind == "f" else "convert"
-        raise DataError(
-            f"{name}: uint8 pixels, 0 to 255, are needed, got {array.dtype}: {remedy} with .astype('uint8')"
-        )
+    require_uint8(array, name=name)
     if array.ndim == 2:
         array = array[:, :, np.newaxis]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise DataError(f"{name}: shape (height, width) or (height, width, 1, 3 or 4) is needed, got {array.shape}")
+        raise DataError(
+            f"{name}: shape (height, width) or (height, width, 1, 3 or 4) is needed, got {array.shape}"
+            f"{channel_first_remedy(array.shape)}"
+        )
     if array.size == 0:
         raise DataError(f"{name}: a picture without pixels, shape {array.shape}")
     if array.shape[2] == 1:
@@ -155,6 +172,73 @@ def array_to_rgb(array: NDArray[Any], *, name: str = "array") -> Pixels:
     elif array.shape[2] == 4:
         array = _in_bands(array, _lay_on_white, channels=3)
     return np.ascontiguousarray(array)
+
+
+def require_uint8(array: NDArray[Any], *, name: str = "array") -> None:
+    """Refuse an array of another type than uint8 (DataError). The message states how to convert these values."""
+    if array.dtype != np.uint8:
+        raise DataError(
+            f"{name}: uint8 pixels, 0 to 255, are needed, got {array.dtype}{_conversion(array)}"
+            f"{channel_first_remedy(array.shape)}"
+        )
+
+
+def channel_first_remedy(shape: Sequence[int]) -> str:
+    """What to add to an error about an array whose channels come before height and width, as PyTorch has them.
+
+    >>> channel_first_remedy((8, 3, 48, 48))
+    ': its channels come first: use array.transpose(0, 2, 3, 1)'
+    """
+    if len(shape) not in (3, 4) or shape[-3] not in (1, 3, 4) or min(shape[-2:]) <= 4:
+        return ""
+    return f": its channels come first: use array.transpose({'1, 2, 0' if len(shape) == 3 else '0, 2, 3, 1'})"
+
+
+def _conversion(array: NDArray[Any]) -> str:
+    """How an array that is not uint8 becomes uint8 without changing its picture, as the end of an error's sentence.
+
+    Samples of 10, 12 or 14 bits are stored in 16: the largest value tells which it is, never the type alone.
+    """
+    if array.dtype == object:
+        return ", of arrays of unequal shapes: give a list of arrays"
+    if array.dtype == bool:
+        return ": use (array * 255).astype('uint8')"
+    if array.dtype.kind not in "fiu" or not array.size:
+        return ": numbers are needed"
+    low, high = float(array.min()), float(array.max())  # NaN, if there is one, is both
+    if not np.isfinite((low, high)).all():
+        return " with values that are not finite"
+    values = f" with values from {low:.6g} to {high:.6g}: "
+    if array.dtype.kind == "f":
+        return values + _float_conversion(low, high)
+    if low < 0:
+        is_shifted = array.dtype == np.int8
+        return values + ("use (array.astype('int16') + 128).astype('uint8')" if is_shifted else _UNKNOWN_SCALE)
+    return values + ("use array.astype('uint8')" if high <= 255 else _conversion_of_bits(high))
+
+
+_UNKNOWN_SCALE = "undo their normalisation, or scale them to 0 to 255"
+
+
+def _float_conversion(low: float, high: float) -> str:
+    """The scale of floating-point samples by their range. Resizing and arithmetic overshoot a scale a little."""
+    if low >= -0.1 and high <= 1.1:
+        clip = "" if low >= 0 and high <= 1 else ".clip(0, 1)"
+        return f"use (array{clip} * 255).round().astype('uint8')"
+    if low >= -1.1 and high <= 1.1:
+        return "use ((array + 1) * 127.5).round().clip(0, 255).astype('uint8')"
+    if low >= -40 and 16 < high <= 295:
+        clip = "" if low >= 0 and high <= 255 else ".clip(0, 255)"
+        return f"use array{clip}.round().astype('uint8')"
+    return _conversion_of_bits(high) if low >= 0 and high > 295 else _UNKNOWN_SCALE
+
+
+def _conversion_of_bits(high: float) -> str:
+    """The scale of samples above 255 by their largest value."""
+    for bits in (10, 12, 14, 16):
+        if high < 2**bits:
+            return f"if they have {bits} bits, use (array / {(2**bits - 1) / 255:.6g}).round().astype('uint8')"
+    return _UNKNOWN_SCALE
 
 
 def _in_bands(array: NDArray[Any], convert: Callable[[NDArray[Any]], NDArray[Any]], *, channels: int) -> Pixels:
@@ -195,7 +279,8 @@ def _open_pillow(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
-def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
+def _from_pillow(image: Image.Image, name: str, maximum_pixels: int, content: bytes = b"") -> Picture:
+    """Decode an opened image; `content` is the file that it was opened from, empty for an image made in memory."""
     from PIL import ImageOps
 
     width, height = image.size
@@ -204,23 +289,44 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int) -> Picture:
     if width * height == 0:
         raise DataError(f"{name}: a picture without pixels ({width}x{height})")
     frames = _count_frames(image)
+    notes = [f"{frames} frames or pages: only the first was read"] if frames > 1 else []
     try:
-        image.seek(0)
-        image.load()
-        with suppress(Exception):  # damaged EXIF: the picture itself is good
-            if image.getexif().get(_ORIENTATION, 1) != 1:  # it would copy the picture for nothing
+        image = _load(image, content)
+        profile = _rgb_profile(image)
+        with suppress(Exception):  # damaged EXIF does not spoil the picture
+            if image.getexif().get(_ORIENTATION, 1) != 1:  # transposing an upright picture would copy it
                 image = ImageOps.exif_transpose(image) or image
-        pixels = _pillow_to_rgb(image, name)
+        pixels = _pillow_to_rgb(image, name, notes)
     except DataError:
         raise
     except MemoryError as error:
         raise DataError(f"{name}: {width}x{height} pixels do not fit into memory") from error
     except Exception as error:
         raise DataError(f"{name}: damaged or truncated: {one_line(error)}") from error
-    return Picture(pixels, frames)
+    return Picture(pixels, frames, profile, tuple(notes))
+
+
+def _load(image: Image.Image, content: bytes) -> Image.Image:
+    """Decode the first frame. A JPEG without its end marker is accepted if none of its pixels is missing."""
+    try:
+        image.seek(0)
+        image.load()
+    except OSError:
+        if image.format not in ("JPEG", "MPO") or (whole := _with_end_marker(content)) is None:
+            raise
+        image = _open_pillow(whole)
+        image.load()
+    return image
+
+
+def _rgb_profile(image: Image.Image) -> bytes | None:
+    """An image's ICC profile, if it is one for RGB: bytes 16 to 19 of its header name the colour space."""
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else None
 
 
 def _count_frames(image: Image.Image) -> int:
+    """How many frames an image has, without decoding them."""
     try:
         if image.format != "TIFF":
             return int(getattr(image, "n_frames", 1))
@@ -238,35 +344,86 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """A JPEG marker after entropy-coded data: neither a stuffed zero nor a restart nor a fill byte."""
 
 
-def _has_too_many_scans(content: bytes) -> bool:
-    """Whether a JPEG's first picture has more scans than are read. Walks its segments, and decodes nothing."""
-    if not content.startswith(b"\xff\xd8"):
-        return False
-    scans = 0
+def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """The segments of a JPEG's first picture: the marker's second byte, and what follows the segment's length."""
     position = 2
-    while found := _MARKER.search(content, position):
+    while content.startswith(b"\xff\xd8") and (found := _MARKER.search(content, position)):
         kind, position = content[found.end() - 1], found.end()
-        if kind == 0xD9:  # the end of the picture: a phone's video may follow, which is not ours to read
-            return False
-        if kind != 0x01:  # TEM alone stands without a length here
-            position += max(int.from_bytes(content[position : position + 2]), 2)
-        scans += kind == 0xDA
-        if scans > MAXIMUM_SCANS:
-            return True
-    return False
+        if kind == 0xD9:  # the end of the picture: a phone's video may follow
+            return
+        if kind == 0x01:  # TEM is the only marker here that has no length
+            continue
+        length = max(int.from_bytes(content[position : position + 2]), 2)
+        yield kind, content[position + 2 : position + length]
+        position += length
 
 
-def _pillow_to_rgb(image: Image.Image, name: str) -> Pixels:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip instead of scale
-        wide = np.asarray(image)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise DataError(f"{name}: 32-bit samples: save it with 8 or 16 bits")
-        return array_to_rgb(_in_bands(wide, _to_8_bits, channels=1))
+def _has_too_many_scans(content: bytes) -> bool:
+    """Whether a JPEG's first picture has more scans than are read. Decodes nothing."""
+    scans = (kind for kind, _ in _segments(content) if kind == 0xDA)
+    return next(islice(scans, MAXIMUM_SCANS, None), None) is not None
+
+
+def _without_line_breaks(content: bytes) -> bytes:
+    """A JPEG without the line breaks before it, which stay when a picture is cut out of a camera's stream."""
+    start = re.match(rb"[\r\n]{1,8}(?=\xff\xd8)", content)
+    return content[start.end() :] if start else content
+
+
+def _with_end_marker(content: bytes) -> bytes | None:
+    """A JPEG that ends without its end marker, as cameras write it, with the marker; None if pixels are missing.
+
+    A decoder ignores what lies between the last pixel and the end marker. If two different continuations decode to one
+    picture, no pixel was made from them. That holds for pictures of a single scan: others can lack whole scans.
+    """
+    segments = list(islice(_segments(content), _COUNTED_SEGMENTS))
+    frames = [segment for kind, segment in segments if kind in (0xC0, 0xC1)]  # baseline and extended sequential
+    scans = [segment for kind, segment in segments if kind == 0xDA]
+    if len(frames) != 1 or len(scans) != 1 or frames[0][5:6] != scans[0][:1]:  # the numbers of colour components
+        return None
+    body = content.rstrip(b"\xff")
+    # Where the picture has restart markers, a decoder looks for the next one: the continuations have them, too.
+    passed = len(re.findall(rb"\xff[\xd0-\xd7]", body[body.rfind(scans[0]) :]))
+    restarts = [bytes([0xFF, 0xD0 + (passed + following) % 8]) for following in range(8)]
+    first, second = (
+        np.asarray(_open_pillow(body + b"".join(filler * 64 + restart for restart in restarts) + b"\xff\xd9"))
+        for filler in (b"\x00", b"\x35")
+    )
+    return body + b"\xff\xd9" if np.array_equal(first, second) else None
+
+
+def _pillow_to_rgb(image: Image.Image, name: str, notes: list[str]) -> Pixels:
+    """An image's pixels as RGB. Adds a note if they are 16-bit samples that look like fewer bits."""
+    if image.mode.startswith("I"):
+        return array_to_rgb(_in_bands(_sixteen_bits(image, name, notes), _to_8_bits, channels=1))
     if image.mode == "F":
-        raise DataError(f"{name}: floating-point samples: save it with 8 or 16 bits")
+        raise DataError(f"{name}: {_save_or_convert(image, 'floating-point samples')}")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return array_to_rgb(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
     return array_to_rgb(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
+
+
+def _sixteen_bits(image: Image.Image, name: str, notes: list[str]) -> NDArray[Any]:
+    """The samples of an image of mode I or I;16, 0 to 65535. Pillow's own conversion would clip them to 255."""
+    samples = np.asarray(image)
+    highest = int(samples.max())
+    if samples.min() < 0 or highest > 65535:
+        raise DataError(f"{name}: {_save_or_convert(image, '32-bit samples')}")
+    if 0 < highest <= _DARK:
+        if image.format is None and image.mode == "I" and highest <= 255:  # made in memory, of 8-bit values
+            raise DataError(f"{name}: 32-bit samples from 0 to {highest}: use image.convert('L')")
+        notes.append(
+            f"its 16-bit samples go up to {highest:,} of 65,535 only, and were read as nearly black: if they have "
+            "fewer bits, save it with 8 bits"
+        )
+    return samples
+
+
+def _save_or_convert(image: Image.Image, samples: str) -> str:
+    """What to do about samples of a type that is not read: advice for a file, or for an image in memory."""
+    if image.format is not None:
+        return f"{samples}: save it with 8 or 16 bits"
+    return f"{samples}{_conversion(np.asarray(image)).replace('array', 'np.asarray(image)')}"
 
 
 def _why_not_a_picture(content: bytes) -> str:

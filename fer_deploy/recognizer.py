@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,10 +26,11 @@ from numpy.typing import NDArray
 
 from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError, FerDeployError
+from fer_deploy.files import shown
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import default_model
 from fer_deploy.model.session import Model, open_model
-from fer_deploy.pictures import Pixels, array_to_rgb, read_picture
+from fer_deploy.pictures import Pixels, array_to_rgb, channel_first_remedy, read_picture, require_uint8
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -203,12 +205,11 @@ class Recognizer:
             DataError: a picture cannot be read; the message names it, in a list by its position where it has no name.
         """
         if isinstance(faces, np.ndarray):
-            stack = faces.ndim == 4 or (faces.ndim == 3 and faces.shape[2] not in (1, 3, 4))
-            if not stack:
+            if not _is_stack(faces):
                 return self._predict_pixels([array_to_rgb(faces)])[0]
             return self._predict_pixels(array_to_rgb(face, name=f"array[{i}]") for i, face in enumerate(faces))
         if isinstance(faces, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_pillow(faces):
-            return self._predict_pixels([read_picture(faces).pixels])[0]  # type: ignore[arg-type]
+            return self._predict_pixels([_read(faces)])[0]
         if hasattr(faces, "read"):
             raise DataError("cannot read a face from an open file: give what is in it, file.read()")
         if not isinstance(faces, Iterable):
@@ -232,7 +233,7 @@ class Recognizer:
             DataError: the photo cannot be read.
             UnavailableError: no detector is installed.
         """
-        return self.read_pixels(read_picture(photo).pixels, detector=detector)
+        return self.read_pixels(_read(photo), detector=detector)
 
     def read_pixels(self, pixels: Pixels, *, detector: FaceDetector | None = None) -> list[Recognition]:
         """As `read_photo`, for pixels at hand, such as a frame of a video: uint8 (height, width, 3), RGB, upright."""
@@ -264,7 +265,8 @@ class Recognizer:
         """
         if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
             got = f"{faces.dtype} {faces.shape}" if isinstance(faces, np.ndarray) else type(faces).__name__
-            raise DataError(f"faces must be uint8 (n, height, width, 3), got {got}")
+            remedy = channel_first_remedy(faces.shape) if isinstance(faces, np.ndarray) else ""
+            raise DataError(f"faces must be uint8 (n, height, width, 3), got {got}{remedy}")
         if faces.shape[0] == 0:
             return np.zeros((0, len(self.labels)), np.float32)
         if 0 in faces.shape:
@@ -309,6 +311,31 @@ class Recognizer:
         return results
 
 
+def _is_stack(array: NDArray[Any]) -> bool:
+    """Whether an array is many pictures. DataError where it may as well be one with its channels first."""
+    if array.ndim not in (3, 4) or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
+        return False
+    require_uint8(array)
+    remedy = channel_first_remedy(array.shape)
+    if remedy and array.ndim == 4:
+        raise DataError(f"array: shape (n, height, width, 3) is needed, got {array.shape}{remedy}")
+    if remedy and len(array) > 1:
+        raise DataError(
+            f"array: shape {array.shape} may be one picture, or {len(array)} grey ones{remedy}, or list(array) for "
+            f"{len(array)} grey pictures"
+        )
+    return True
+
+
+def _read(face: Any) -> Pixels:
+    """A face's or photo's pixels; the notes of the reading become Python warnings."""
+    picture = read_picture(face)
+    for note in picture.notes:
+        name = shown(face) if isinstance(face, (str, os.PathLike)) else type(face).__name__
+        warnings.warn(f"{name}: {note}", stacklevel=3)
+    return picture.pixels
+
+
 def _is_pillow(value: object) -> bool:
     # Without importing Pillow: a value can be a Pillow image only where somebody has imported it.
     import sys
@@ -320,7 +347,7 @@ def _is_pillow(value: object) -> bool:
 def _read_each(faces: Iterable[Any]) -> Iterator[Pixels]:
     for position, face in enumerate(faces):
         try:
-            yield array_to_rgb(face) if isinstance(face, np.ndarray) else read_picture(face).pixels
+            yield _read(face)
         except FerDeployError as error:
             if isinstance(face, (str, os.PathLike)):
                 raise

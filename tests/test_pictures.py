@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fer_deploy import pictures
 from fer_deploy.errors import DataError
@@ -201,6 +201,138 @@ def test_arrays_are_checked_and_made_rgb() -> None:
     assert rgb.flags["C_CONTIGUOUS"]
     np.testing.assert_array_equal(rgb[:, :, 1], grey)
     np.testing.assert_array_equal(array_to_rgb(rgb[::-1, ::2]), rgb[::-1, ::2])
+
+
+FACE = gradient(48, 48)
+BLACK_TO_WHITE = np.linspace(0, 255, 48 * 48).reshape(48, 48).round().astype(np.uint8)
+WIDE = BLACK_TO_WHITE.astype(np.float64)
+
+
+class TestAdvice:
+    """The remedy in the error, followed to the letter, gives the picture that the array shows."""
+
+    @pytest.mark.parametrize(
+        "array",
+        [
+            pytest.param(WIDE / 255, id="0 to 1"),
+            pytest.param((WIDE / 255).astype(np.float16), id="half precision"),
+            pytest.param(WIDE / 255 * 1.02 - 0.01, id="0 to 1, overshot"),
+            pytest.param(WIDE / 127.5 - 1, id="-1 to 1"),
+            pytest.param(WIDE.astype(np.float32), id="0 to 255"),
+            pytest.param(WIDE * 1.02 - 2, id="0 to 255, overshot"),
+            pytest.param(BLACK_TO_WHITE > 127, id="bool"),
+            pytest.param(BLACK_TO_WHITE.astype(np.int64), id="int64"),
+            pytest.param(BLACK_TO_WHITE.astype(np.uint16), id="uint16 of 8 bits"),
+            pytest.param((WIDE * 1023 / 255).round().astype(np.uint16), id="10 bits"),
+            pytest.param((WIDE * 4095 / 255).round().astype(np.uint16), id="12 bits"),
+            pytest.param((WIDE * 16383 / 255).round().astype(np.int32), id="14 bits"),
+            pytest.param(BLACK_TO_WHITE.astype(np.uint16) * 257, id="16 bits"),
+            pytest.param(WIDE * 257, id="16 bits as float"),
+            pytest.param((BLACK_TO_WHITE.astype(np.int16) - 128).astype(np.int8), id="int8"),
+        ],
+    )
+    def test_the_remedy_gives_the_picture(self, array: np.ndarray) -> None:
+        with pytest.raises(DataError) as caught:
+            array_to_rgb(array)
+        remedy = str(caught.value).partition("use ")[2]
+        followed = array_to_rgb(eval(remedy, {"array": array}))[:, :, 0]
+        wanted = (BLACK_TO_WHITE > 127) * 255 if array.dtype == bool else BLACK_TO_WHITE
+        assert np.abs(followed.astype(int) - wanted).max() <= 3
+
+    @pytest.mark.parametrize(
+        ("array", "words"),
+        [
+            (np.full((9, 9), np.nan), "values that are not finite"),
+            (np.full((9, 9), -np.inf), "values that are not finite"),
+            (np.linspace(-2.1, 2.6, 81).reshape(9, 9), "from -2.1 to 2.6: undo their normalisation"),
+            (np.full((9, 9), 3.5), "undo their normalisation"),
+            (np.full((9, 9), -500, np.int16), "undo their normalisation"),
+            (np.full((9, 9), 1 << 20), "undo their normalisation"),
+            (np.zeros((9, 9), complex), "got complex128: numbers are needed"),
+            (np.full((9, 9), "a"), "got <U1: numbers are needed"),
+            (np.zeros((9, 9), "datetime64[s]"), "numbers are needed"),
+            (np.zeros((0, 9), np.float32), "got float32"),
+            (np.array([FACE, FACE[:9]], dtype=object), "give a list of arrays"),
+        ],
+    )
+    def test_where_no_scale_is_likely_none_is_advised(self, array: np.ndarray, words: str) -> None:
+        with pytest.raises(DataError) as caught:
+            array_to_rgb(array)
+        assert words in str(caught.value)
+        assert "use " not in str(caught.value)
+
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_channels_that_come_first_are_named(self, channels: int) -> None:
+        picture = np.random.default_rng(0).integers(0, 256, (20, 30, channels), np.uint8)
+        with pytest.raises(DataError, match="channels come first") as caught:
+            array_to_rgb(picture.transpose(2, 0, 1))
+        followed = eval(str(caught.value).partition("use ")[2], {"array": picture.transpose(2, 0, 1)})
+        np.testing.assert_array_equal(followed, picture)
+
+    def test_images_in_memory_get_advice_by_their_values(self) -> None:
+        for image, words in (
+            (Image.fromarray(BLACK_TO_WHITE.astype(np.int32)), r"from 0 to 255: use image\.convert\('L'\)"),
+            (Image.fromarray((WIDE / 255).astype(np.float32)), r"use \(np\.asarray\(image\) \* 255\)"),
+            (Image.fromarray(WIDE.astype(np.float32)), r"use np\.asarray\(image\)\.round\(\)"),
+            (Image.fromarray(np.full((9, 9), 1 << 20, np.int32)), "undo their normalisation"),
+        ):
+            with pytest.raises(DataError, match=words):
+                read_picture(image)
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    @pytest.mark.parametrize(("bits", "is_noted"), [(8, True), (10, True), (12, True), (14, False), (16, False)])
+    def test_a_16_bit_file_of_fewer_bits_has_a_note(self, kind: str, bits: int, is_noted: bool) -> None:
+        samples = (WIDE * (2**bits - 1) / 255).round().astype(np.uint16)
+        for source in (encode(Image.fromarray(samples), kind), Image.fromarray(samples)):
+            notes = read_picture(source).notes
+            assert [f"go up to {2**bits - 1:,} of 65,535" in note for note in notes] == [True] * is_noted
+
+    def test_a_black_16_bit_picture_is_black(self) -> None:
+        assert read_picture(Image.fromarray(np.zeros((9, 9), np.uint16))).notes == ()
+
+
+class TestOddJpegs:
+    """As webcams, surveillance cameras and programs that cut their streams leave them."""
+
+    @pytest.fixture(params=[{}, {"quality": 95, "subsampling": 0}, {"restart_marker_blocks": 3}], ids=str)
+    def whole(self, request: pytest.FixtureRequest) -> bytes:
+        noise = np.random.default_rng(0).integers(-20, 21, (43, 61, 3))
+        return encode(
+            Image.fromarray((gradient(43, 61) + noise).clip(0, 255).astype(np.uint8)), "JPEG", **request.param
+        )
+
+    @pytest.mark.parametrize("end", [b"", b"\xff", b"\x00" * 50, b"\r\n"])
+    def test_without_its_end_marker_a_jpeg_is_read(self, whole: bytes, end: bytes) -> None:
+        np.testing.assert_array_equal(read_picture(whole[:-2] + end).pixels, read_picture(whole).pixels)
+
+    def test_without_any_of_its_pixels_it_is_refused(self, whole: bytes) -> None:
+        start = whole.index(b"\xff\xda") + 14
+        for length in range(start + 10, len(whole) - 6, 7):
+            with pytest.raises(DataError, match="damaged or truncated"):
+                read_picture(whole[:length])
+
+    def test_a_progressive_one_without_its_end_marker_is_refused(self) -> None:
+        """Whole scans could be missing, which no look at the rest can tell."""
+        with pytest.raises(DataError, match="damaged or truncated"):
+            read_picture(encode(Image.fromarray(FACE), "JPEG", progressive=True)[:-2])
+
+    @pytest.mark.parametrize("breaks", [b"\n", b"\r\n", b"\r\n\r\n"])
+    def test_line_breaks_before_it_are_skipped(self, whole: bytes, breaks: bytes) -> None:
+        np.testing.assert_array_equal(read_picture(breaks + whole).pixels, read_picture(whole).pixels)
+        with pytest.raises(DataError, match="not a picture"):
+            read_picture(breaks + b"\x00\x01")
+
+    def test_bytes_behind_it_are_ignored(self, whole: bytes) -> None:
+        np.testing.assert_array_equal(read_picture(whole + b"\r\n--frame").pixels, read_picture(whole).pixels)
+
+
+def test_a_colour_profile_is_kept_if_it_fits_the_pixels() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = Image.fromarray(FACE)
+    assert read_picture(encode(image, "JPEG", icc_profile=profile)).icc_profile == profile
+    assert read_picture(encode(image, "JPEG")).icc_profile is None
+    grey = profile[:16] + b"GRAY" + profile[20:]
+    assert read_picture(encode(image, "PNG", icc_profile=grey)).icc_profile is None
 
 
 class TestBands:

@@ -124,8 +124,11 @@ def test_transparent_parts_are_white(recognizer: Recognizer) -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (np.zeros((48, 48, 3), np.float32), "got float32: multiply by 255"),
-        (np.zeros((48, 48, 3), np.uint16), "got uint16: convert"),
+        (np.ones((48, 48, 3), np.float32), "got float32 with values from 1 to 1: use (array * 255)"),
+        (np.array([np.zeros((9, 9)), np.zeros((8, 9))], object), "arrays of unequal shapes: give a list of arrays"),
+        (np.zeros((3, 48, 48), np.uint8), "may be one picture, or 3 grey ones: its channels come first"),
+        (np.zeros((8, 3, 48, 48), np.uint8), "use array.transpose(0, 2, 3, 1)"),
+        ([np.zeros((3, 48, 48), np.uint8)], "face 0: array: shape (height, width)"),
         (np.zeros((48, 48, 2, 2, 3), np.uint8), "got (48, 48, 2, 2, 3)"),
         (np.zeros((0, 48, 3), np.uint8), "without pixels"),
         (np.zeros(48, np.uint8), "got (48,)"),

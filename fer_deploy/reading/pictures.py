@@ -50,9 +50,7 @@ def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) 
         picture = read_picture(sys.stdin.buffer.read(MAXIMUM_BYTES + 1), name="standard input")
     else:
         picture = read_picture(source.path)
-    notes = []
-    if picture.frames > 1:
-        notes.append(f"{source.name}: {picture.frames} frames or pages: only the first was read")
+    notes = [f"{source.name}: {note}" for note in picture.notes]
     faces = reader.read(picture.pixels)
     if copy is not None:
         _save_annotated(copy, picture.pixels, faces)
