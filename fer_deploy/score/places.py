@@ -7,6 +7,7 @@ uploaded in one piece to an object store. Local files follow the rules of `fer_d
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -50,8 +51,8 @@ class Place:
     """A folder, or a single file, by the address that people write.
 
     Attributes:
-        address: a path, or an address with `://` that pyarrow knows (`s3`, `gs`, `abfs`, `hdfs`). Each process
-            resolves it for itself.
+        address: a path, or an address with `://` that pyarrow knows (`s3`, `gs`, `abfs`, `hdfs`), with pyarrow's
+            options after a `?`. Each process resolves it for itself.
     """
 
     address: str
@@ -67,7 +68,8 @@ class Place:
             address = address.removeprefix("file://")
         if "://" not in address:
             return cls(os.path.abspath(address))  # noqa: PTH100  keeps links, and bytes that are not UTF-8
-        place = cls(address.rstrip("/"))
+        location, mark, options = address.partition("?")
+        place = cls(location.rstrip("/") + mark + options)
         _filesystem(place.address)
         return place
 
@@ -76,19 +78,30 @@ class Place:
         """Whether the address is a path."""
         return "://" not in self.address
 
+    @property
+    def public_address(self) -> str:
+        """The address without user name and password, for what is stored."""
+        return self.address if self.is_local else re.sub(r"://[^/@]*@", "://", self.address, count=1)
+
     def __str__(self) -> str:
-        return shown(self.address)
+        return shown(self.path(b""))
 
     def contains(self, other: Place) -> bool:
         """Whether another place is this one or lies inside it."""
         if self.is_local and other.is_local:
             mine, theirs = Path(self.address).resolve(), Path(other.address).resolve()
             return theirs == mine or mine in theirs.parents
-        return f"{other.address}/".startswith(f"{self.address}/")
+        if self.is_local or other.is_local:
+            return False
+        (store, path), (other_store, other_path) = _filesystem(self.address), _filesystem(other.address)
+        return bool(store == other_store and f"{other_path}/".startswith(f"{path}/"))
 
     def path(self, name: bytes | str) -> str:
-        """The path of a file in this place; the address itself for an empty name."""
-        return _join(self.address, os.fsdecode(name))
+        """The path of a file in this place, for messages and for opening local files; the place's for an empty name.
+
+        An address is shown without user name, password and options.
+        """
+        return _join(self.address if self.is_local else self.public_address.partition("?")[0], os.fsdecode(name))
 
     def kind(self) -> str:
         """`file`, `folder`, `nothing`, or `other` (a pipe, a device).
@@ -288,7 +301,8 @@ def _filesystem(address: str) -> tuple[Any, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise DataError(f"{shown(address)}: not a known kind of address: {one_line(error, limit=300)}") from error
+        reason = one_line(error, limit=300).replace(address, str(Place(address)))  # it may quote a password
+        raise DataError(f"{Place(address)}: not a known kind of address: {reason}") from error
     return filesystem, path
 
 

@@ -121,7 +121,7 @@ def find_kind(place: Place, *, wanted: str | None = None) -> str:
 
 
 def open_plan(output: Place) -> ScorePlan | None:
-    """The plan stored in an output; None if there is none.
+    """The plan stored in an output; None if there is none. Its `input` lacks a password that the address may need.
 
     Raises:
         DataError: it cannot be read, or another version of this program wrote it.
@@ -173,7 +173,9 @@ def make_plan(
         problems=tuple(left_out.problems),
         left_out=dict(sorted(left_out.counts.items())),
     )
-    content = {"format": FORMAT} | asdict(plan)
+    # Passwords in addresses are not stored: whoever resumes the run names the input again.
+    addresses = {"input": input_place.public_address, "output": output.public_address}
+    content = {"format": FORMAT} | asdict(plan) | addresses
     output.write(PLAN, json.dumps(content, indent=2).encode())
     return plan
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fer_deploy.errors import DataError, ModelFileError
@@ -117,10 +117,10 @@ def _open_or_make_plan(job: ScoreJob, *, model: str, model_sha256: str) -> Score
         remove_run(output)
     plan = open_plan(output)
     if plan is not None:
-        wanted: dict[str, Any] = {"input": source.address, "model_sha256": model_sha256, "options": job.options}
+        wanted: dict[str, Any] = {"input": source.public_address, "model_sha256": model_sha256, "options": job.options}
         check_same(plan, **wanted | ({"kind": job.kind} if job.kind else {}))
         remove_leftovers(output)
-        return plan
+        return replace(plan, input=source.address)
     if output.names("part-"):
         raise DataError(f"{output} holds part- files but no plan: choose another folder, or start over with --restart")
     kind = find_kind(source, wanted=job.kind)
@@ -171,7 +171,7 @@ def _summarise(
 
 def _write_summary(output: Place, plan: ScorePlan, summary: ScoreSummary) -> None:
     content = {
-        "input": plan.input,
+        "input": Place(plan.input).public_address,
         "model": plan.model,
         "model_sha256": plan.model_sha256,
         "whole": summary.is_whole,

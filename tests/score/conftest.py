@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -57,6 +63,29 @@ def recognizer() -> Recognizer:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "tiny.onnx")
+
+
+@pytest.fixture(scope="session")
+def s3_bucket() -> Iterator[str]:
+    """The address of a bucket on an S3 server of this machine, with a place for the path: `.format("path")`."""
+    program = os.environ.get("MOTO_SERVER") or str(Path(sys.executable).with_name("moto_server"))
+    if not Path(program).exists():
+        pytest.skip("there is no S3 server: pip install 'moto[server]>=5.2', or name its program in $MOTO_SERVER")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen([program, "-p", str(port)], stdout=quiet, stderr=quiet) as server:
+        for _ in range(200):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.1)
+        options = f"scheme=http&endpoint_override=127.0.0.1:{port}&allow_bucket_creation=true&region=us-east-1"
+        address = f"s3://user:secret@bucket/{{}}?{options}"
+        filesystem, _path = pyarrow.fs.FileSystem.from_uri(address.format("x"))
+        filesystem.create_dir("bucket")
+        yield address
+        server.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,22 @@ from fer_deploy.files import LeftOut
 from fer_deploy.score.places import Place
 
 
-@pytest.fixture(params=["local", "store"])
+@pytest.fixture(params=["local", "pyarrow", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A folder, as a path and as an address that pyarrow opens."""
+    """A folder, as a path, as an address that pyarrow opens, and in an S3 bucket."""
     folder = tmp_path / "data"
     folder.mkdir()
+    if request.param == "s3":
+        return Place(request.getfixturevalue("s3_bucket").format(f"{tmp_path.name}/data"))
     return Place(str(folder) if request.param == "local" else f"file://{folder}")
 
 
-def test_a_file_is_written_read_and_deleted(place: Place, tmp_path: Path) -> None:
-    assert place.kind() == "folder"
+def inside(place: Place, name: str) -> Place:
+    location, mark, options = place.address.partition("?")
+    return Place(f"{location}/{name}{mark}{options}")
+
+
+def test_a_file_is_written_read_and_deleted(place: Place) -> None:
     assert not place.exists("sub/a.bin")
     place.write("sub/a.bin", b"123")
     assert place.exists("sub/a.bin")
@@ -31,8 +37,9 @@ def test_a_file_is_written_read_and_deleted(place: Place, tmp_path: Path) -> Non
         stream.seek(1)
         assert stream.read() == b"23"
     place.write("sub/a.bin", b"4")
-    assert (tmp_path / "data" / "sub" / "a.bin").read_bytes() == b"4"
-    assert os.listdir(tmp_path / "data" / "sub") == ["a.bin"], "no temporary file remains"  # noqa: PTH208
+    assert place.read(b"sub/a.bin", maximum_bytes=3) == b"4"
+    assert place.kind() == "folder"
+    assert inside(place, "sub").names("") == ["a.bin"], "no temporary file remains"
     place.delete("sub/a.bin")
     place.delete("sub/a.bin")
     assert not place.exists("sub/a.bin")
@@ -79,10 +86,22 @@ def test_names_of_a_folder_are_sorted_and_a_missing_folder_has_none(place: Place
     for name in ("part-2", "part-1", "other"):
         place.write(name, b"x")
     assert place.names("part-") == ["part-1", "part-2"]
-    assert Place(f"{place.address}/absent").names("part-") == []
+    assert inside(place, "absent").names("part-") == []
 
 
 def test_a_place_contains_itself_and_what_lies_inside_it(place: Place) -> None:
     assert place.contains(place)
-    assert place.contains(Place(f"{place.address}/sub"))
-    assert not place.contains(Place(f"{place.address}2"))
+    assert place.contains(inside(place, "sub"))
+    assert not inside(place, "sub").contains(place)
+    assert not inside(place, "sub").contains(inside(place, "sub2"))
+    assert not place.contains(Place("/elsewhere"))
+
+
+def test_passwords_and_options_of_an_address_are_not_shown() -> None:
+    place = Place.of("s3://user:secret@bucket/a/?region=us-east-1&scheme=http")
+    assert str(place) == "s3://bucket/a"
+    assert place.path("b.png") == "s3://bucket/a/b.png"
+    assert place.public_address == "s3://bucket/a?region=us-east-1&scheme=http"
+    with pytest.raises(DataError, match="gopher://host/x: not a known kind of address") as caught:
+        Place.of("gopher://user:secret@host/x")
+    assert "secret" not in str(caught.value)

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from fer_deploy import EMOTIONS
 from fer_deploy.errors import DataError, ModelFileError, UnavailableError
 from fer_deploy.score.options import InputOptions, ScoreJob, WorkerOptions
 from fer_deploy.score.part import PartResult
+from fer_deploy.score.places import Place
 from fer_deploy.score.plan import ScorePlan, part_name
 from fer_deploy.score.run import run
 from fer_deploy.score.watcher import ScoreWatcher
@@ -271,6 +273,30 @@ def test_workers_are_as_many_as_have_room_and_work(
     options: dict[str, Any], machines: list[dict[str, float]], parts: int, expected: tuple[int, bool]
 ) -> None:
     assert plan_workers(WorkerOptions(**options), machines, parts) == expected
+
+
+@pytest.mark.parametrize("kind", ["parquet", "images", "webdataset"])
+def test_an_object_store_holds_input_and_output(tmp_path: Path, model: Path, s3_bucket: str, kind: str) -> None:
+    labels = some_labels(60)
+    if kind == "parquet":
+        write_parquet(tmp_path / "in" / "a.parquet", labels)
+    elif kind == "images":
+        write_pictures(tmp_path / "in", labels)
+    else:
+        write_shards(tmp_path / "in", labels)
+    source, output = s3_bucket.format(f"{kind}/in"), s3_bucket.format(f"{kind}/out")
+    store, path = pyarrow.fs.FileSystem.from_uri(source)
+    pyarrow.fs.copy_files(str(tmp_path / "in"), path, destination_filesystem=store)
+    scoring = ScoreJob(source, output, str(model), options=InputOptions(rows_per_part=25, block_rows=20))
+    summary = run(scoring)
+    assert summary.is_whole
+    assert (summary.rows, summary.bad_rows, summary.labels) == (60, 0, Counter(labels))
+    assert run(scoring).rows_now == 0
+    place = Place.of(output)
+    place.delete(part_name(0))
+    assert run(scoring).rows_now > 0
+    assert b"secret" not in place.read(b"_plan/plan.json", maximum_bytes=10_000)
+    assert b"secret" not in place.read(b"_summary.json", maximum_bytes=10_000)
 
 
 def test_the_output_has_the_columns_of_the_input_and_of_the_model(tmp_path: Path, model: Path) -> None:
