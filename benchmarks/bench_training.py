@@ -1,19 +1,19 @@
-"""The training rate, four ways in one run, in images a second.
+"""Measures the training rate of four ways to train, in images per second.
 
     make bench-training            or: python benchmarks/bench_training.py --help
 
-- eager: PyTorch's own forward, backward and AdamW step, channels_last, on one batch that stays where it is.
-- bare: the same with what ferdeploy trains with: its kernels (on a CPU) and the fused optimiser.
+- eager: PyTorch's own forward, backward and AdamW step, channels_last, on one batch that stays in memory.
+- bare: the same with ferdeploy's kernels (on a CPU) and its fused optimiser.
 - full: `ferdeploy train` itself: `fer_deploy.training.fit.train` runs recipe B's first stage (shuffling, flip, crop,
-  rotation, loss, clipping, one-cycle schedule, looks at the loss), with its epochs' beginnings counted and their
-  validation left out.
-- conventional: the loop that most people write for the same stage: a `Dataset` of Pillow images,
+  rotation, loss, clipping, one-cycle schedule, checks of the loss). The start of each epoch counts, validation does
+  not.
+- conventional: the loop that most people would write for the same stage: a `Dataset` of Pillow images,
   `torchvision.transforms`, a `DataLoader` with worker processes, PyTorch's default (contiguous) memory layout and
   default AdamW, clipping, OneCycleLR, running loss and accuracy.
 
-The four take turns of some seconds, several rounds of them, so that a machine that drifts hurts all alike; a figure
-is the median of its rounds. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless the environment says otherwise), as
-in `ferdeploy train`. The last line is one line of JSON with the four figures.
+The four take turns of some seconds, in several rounds, so that a machine whose speed changes affects all alike. Each
+result is the median of its rounds. Waiting threads sleep (OMP_WAIT_POLICY=passive, unless the environment sets it), as
+in `ferdeploy train`. The last line of output is JSON with the four rates.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(
-    0, str(Path(__file__).resolve().parents[1])
-)  # an interpreter of yours need not have ferdeploy installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that ferdeploy need not be installed
 
 import torch
 from PIL import Image
@@ -57,12 +55,12 @@ from fer_deploy.training.watcher import BatchReport, EpochRow, Silent
 NAMES = ("eager", "bare", "full", "conventional")
 WARM_UP_STEPS = 3
 PROMISED = {"cpu": {"bare / eager": 1.3, "full / bare": 0.9}, "cuda": {"full / bare": 0.8}}
-"""Least ratios that ferdeploy promises of EfficientNet-B0, by kind of device."""
+"""The ratios that ferdeploy promises for EfficientNet-B0 at least, by kind of device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is measured, and how long."""
+    """What to measure, and for how long."""
 
     network: str
     batch: int
@@ -75,17 +73,17 @@ class Plan:
 
     @property
     def half(self) -> torch.dtype | None:
-        """The type of the forward pass where it is not float32."""
+        """The half-precision type of the forward pass; None is float32."""
         return None if self.precision == "float32" else getattr(torch, self.precision)
 
     def forward(self, network: nn.Module, faces: torch.Tensor) -> torch.Tensor:
-        """Logits float32 (n, 7), under autocast where a half precision was asked for."""
+        """Logits float32 (n, 7), computed in the plan's precision."""
         with torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None):
             logits: torch.Tensor = network(faces)
         return logits.float()
 
     def wait(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -93,21 +91,21 @@ class Plan:
 
 
 class Turns:
-    """Images a second of something that steps, in turns."""
+    """Measures the rate of a training step, in turns."""
 
     def __init__(self, plan: Plan, step: Callable[[], int], *, warm_up: int) -> None:
         self._plan = plan
         self._step = step
         self._warm_up = warm_up
-        """Steps that are taken and not counted, at the start of each turn."""
+        """Uncounted steps at the start of each turn."""
 
     def warm(self, steps: int) -> None:
-        """Take steps that are not counted."""
+        """Take uncounted steps."""
         for _ in range(steps):
             self._step()
 
     def measure(self) -> float:
-        """Step for one turn; each step gives the number of images that it trained on."""
+        """Images per second over one turn."""
         self.warm(self._warm_up)
         self._plan.wait()
         images, began = 0, time.perf_counter()
@@ -118,7 +116,7 @@ class Turns:
 
 
 def resident_step(plan: Plan, *, ours: bool) -> Callable[[], int]:
-    """Forward, backward and AdamW on one batch in memory: PyTorch's own way, or with ferdeploy's means."""
+    """Forward, backward and AdamW on one batch in memory: PyTorch's own, or ferdeploy's (`ours`)."""
     torch.manual_seed(0)
     network = build_network(plan.network).to(plan.device).to(memory_format=torch.channels_last).train()
     faces = torch.randn(plan.batch, 1, 48, 48, device=plan.device).to(memory_format=torch.channels_last)
@@ -139,7 +137,7 @@ def resident_step(plan: Plan, *, ours: bool) -> Callable[[], int]:
 
 
 class FaceImages(TorchDataset[tuple[torch.Tensor, int]]):
-    """Faces as most people's data set class gives them: Pillow images through a chain of transforms."""
+    """Faces as a usual data set class gives them: Pillow images through a chain of transforms."""
 
     def __init__(self, faces: Faces, transform: Callable[[Image.Image], torch.Tensor]) -> None:
         self.images = faces.images
@@ -205,18 +203,18 @@ def conventional_step(plan: Plan, faces: Faces) -> Callable[[], int]:
 
 
 class Between(Silent):
-    """Watches `train`, measures its rate, and lets the others take their turns between two of its batches."""
+    """Watches `train`, measures its rate, and runs the others' turns between two of its batches."""
 
-    def __init__(self, plan: Plan, others: Callable[[], None], told: Callable[[float], None]) -> None:
+    def __init__(self, plan: Plan, others: Callable[[], None], report_rate: Callable[[float], None]) -> None:
         self._plan = plan
         self._others = others
-        self._told = told
+        self._report_rate = report_rate
         self._left = WARM_UP_STEPS
         self._images, self._spent, self._since = 0, 0.0, time.perf_counter()
         self.turns = 0
 
     def batch(self, report: BatchReport) -> None:  # noqa: ARG002
-        """Count the batch; at the end of a turn, hand over."""
+        """Count the batch; at the end of a turn, run the others."""
         if self._left:
             self._left -= 1
         else:
@@ -224,7 +222,7 @@ class Between(Silent):
             self._images += self._plan.batch
             self._spent += time.perf_counter() - self._since
         if self._spent >= self._plan.seconds:
-            self._told(self._images / self._spent)
+            self._report_rate(self._images / self._spent)
             self.turns += 1
             if self.turns < self._plan.rounds:
                 self._others()
@@ -232,12 +230,12 @@ class Between(Silent):
         self._since = time.perf_counter()
 
     def epoch(self, row: EpochRow, *, best: bool) -> None:  # noqa: ARG002
-        """An epoch's validation and its saving are no training: count on from here."""
+        """Leave out the epoch's validation and saving: count again from now."""
         self._since = time.perf_counter()
 
 
 def stage_one(plan: Plan) -> Recipe:
-    """Recipe B's first stage alone, without an end, for the network and the batch of the plan."""
+    """Recipe B's first stage alone, practically endless, with the plan's network and batch size."""
     recipe = load_recipe("B")
     network = recipe.network if plan.network == recipe.network.name else Network(plan.network)
     stage = dataclasses.replace(
@@ -247,12 +245,12 @@ def stage_one(plan: Plan) -> Recipe:
 
 
 def measure(plan: Plan, dataset: Dataset, *, show: Callable[[str], None]) -> dict[str, list[float]]:
-    """Images a second of each of the four, one figure a round."""
+    """Images per second of each of the four ways, one value per round."""
     conventional = conventional_step(plan, dataset.clean_training)
     turns = {
         "eager": Turns(plan, resident_step(plan, ours=False), warm_up=1),
         "bare": Turns(plan, resident_step(plan, ours=True), warm_up=1),
-        # What the workers have ready when the turn begins was made in the time of others, and is not counted.
+        # The batches that the workers have ready when a turn begins were made during other turns: they do not count.
         "conventional": Turns(plan, conventional, warm_up=2 * plan.workers + 1),
     }
     for turn in turns.values():
@@ -263,12 +261,12 @@ def measure(plan: Plan, dataset: Dataset, *, show: Callable[[str], None]) -> dic
         for name in ("conventional", "eager", "bare"):
             rates[name].append(turns[name].measure())
             if name == "conventional":
-                time.sleep(0.5)  # its workers fill their queue, and are quiet after it
+                time.sleep(0.5)  # until its workers have filled their queue and rest
 
     def full(rate: float) -> None:
         rates["full"].append(rate)
-        told = ", ".join(f"{name} {rates[name][-1]:,.0f}" for name in NAMES)
-        show(f"round {len(rates['full'])} of {plan.rounds}: {told} images/s")
+        latest = ", ".join(f"{name} {rates[name][-1]:,.0f}" for name in NAMES)
+        show(f"round {len(rates['full'])} of {plan.rounds}: {latest} images/s")
 
     watcher = Between(plan, others, full)
     others()
@@ -285,7 +283,7 @@ def measure(plan: Plan, dataset: Dataset, *, show: Callable[[str], None]) -> dic
 
 
 def summary(plan: Plan, dataset: Dataset, rates: dict[str, list[float]]) -> dict[str, Any]:
-    """Everything that was measured and on what, as JSON's types."""
+    """All measurements and their conditions, in JSON's types."""
     ratios = {}
     for above, below in (("bare", "eager"), ("full", "bare"), ("full", "conventional")):
         pairs = [high / low for high, low in zip(rates[above], rates[below], strict=True)]
@@ -357,42 +355,40 @@ def positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, and end with the line of JSON."""
+    """Measure and print; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="efficientnet-b0", help="a network's name; default: %(default)s")
-    parser.add_argument("--batch", type=positive, default=128, help="images a step; default: %(default)s")
+    parser.add_argument("--batch", type=positive, default=128, help="images per step; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of a turn; default: %(default)s")
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of each; default: %(default)s")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each way; default: %(default)s")
     parser.add_argument("--threads", type=positive, help="PyTorch's threads; default: all cores")
-    parser.add_argument(
-        "--workers", type=int, help="the conventional DataLoader's; default: as many as cores, 8 at most"
-    )
+    parser.add_argument("--workers", type=int, help="the conventional DataLoader's; default: one per core, at most 8")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="default: %(default)s")
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
-        help="of the forward pass, in all four; default: bfloat16 on CUDA, float32 elsewhere",
+        help="of the forward pass, in all four ways; default: bfloat16 on CUDA, float32 elsewhere",
     )
+    parser.add_argument("--data", default="synthetic", help="faces, as for `ferdeploy train`; default: drawn ones")
     parser.add_argument(
-        "--data", default="synthetic", help="faces, as `ferdeploy train` takes them; default: drawn ones"
+        "--output", type=Path, metavar="FOLDER", help="also write training-speed.json and .md into this folder"
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write training-speed.json and .md there too")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     cores = available_cores()
     try:
-        device = choose_device(given.device)
+        device = choose_device(options.device)
         plan = Plan(
-            given.network,
-            given.batch,
-            given.seconds,
-            given.rounds,
-            given.threads or cores,
-            min(cores, 8) if given.workers is None else given.workers,
+            options.network,
+            options.batch,
+            options.seconds,
+            options.rounds,
+            options.threads or cores,
+            min(cores, 8) if options.workers is None else options.workers,
             device,
-            given.precision or ("bfloat16" if device.type == "cuda" else "float32"),
+            options.precision or ("bfloat16" if device.type == "cuda" else "float32"),
         )
         torch.set_num_threads(plan.threads)
-        dataset = load_dataset(given.data)
+        dataset = load_dataset(options.data)
         machine_words = describe_machine(gpu=device.type != "cpu")
         print(f"{', '.join(machine_words['accelerators']) or machine_words['processor']}, {plan.threads} threads, "
               f"load {machine_words['load_at_start']}; {plan.network}, batch {plan.batch}, {plan.precision}, "
@@ -404,9 +400,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = summary(plan, dataset, rates)
     result["machine"]["load_at_start"] = machine_words["load_at_start"]
     print("\n" + page(result))
-    if given.output:
-        write_json(given.output / "training-speed.json", result)
-        write_text(given.output / "training-speed.md", page(result))
+    if options.output:
+        write_json(options.output / "training-speed.json", result)
+        write_text(options.output / "training-speed.md", page(result))
     print(json.dumps(result["images_per_second"]))
     return 0
 

@@ -1,4 +1,4 @@
-"""One optimiser step on 64 faces: forward, loss, backward, AdamW, as training does it on a CPU."""
+"""One training step on 64 faces on the CPU: forward, loss, backward, AdamW."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Augmentation in whole batches, on the device where the faces lie.
 
-Random numbers and pixels are apart: `draw_views` draws one row of parameters for each face, always on the CPU, and
-`render` turns faces and rows into what the network sees. So the same seed gives the same views on every device and
-for every number of processes, and a teacher can be shown exactly the view that its student gets.
+Random numbers and pixels are separate: `draw_views` draws one row of parameters per face, always on the CPU, and
+`render` turns faces and rows into the network's input. So the same seed gives the same views on every device and for
+every number of processes, and teachers see exactly the view that their student sees.
 
-All that is geometric is composed into one sampling of the original pixels; a face is never resampled twice.
+All geometric changes are composed into one sampling of the original pixels: no face is resampled twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = (
     "flip", "crop_x", "crop_y", "angle", "scale", "shift_x", "shift_y", "shear_x", "shear_y",
     "brightness", "contrast", "cut_x", "cut_y", "cut_width", "cut_height", "operation", "strength",
 )  # fmt: skip
-"""What each column of a row of parameters is: flip 0 or 1, crops in pixels, angle and shears in radians, scale,
+"""The columns of a row of parameters: flip 0 or 1, crops in pixels, angle and shears in radians, scale,
 brightness and contrast as factors, shifts as shares of the side, the cut box in pixels of a 48-pixel face,
 TrivialAugment's operation by its place in `OPERATIONS`, and its strength in 0 to 1."""
 
@@ -31,7 +31,7 @@ OPERATIONS = (
     "identity", "shear_x", "shear_y", "shift_x", "shift_y", "rotate",
     "brightness", "contrast", "sharpness", "posterise", "solarise", "autocontrast",
 )  # fmt: skip
-"""TrivialAugment's operations (Müller and Hutter, 2021) that mean something on a small grey face."""
+"""Those of TrivialAugment's operations (Müller and Hutter, 2021) that make sense for a small grey face."""
 
 _AT = {name: place for place, name in enumerate(COLUMNS)}
 
@@ -119,8 +119,8 @@ def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augme
 
     Args:
         images: uint8 (n, 48, 48).
-        views: float32 (n, len(COLUMNS)) on the same device, or None for the faces as they are.
-        augmentation: says how to sample; its amounts are in `views` already.
+        views: float32 (n, len(COLUMNS)) on the same device, or None for unchanged faces.
+        augmentation: how to sample; `views` has its amounts.
         size: side of the result in pixels.
 
     Returns:
@@ -151,14 +151,14 @@ def _normalise(grey: torch.Tensor) -> torch.Tensor:
 
 
 def _resize(grey: torch.Tensor, size: int) -> torch.Tensor:
-    """Bilinear with antialiasing, as the exported graph and Pillow do it."""
+    """Bilinear with antialiasing, as in the exported graph and in Pillow."""
     if grey.shape[-1] == size:
         return grey
     return F.interpolate(grey, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _matrix(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Four entries of the linear map from a place in the view to a place in the face, both from the centre."""
+    """The four entries of the linear map from a point of the view to a point of the face, both from the centre."""
     cosine, sine = _column(views, "angle").cos(), _column(views, "angle").sin()
     shear_x, shear_y = _column(views, "shear_x").tan(), _column(views, "shear_y").tan()
     inverse = 1 / _column(views, "scale")
@@ -180,13 +180,13 @@ def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill:
     )
     grid = F.affine_grid(rows, [len(images), 1, size, size], align_corners=False)
     padding = "border" if fill == "edge" else "zeros"
-    if fill == "edge" and images.device.type == "mps":  # which knows no border before PyTorch 2.13 (pytorch#125098)
+    if fill == "edge" and images.device.type == "mps":  # no border mode before PyTorch 2.13 (pytorch#125098)
         grid, padding = grid.clamp(1 / SIDE - 1, 1 - 1 / SIDE), "zeros"
     return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _sample_nearest(images: torch.Tensor, views: torch.Tensor, fill: str) -> torch.Tensor:
-    """Pillow's nearest rotation of a crop of the mirrored face: `fill` wherever either step left the picture."""
+    """Pillow's nearest rotation of a crop of the mirrored face; `fill` wherever either step leaves the picture."""
     centre = SIDE / 2
     axis = torch.arange(SIDE, device=images.device) + 0.5 - centre
     x, y = axis[None, None, :], axis[None, :, None]

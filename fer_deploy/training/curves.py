@@ -1,4 +1,4 @@
-"""`curves.png`: how a run went, for people who would rather look than read."""
+"""`curves.png`: a run's loss, accuracy and learning rate over its epochs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def draw_curves(folder: Path) -> Path:
     """Draw loss, accuracy and learning rate over the epochs of a run, its stages marked.
 
     Args:
-        folder: a run folder with `history.csv`, and `run.json`, which says whose weights were kept.
+        folder: a run folder with `history.csv`, and `run.json` for the best epoch.
 
     Returns:
         The path of `curves.png` in it.
 
     Raises:
-        RunError: there is no history yet.
+        RunError: the run has no history yet.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def draw_curves(folder: Path) -> Path:
 
 
 def _best(folder: Path, epochs: list[int], accuracies: list[float]) -> int:
-    """The place of the epoch whose weights were kept; of the most accurate one where the run does not say."""
+    """The index of the epoch whose weights were saved; without a record of it, of the most accurate one."""
     try:
         return epochs.index((read_record(folder / "run.json").get("best") or {})["epoch"])
     except (RunError, KeyError, ValueError):

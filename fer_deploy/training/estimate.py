@@ -17,15 +17,15 @@ from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.run import Run, make_network
 
 STEPS = 3
-"""Steps of which the fastest counts, after a first one to warm up."""
+"""Timed steps, after one to warm up; the fastest counts."""
 LARGEST_CPU_BATCH = 32
-"""Faces a step on a CPU, where the rate hardly depends on it."""
+"""Faces per step on a CPU, where the rate hardly depends on it."""
 
 
 def measure_rate(recipe: Recipe, *, device: torch.device) -> float:
-    """Training faces a second of a recipe's network on `device`, forward, backward and step; draws no random number.
+    """Training faces per second of a recipe's network on `device`: forward, backward and step.
 
-    Augmentation, validation and teachers come on top of it.
+    Augmentation, validation and teachers take more time. PyTorch's random generator keeps its state.
 
     Raises:
         RecipeError: the network does not take faces of the recipe's size.
@@ -67,7 +67,7 @@ def _measure_rate(recipe: Recipe, device: torch.device) -> float:
 
 
 def epochs_left(recipe: Recipe, folder: Path) -> int:
-    """Epochs of a recipe that its run folder does not hold yet, at most; 0 where the run is complete."""
+    """The most epochs of a recipe that its run folder still lacks; 0 if the run is complete."""
     planned = sum(stage.length for stage in recipe.stages)
     try:
         record = Run.open(folder, partial=True).record

@@ -14,8 +14,8 @@ from fer_deploy.recipes import Distillation, Loss, Mixing
 def loss_on_targets(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> torch.Tensor:
     """The mean loss of a batch.
 
-    Each face's cross-entropy is `-sum_c w_c t'_c log p_c`, with t' the smoothed targets and w the class weights; focal
-    loss multiplies it by `(1 - exp(-itself)) ** gamma` (Lin et al., 2017, in the form that the study ran).
+    The cross-entropy l of a face is `-sum_c w_c t'_c log p_c`, with t' the smoothed targets and w the class weights.
+    Focal loss is `(1 - exp(-l)) ** gamma * l` (Lin et al., 2017, in the form that the study ran).
 
     Args:
         logits: float (n, 7).
@@ -26,10 +26,10 @@ def loss_on_targets(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> 
         float scalar.
     """
     weights = torch.tensor(loss.class_weights, device=logits.device, dtype=logits.dtype)
-    each = F.cross_entropy(logits, targets, weight=weights, reduction="none", label_smoothing=loss.smoothing)
+    losses = F.cross_entropy(logits, targets, weight=weights, reduction="none", label_smoothing=loss.smoothing)
     if loss.name == "focal":
-        each = (1 - torch.exp(-each)) ** loss.gamma * each
-    return each.mean()
+        losses = (1 - torch.exp(-losses)) ** loss.gamma * losses
+    return losses.mean()
 
 
 def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor, distillation: Distillation) -> torch.Tensor:
@@ -37,8 +37,8 @@ def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor, distillation:
 
     Args:
         logits: float (n, 7), the student's.
-        teacher: float (n, 7), the teachers' probabilities at temperature 1; they are softened here, by the power 1/T
-            renormalised, which for one teacher is its softmax at T exactly.
+        teacher: float (n, 7), the teachers' probabilities at temperature 1. They are softened here: raised to the power
+            1/T and normalised, which for a single teacher is exactly its softmax at T.
         distillation: the recipe's distillation.
 
     Returns:
@@ -62,7 +62,7 @@ class Mix:
 
 
 def draw_mix(mixing: Mixing, *, generator: torch.Generator) -> Mix | None:
-    """Draw how a batch is mixed, or None for a batch left alone (Zhang et al., 2018; Yun et al., 2019)."""
+    """Draw how a batch is mixed, or None to leave it unmixed (Zhang et al., 2018; Yun et al., 2019)."""
     pick, use_cutmix, left, top = (float(value) for value in torch.rand(4, generator=generator))
     if not mixing.active or pick >= mixing.probability:
         return None
@@ -81,9 +81,9 @@ def draw_mix(mixing: Mixing, *, generator: torch.Generator) -> Mix | None:
 
 
 def apply_mix(faces: torch.Tensor, targets: torch.Tensor, mix: Mix) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mix each face with its partner, the face as far from the batch's other end, and their targets alike.
+    """Mix each face with its partner, which has the same distance from the batch's other end, and their targets.
 
-    The batch is in random order already, so its mirror image is a random pairing.
+    The batch is in random order, so this pairing is random.
 
     Args:
         faces: float (n, 1, s, s).

@@ -1,7 +1,7 @@
 """A run folder: `training/<name>/` with `weights.safetensors`, `run.json` and `history.csv`.
 
-Weights are rounded to half precision when they are saved. The rounded weights are what is validated at the end,
-exported and hashed, so that the committed folder reproduces its ONNX file exactly.
+Weights are rounded to half precision when they are saved. The rounded weights are validated at the end, exported and
+hashed, so that a committed folder reproduces its ONNX file exactly.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from fer_deploy.errors import RunError
 from fer_deploy.files import write_bytes
 from fer_deploy.models import build_network
-from fer_deploy.recipes import Network, Recipe, list_recipes, recipe_from_dict
+from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes, recipe_from_dict
 from fer_deploy.training.record import read_record
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run that has weights: complete, or stopped half-way when opened with `partial=True`."""
+    """A run that has weights: a complete one or, opened with `partial=True`, a stopped one."""
 
     name: str
     folder: Path
@@ -41,24 +41,24 @@ class Run:
 
         Args:
             folder: `training/<name>`.
-            partial: also take a run that has not finished, with its best weights so far.
+            partial: also open an unfinished run, with its best weights so far.
 
         Raises:
             RunError: the folder is missing, unfinished or damaged.
         """
         path = folder / "run.json"
         if not path.exists():
-            raise RunError(f"{folder}: there is no run here{_what_else(folder)}")
+            raise RunError(f"{folder}: there is no run here{_remedy(folder)}")
         record = read_record(path)
         if record.get("status") != "complete" and not partial:
-            raise RunError(f"{folder}: this run has not finished: go on with `{_command(folder, record)}`")
+            raise RunError(f"{folder}: this run has not finished: resume it with `{_command(folder, record)}`")
         if not record.get("weights_sha256"):
-            raise RunError(f"{folder}: this run has no weights yet: go on with `{_command(folder, record)}`")
+            raise RunError(f"{folder}: this run has no weights yet: resume it with `{_command(folder, record)}`")
         return cls(folder.absolute().name, folder, recipe_from_dict(record["recipe"], source=str(path)), record)
 
     @property
     def weights_path(self) -> Path:
-        """Where the weights lie."""
+        """The weights file."""
         return self.folder / "weights.safetensors"
 
     @property
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by before the softmax, fitted on validation faces; 1 where none was fitted."""
+        """The divisor of the logits before the softmax, fitted on validation faces; 1 if none was fitted."""
         return float(self.record.get("temperature") or 1.0)
 
     @property
@@ -82,10 +82,10 @@ class Run:
         return float(self.record["best"]["validation_accuracy"])
 
     def network(self) -> nn.Module:
-        """The network in evaluation mode with the saved weights: float32 numbers that are all half-precision ones.
+        """The network in evaluation mode with the saved weights: float32, every value one of half precision.
 
         Raises:
-            RunError: the weights are missing, were changed since the record was written, or do not fit the network.
+            RunError: the weights are missing, differ from the record, or do not fit the network.
         """
         try:
             content = self.weights_path.read_bytes()
@@ -123,7 +123,7 @@ def find_weights(initialisation: str, workspace: Path) -> str | Path:
 
 
 def list_runs(workspace: Path) -> list[Run]:
-    """The complete runs of a workspace, by name; folders without a complete run are passed over."""
+    """The complete runs of a workspace, by name; folders without a complete run are ignored."""
     folder = workspace / "training"
     records = sorted(folder.glob("*/run.json"))
     return [Run.open(path.parent) for path in records if read_record(path)["status"] == "complete"]
@@ -175,28 +175,29 @@ def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], *, sourc
     Raises:
         RunError: a name or shape does not fit; names the first.
     """
-    own = network.state_dict()
-    for name in own.keys() | state.keys():
-        if name not in state or name not in own:
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() | state.keys()):
+        if name not in state or name not in wanted:
             where = "missing in the file" if name not in state else "unknown to the network"
             raise RunError(f"{source}: tensor {name} is {where}: the file belongs to another network")
-        if own[name].shape != state[name].shape:
-            expected, got = tuple(own[name].shape), tuple(state[name].shape)
+        if wanted[name].shape != state[name].shape:
+            expected, got = tuple(wanted[name].shape), tuple(state[name].shape)
             raise RunError(f"{source}: tensor {name} has shape {got}, the network needs {expected}")
     network.load_state_dict(dict(state))
 
 
-def _what_else(folder: Path) -> str:
-    """How to get the run, or which there are."""
+def _remedy(folder: Path) -> str:
+    """How to get the run, or which runs there are."""
     name = folder.name
-    if name in list_recipes():
+    if name in (*list_recipes(), *list_experiments(folder.parent.parent)):
         return f": train it with `ferdeploy train {name}`"
     others = sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
-    return f", and no variant of that name; there is {', '.join(others)}" if others else ", and no variant of that name"
+    runs = f"; runs: {', '.join(others)}" if others else ""
+    return f", and no variant has that name{runs}"
 
 
 def _command(folder: Path, record: Mapping[str, Any]) -> str:
-    """What goes on with a run: its recipe may have another name than its folder."""
+    """The command that resumes a run, whose recipe may have another name than its folder."""
     recipe = record.get("recipe")
     variant = str(recipe.get("name", folder.name)) if isinstance(recipe, dict) else folder.name
     if folder.name == variant:

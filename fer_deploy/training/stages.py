@@ -1,4 +1,4 @@
-"""How many epochs each stage gets, and the seeds that make every random draw a function of where it happens."""
+"""How a budget of epochs is divided among stages, and seeds that make every random draw a function of its place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fer_deploy.recipes import Recipe, Stage
 
 
 def share_budget(recipe: Recipe, budget: int | None) -> Recipe:
-    """The recipe with its stages' epochs cut or stretched to `budget` epochs in all.
+    """The recipe with its stages shortened or lengthened to `budget` epochs in all; unchanged if that is None.
 
-    The stages share it in proportion to the epochs that they ran in the study (`ran`; `epochs` where that is 0), each
-    getting one at least; a one-cycle schedule is stretched over its stage's share. None leaves the recipe as it is.
+    Each stage gets at least one epoch, and a share in proportion to its length (`Stage.length`). Its schedule then
+    spans that share.
 
     Raises:
         RecipeError: the budget has fewer epochs than the recipe has stages.

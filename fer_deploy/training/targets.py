@@ -1,4 +1,4 @@
-"""What each face should be called: FER2013's one label, or the shares of FER+'s votes."""
+"""The target of each face: FER2013's one label, or the shares of FER+'s votes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ def soft_labels(faces: Faces, labels: Literal["fer2013", "ferplus"]) -> tuple[to
         float32 (kept, 7), rows summing to one; bool (n,).
 
     Raises:
-        DataError: FER+ was asked for and the data has no votes.
+        DataError: the labels are FER+'s and the data has no votes.
     """
     if labels == "fer2013":
         targets = torch.nn.functional.one_hot(torch.from_numpy(faces.labels), len(EMOTIONS)).float()
         return targets, np.ones(len(faces), bool)
     if faces.votes is None:
-        raise DataError("the recipe trains on FER+ votes and the data has none: put fer2013new.csv beside it")
+        raise DataError(
+            "the recipe trains on FER+ votes and the data has none: put fer2013new.csv into the same folder"
+        )
     votes = faces.votes.astype(np.float32)
     ours = np.zeros((len(faces), len(EMOTIONS)), np.float32)
     for column, name in enumerate(VOTE_NAMES):
@@ -44,9 +46,9 @@ def soft_labels(faces: Faces, labels: Literal["fer2013", "ferplus"]) -> tuple[to
 
 
 def with_ferplus_labels(faces: Faces) -> Faces | None:
-    """The faces that FER+ gives one of the seven emotions, labelled by its most frequent vote; None without votes.
+    """The faces to which FER+ gives one of the seven emotions, labelled by the most frequent vote; None without votes.
 
-    This is what a FER+ variant is scored on: FER2013's labels would be another question than the one it learned.
+    FER+ variants are scored on these: they did not learn FER2013's labels.
     """
     if faces.votes is None:
         return None

@@ -72,7 +72,7 @@ def test_bilinear_sampling_is_pillows_rotation(faces: torch.Tensor) -> None:
         assert np.abs(turned - got)[inside].max() < 1.0
 
 
-def test_a_shift_moves_the_picture_as_said() -> None:
+def test_a_shift_moves_the_picture_as_documented() -> None:
     face = torch.zeros(1, 48, 48, dtype=torch.uint8)
     face[0, 20, 30] = 255
     augmentation = Augmentation(shift=0.5)
@@ -144,7 +144,7 @@ def test_cutout_is_mid_grey_after_normalising(faces: torch.Tensor) -> None:
     assert (changed.sum((1, 2, 3)) >= side**2 - 3).all()  # a pixel may have been mid grey before
 
 
-def test_brightness_and_contrast_change_grey_levels_as_said(faces: torch.Tensor) -> None:
+def test_brightness_and_contrast_change_grey_levels_as_documented(faces: torch.Tensor) -> None:
     augmentation = Augmentation(brightness=0.2, contrast=0.2)
     views = draw(augmentation, len(faces))
     got = grey(render(faces, views, augmentation, size=48))

@@ -178,12 +178,14 @@ def test_what_does_not_fit_is_named() -> None:
     published = _published("mobilenet-v1", _settled("mobilenet-v1", 4))
     network = build_network("mobilenet-v1")
     lacking = {key: value for key, value in published.items() if key != "conv_dw_3_bn/batchnorm_1/mul"}
-    with pytest.raises(RunError, match="holds no 'conv_dw_3_bn/batchnorm_1/mul'"):
+    with pytest.raises(RunError, match="has no tensor 'conv_dw_3_bn/batchnorm_1/mul'"):
         borrow(network, "mobilenet-v1", lacking, _faces(2))
     other = published | {"conv_pw_2/convolution/merged_input": np.zeros((1, 1, 64, 64), np.float32)}
     with pytest.raises(RunError, match=r"'conv_pw_2/convolution/merged_input' has shape .* where 'mobilenet-v1' has"):
         borrow(network, "mobilenet-v1", other, _faces(2))
-    with pytest.raises(RecipeError, match="'plain' has nothing to borrow; what has: inception-v3, mobilenet-v1"):
+    with pytest.raises(
+        RecipeError, match="'plain': no published weights to borrow: choose from inception-v3, mobilenet-v1"
+    ):
         borrow(build_network("plain"), "plain", published, _faces(2))
 
 

@@ -144,7 +144,7 @@ def test_training_goes_on_past_a_failed_variant_and_exits_1(tmp_path: Path) -> N
     text = first.read_text(encoding="utf-8")
     title = re.search(r'^title = "(.*)"$', text, re.MULTILINE)
     assert title is not None
-    first.write_text(text.replace(title[0], 'title = "told better"'), encoding="utf-8")
+    first.write_text(text.replace(title[0], 'title = "a better title"'), encoding="utf-8")
     weights = sha256(tmp_path / "training/one/weights.safetensors")
     assert run(first, workspace=tmp_path).exit_code == 0  # the same run under a better title
     assert sha256(tmp_path / "training/one/weights.safetensors") == weights
@@ -222,22 +222,22 @@ def test_runs_side_by_side_end_where_one_after_another_does(tmp_path: Path) -> N
     """Three runs on half of the faces, two at a time, one of them taught by another, one failing: the same weights,
     and exit 1."""
     one = write_recipe(tmp_path, "one")
-    pupil = write_recipe(tmp_path, "pupil", extra='distillation = { teachers = ["one"], views = 2 }')
+    student = write_recipe(tmp_path, "student", extra='distillation = { teachers = ["one"], views = 2 }')
     bad = write_recipe(tmp_path, "bad", extra='initialisation = "absent.safetensors"')
-    with start(pupil, one, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
+    with start(student, one, bad, "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "teacher 'one': " in err  # it must be named before its student
     assert "there is no run here" in err
-    with start(one, pupil, bad, "--share", "0.5", "--side-by-side", "2", workspace=tmp_path / "beside") as process:
+    with start(one, student, bad, "--share", "0.5", "--side-by-side", "2", workspace=tmp_path / "beside") as process:
         out, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "error: 1 of 3 runs failed: bad" in err
     assert re.search(r"^bad: .*absent\.safetensors", err, re.MULTILINE)
     assert re.search(r"^one: epoch   1  stage 1", out, re.MULTILINE)
-    assert re.search(r"^pupil: pupil complete: ", out, re.MULTILINE)
-    assert run(one, pupil, "--share", "0.5", workspace=tmp_path / "after").exit_code == 0
-    for name in ("one", "pupil"):
+    assert re.search(r"^student: student complete: ", out, re.MULTILINE)
+    assert run(one, student, "--share", "0.5", workspace=tmp_path / "after").exit_code == 0
+    for name in ("one", "student"):
         assert json.loads((tmp_path / f"after/training/{name}/run.json").read_text())["data"]["training_rows"] == 140
         weights = f"training/{name}/weights.safetensors"
         assert sha256(tmp_path / "beside" / weights) == sha256(tmp_path / "after" / weights)
@@ -346,7 +346,7 @@ def test_without_torch_one_line_names_the_extra(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which PyTorch brings on Linux")
 @pytest.mark.parametrize(("given", "effect"), [(None, "PASSIVE"), ("active", "ACTIVE")])
-def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, effect: str) -> None:
+def test_waiting_threads_sleep_unless_configured_otherwise(given: str | None, effect: str) -> None:
     """OpenMP itself says which policy it took up when PyTorch brought it in."""
     program = "from fer_deploy.cli.train import wait_passively; wait_passively(); import torch"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
@@ -361,7 +361,7 @@ def test_waiting_threads_sleep_unless_told_otherwise(given: str | None, effect: 
     sys.platform != "linux" or "CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="asks GNU's malloc"
 )
 @pytest.mark.parametrize(("given", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
-def test_freed_memory_is_kept_unless_told_otherwise(given: dict[str, str], kept: bool) -> None:
+def test_freed_memory_is_kept_unless_configured_otherwise(given: dict[str, str], kept: bool) -> None:
     """Pages that the kernel has to clear while blocks of 40 MB come and go: in the end none where they are kept."""
     program = """
 import resource
@@ -384,6 +384,6 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
         cwd=REPOSITORY,
         check=True,
     )
-    said, cleared = done.stdout.split()
-    assert said == str(kept)
+    answer, cleared = done.stdout.split()
+    assert answer == str(kept)
     assert (float(cleared) < 0.1) == kept, cleared

@@ -1,4 +1,4 @@
-"""What `train` says of the time before it begins."""
+"""The estimate of the time that `train` prints before it begins."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ def test_a_run_on_disk_has_fewer_epochs_left(tmp_path: Path, small_recipe: Recip
     assert epochs_left(small_recipe, folder) == 0
 
 
-@pytest.mark.parametrize(("option", "said"), [((), True), (("--time-limit", "1s"), False)])
-def test_the_plan_says_the_time_unless_it_is_limited(tmp_path: Path, option: tuple[str, ...], said: bool) -> None:
+@pytest.mark.parametrize(("option", "estimated"), [((), True), (("--time-limit", "1s"), False)])
+def test_the_plan_estimates_the_time_unless_it_is_limited(
+    tmp_path: Path, option: tuple[str, ...], estimated: bool
+) -> None:
     recipe = tmp_path / "one.toml"
     network = '{ name = "plain", options = { widths = [4], depths = [1] } }'
     recipe.write_text(f'name = "one"\ntitle = "a layer"\nnetwork = {network}\n[[stage]]\nepochs = 1\n')
     given = ["--data", "synthetic:140", "--device", "cpu", "--workspace", str(tmp_path), *option]
     result = CliRunner().invoke(cli, ["train", str(recipe), *given])
     assert result.exit_code == 0, result.output
-    assert ("time, about" in result.stdout) == said
+    assert ("time, about" in result.stdout) == estimated

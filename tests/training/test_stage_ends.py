@@ -81,7 +81,7 @@ def test_a_budget_is_not_cut_by_the_length_that_the_study_had(tmp_path: Path, fe
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_a_stage_ends_at_its_goal(stop: bool, tmp_path: Path, few_faces: Dataset) -> None:
-    """After the first epoch that reaches it, in a run that was stopped right there too; the next stage goes on."""
+    """After the first epoch that reaches it, in a run that was stopped right there too; the next stage follows."""
     stage = Stage(epochs=8, batch_size=32, optimiser=Optimiser(lr=4e-3))
     every = train(recipe_of(stage), few_faces, workspace=tmp_path, name="every", settings=CPU)
     accuracies = [float(row["validation_accuracy"]) for row in rows_of(every)]

@@ -1,7 +1,7 @@
-"""Modules that run on the kernels: twins of PyTorch's, timm's and our own, holding the same parameters and buffers.
+"""Modules that use the kernels: twins of PyTorch's, timm's and our own, with the same parameters and buffers.
 
-A twin is a subclass of what it stands in for. It falls back to its parent's `forward` wherever the kernels do not
-apply (another device, another memory layout, evaluation with gradients), so that it is always safe.
+A twin is a subclass of the module that it replaces. Where the kernels do not apply (another device, another memory
+layout, evaluation with gradients) it calls its parent's `forward`, so that replacing is always safe.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from fer_deploy.training.kernels.operators import (
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """An `nn.Conv2d` of kernel 1x1, run as a matrix product.
+    """An `nn.Conv2d` of kernel 1x1, computed as a matrix product.
 
-    In channels-last memory a map (n, c, h, w) is a matrix (n*h*w, c), and PyTorch's product of it with the weights
-    needs 0.75 of the time of its convolution for the shapes of EfficientNet-B0 at 48x48.
+    In channels-last memory a map (n, c, h, w) is a matrix (n*h*w, c). For the shapes of EfficientNet-B0 at 48x48,
+    PyTorch's product of it with the weights takes 0.75 of the time of its convolution.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ class PointwiseConv2d(nn.Conv2d):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that is depthwise. PyTorch's way back is very slow on maps of 2x2 and 3x3."""
+    """A depthwise `nn.Conv2d`. PyTorch's backward pass is very slow on maps of 2x2 and 3x3."""
 
     @staticmethod
     def applies_to(module: nn.Module) -> bool:
@@ -94,7 +94,7 @@ class KernelBatchNorm2d(nn.BatchNorm2d):
 
 
 class KernelBatchNormAct2d(BatchNormAct2d):
-    """timm's batch norm with its activation, as one kernel each way."""
+    """timm's batch norm with its activation: one kernel forward, one backward."""
 
     @staticmethod
     def applies_to(module: nn.Module) -> bool:
@@ -115,7 +115,7 @@ class KernelBatchNormAct2d(BatchNormAct2d):
 
 
 class KernelInvertedResidual(InvertedResidual):
-    """timm's MBConv block: expand, depthwise, squeeze-excite, project, add; each batch norm fused into what follows."""
+    """timm's MBConv block: expand, depthwise, squeeze-excite, project, add. Batch norms are fused with what follows."""
 
     @staticmethod
     def applies_to(module: nn.Module) -> bool:
@@ -209,7 +209,7 @@ TWINS: tuple[type[Any], ...] = (
     KernelDepthwiseSeparableConv,
     KernelPlainLayer,
 )
-"""All twins, parts before the wholes that ask for them."""
+"""All twins; parts come before the blocks that require them."""
 
 
 def _has_depthwise_parts(block: Any, norm: nn.Module) -> bool:
@@ -226,20 +226,20 @@ def _activation(norm: BatchNormAct2d) -> int:
 
 
 def _as_autocast(maps: Tensor) -> Tensor:
-    """Maps in the type that autocasting gives a convolution's input, where it is on."""
+    """Maps in the type that autocasting, if it is on, gives a convolution's input."""
     return maps.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else maps
 
 
 def _trainable(norm: nn.BatchNorm2d, maps: Tensor) -> bool:
-    """Whether `norm`, in training, can run on the kernels for these maps, or for others made from them.
+    """Whether `norm`, in training, can use the kernels for these maps, or for maps computed from them.
 
-    A batch of one is PyTorch's: it has the error for maps of a single value a channel.
+    A batch of one is left to PyTorch, which raises an error for maps with a single value per channel.
     """
     return norm.training and norm.weight.dtype == torch.float32 and usable(maps) and maps.shape[0] > 1
 
 
 def _batch_moments(norm: nn.BatchNorm2d, maps: Tensor) -> Moments:
-    """The batch's moments, with which `norm`'s running statistics are updated."""
+    """The batch's moments; `norm`'s running statistics are updated with them."""
     moments = moments_of(maps.detach())
     _track(norm, moments, maps.numel() // maps.shape[1])
     return moments
@@ -273,7 +273,7 @@ def _norm_activate(norm: nn.BatchNorm2d, maps: Tensor, *, activation: int) -> Te
 
 
 def _norm_excite(norm: BatchNormAct2d, excite: nn.Module, maps: Tensor, moments: Moments) -> Tensor:
-    """excite(norm(maps)) with the activation between, `excite` being squeeze-excite or nothing."""
+    """excite(activation(norm(maps))); `excite` is squeeze-excite or the identity."""
     _track(norm, moments, maps.numel() // maps.shape[1])
     if not isinstance(excite, SqueezeExcite):
         return normalise(maps, norm, moments, activation=_activation(norm))

@@ -1,8 +1,8 @@
 """The kernels as differentiable operators on channels-last maps, float32 or bfloat16, on the CPU.
 
-Batch norm is described by its `Moments` (the batch's mean and variance) and by its weight and bias; an operator that
-is given them works out the normalised and activated maps from the batch norm's input whenever it needs them, so that
-only that input is kept for the way back.
+A batch norm is described by its `Moments` (the batch's mean and variance), its weight and its bias. With these an
+operator computes the normalised and activated maps from the batch norm's input whenever it needs them, so that only
+that input is kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from fer_deploy.training.kernels.library import kernels
 
 ACTIVATIONS: dict[type[nn.Module], int] = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.SiLU: 3, nn.Hardswish: 4}
-"""The activations that the kernels know, with their numbers in kernels.cpp."""
+"""The activations that the kernels support, with their numbers in kernels.cpp."""
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -31,7 +31,7 @@ class Moments(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """Batch norm as a scale and an offset: float32 (c) each, with what the way back needs."""
+    """Batch norm as a scale and an offset, float32 (c) each, with what the backward pass needs."""
 
     scale: Tensor
     offset: Tensor
@@ -47,7 +47,7 @@ class Affine(NamedTuple):
 
 
 def usable(maps: Tensor) -> bool:
-    """Whether the kernels can take these maps: on the CPU, 4-dimensional, channels-last, not empty, of a known type."""
+    """Whether the kernels accept these maps: on the CPU, 4-dimensional, channels-last, not empty, of a known type."""
     return (
         maps.device.type == "cpu"
         and maps.ndim == 4
@@ -106,7 +106,7 @@ def normalise_gate(
 ) -> Tensor:
     """y * excite(mean of y over height and width) with y = activation(norm(maps)): batch norm, then squeeze-excite.
 
-    `excite` takes (n, c, 1, 1) and returns that shape; `parameters` are all that it is differentiated by.
+    `excite` takes (n, c, 1, 1) and returns that shape; `parameters` are all of its parameters that get a gradient.
     """
     output: Tensor = _Gate.apply(maps, norm.weight, norm.bias, moments, norm.eps, activation, excite, *parameters)
     return output
@@ -125,7 +125,7 @@ class _Depthwise(torch.autograd.Function):
         padding: int,
         activation: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        del norm_bias  # takes a gradient, and has its part in `affine`
+        del norm_bias  # it gets a gradient; its value is part of `affine`
         batch, channels, height, width = maps.shape
         size = weight.shape[-1]
         out_height = (height + 2 * padding - size) // stride + 1
@@ -187,7 +187,7 @@ class _Normalise(torch.autograd.Function):
         maps, skip, weight, *affine = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         maps_gradient = torch.empty_like(maps)
-        skip_gradient = gradient if ctx.skips else None  # without an activation
+        skip_gradient = gradient if ctx.skips else None  # without an activation it is the gradient itself
         if skip is not None:
             skip_gradient = torch.empty_like(maps)
         weight_gradient, bias_gradient = _normalise_backward(
@@ -273,6 +273,6 @@ def _rows(maps: Tensor) -> int:
 
 
 def _call(name: str, like: Tensor, *arguments: Any) -> None:
-    """Call the kernel of `like`'s type. Tensors go as addresses, and must be dense."""
+    """Call the kernel for `like`'s type. Tensors are passed as addresses, and must be dense."""
     function = getattr(kernels(), f"{name}_{_TYPES[like.dtype]}")
     function(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments), torch.get_num_threads())
