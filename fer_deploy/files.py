@@ -141,7 +141,7 @@ def open_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployErro
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise error(f"{shown(path)}: {_kind_of_file(mode)}, not a {what}")
+        raise error(f"{shown(path)}: {kind_of_file(mode)}, not a {what}")
     return os.fdopen(descriptor, "rb")
 
 
@@ -446,7 +446,7 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> str:
         mode = entry.stat().st_mode
     except OSError:  # a link to nothing or to itself
         return "file"
-    return _kind_of_file(mode).removeprefix("a ")
+    return kind_of_file(mode).removeprefix("a ")
 
 
 def decode_text(content: bytes, *, source: str, error: type[FerDeployError] = DataError) -> str:
@@ -495,7 +495,8 @@ def _why_not_opened(error: OSError | ValueError, path: AnyPath) -> str:
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
-def _kind_of_file(mode: int) -> str:
+def kind_of_file(mode: int) -> str:
+    """What a file is by its `st_mode`, with its article: "a folder", "a named pipe", "a device"."""
     for test, kind in (
         (stat.S_ISDIR, "a folder"),
         (stat.S_ISFIFO, "a named pipe"),

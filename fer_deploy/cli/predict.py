@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fer_deploy.detection.detector import FaceDetector
     from fer_deploy.reading.inputs import Inputs
     from fer_deploy.reading.journal import Journal
+    from fer_deploy.reading.outputs import Target
     from fer_deploy.reading.tables import RowWriter
     from fer_deploy.recognizer import Recognizer
 
@@ -46,7 +47,7 @@ VIDEO_SIDE = 640
 class Settings:
     """The options of one call, as the help describes them."""
 
-    photos: tuple[Path, ...]
+    photos: tuple[str, ...]
     files_from: Path | None
     camera: str | None
     crops: bool
@@ -78,7 +79,7 @@ class Settings:
 
 
 @click.command("predict", epilog=EPILOG)
-@click.argument("photos", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("photos", nargs=-1, type=click.Path())
 @click.option("--files-from", type=click.Path(path_type=Path), help="Read file names from this list; - is stdin.")
 @click.option("--camera", metavar="NUMBER", help="Show this camera in a window; 0 is the first.")
 @click.option("--crops", is_flag=True, help="Each picture is one face: do not search for faces.")
@@ -169,7 +170,7 @@ def _find(settings: Settings) -> Inputs:
     from fer_deploy.files import read_file
     from fer_deploy.reading.inputs import find_inputs, read_names
 
-    words: list[str | Path] = list(settings.photos)
+    words = list(settings.photos)
     if settings.files_from is not None:
         if str(settings.files_from) == "-":
             content = sys.stdin.buffer.read()
@@ -201,7 +202,7 @@ def _detectors(settings: Settings) -> tuple[FaceDetector | None, FaceDetector | 
 
 def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[int, int]:
     """Read everything and write it; returns how many failed, and of how many."""
-    from fer_deploy.reading.outputs import outputs_of
+    from fer_deploy.reading.outputs import outputs_of, target_of
     from fer_deploy.reading.pictures import FaceReader
     from fer_deploy.reading.read import Done, Reader
 
@@ -214,15 +215,19 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
     total = failed + len(sources)
     if not sources:
         return failed, total
-    outputs = outputs_of(sources, draw=settings.draw, plot=settings.plot)
+    others = {"list of names": _paths(settings.files_from), "model": _paths(settings.model)}
+    inputs_by_kind = {"input": [source.path for source in sources], **others}
+    target = target_of(settings.output, inputs_by_kind) if settings.output is not None else None
+    results = {} if target is None or target.is_stream else {"file of results": [target.path]}
+    outputs = outputs_of(sources, draw=settings.draw, plot=settings.plot, others=others | results)
     has_video = any(source.is_video for source in sources)
     detector, video_detector = _detectors(settings)
     with ExitStack() as stack:
-        journal = _journal(settings, recognizer, detectors=repr((detector, video_detector)))
+        journal = _journal(target, settings, recognizer, detectors=repr((detector, video_detector)))
         if journal is not None:
             stack.callback(journal.close)
         progress = stack.enter_context(reading_progress(sources))
-        writer = stack.enter_context(_writer(settings, recognizer.labels, has_video))
+        writer = stack.enter_context(_writer(target, settings.kind, recognizer.labels, has_video))
         reader = Reader(
             FaceReader(recognizer, detector),
             FaceReader(recognizer, video_detector),
@@ -251,11 +256,15 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
     return failed, total
 
 
-def _journal(settings: Settings, recognizer: Recognizer, *, detectors: str) -> Journal | None:
-    """The journal of --output, None without it. Settings that change results or copies are part of it."""
-    output = settings.output
-    if output is None:
+def _paths(path: Path | None) -> list[Path]:
+    return [] if path is None else [path]
+
+
+def _journal(target: Target | None, settings: Settings, recognizer: Recognizer, *, detectors: str) -> Journal | None:
+    """The journal of --output; None without one and for pipes. Settings that change results are part of it."""
+    if target is None or target.is_stream:
         return None
+    output = target.path
     from fer_deploy.reading.journal import Journal
 
     values = {
@@ -270,27 +279,36 @@ def _journal(settings: Settings, recognizer: Recognizer, *, detectors: str) -> J
     # This run holds the journal's lock, so temporary files of this output belong to a killed run. The pattern is
     # exact: .out.csv.abcd1234.partial belongs to out.csv, which another run may be writing, and not to out.
     for left_over in output.parent.glob(f".{glob.escape(output.name)}.{'[a-z0-9_]' * 8}.partial"):
-        left_over.unlink(missing_ok=True)
+        if left_over.is_file() and not left_over.is_symlink():
+            left_over.unlink(missing_ok=True)
     if journal.discarded:
         click.echo(f"starting again: dropped the contents of {journal.path}: {journal.discarded}", err=True)
     return journal
 
 
 @contextmanager
-def _writer(settings: Settings, labels: tuple[str, ...], video: bool) -> Iterator[RowWriter]:
-    from fer_deploy.reading.tables import CsvWriter, JsonWriter, writing
+def _writer(target: Target | None, kind: str | None, labels: tuple[str, ...], video: bool) -> Iterator[RowWriter]:
+    from fer_deploy.errors import DataError
+    from fer_deploy.reading.tables import CsvWriter, JsonWriter, writing, writing_into
 
-    if settings.output is not None and settings.kind is not None:
-        with writing(settings.output, settings.kind, labels, video=video) as writer:
-            yield writer
-        click.echo(f"written: {settings.output}", err=True)
-    elif settings.kind is None:
+    if target is not None and kind is not None:
+        if target.is_stream:
+            try:
+                with target.open() as file, writing_into(file, kind, labels, video=video) as writer:
+                    yield writer
+            except BrokenPipeError as error:
+                raise DataError(f"{target.path}: the reader of this pipe has left") from error
+        else:
+            with writing(target.path, kind, labels, video=video) as writer:
+                yield writer
+        click.echo(f"written: {target.path}", err=True)
+    elif kind is None:
         table = ResultTable()
         yield table
         table.show()
     else:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")  # type: ignore[union-attr]
-        yield JsonWriter(sys.stdout) if settings.kind == "json" else CsvWriter(sys.stdout, labels, video=video)
+        yield JsonWriter(sys.stdout) if kind == "json" else CsvWriter(sys.stdout, labels, video=video)
 
 
 def _show_camera(camera: str, recognizer: Recognizer, settings: Settings) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut, is_hidden, shown, walk
+from fer_deploy.files import LeftOut, decode_text, is_hidden, shown, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
@@ -50,6 +52,12 @@ VIDEO_SUFFIXES = frozenset(
     }
 )
 """Endings, in lower case, of files that are read as videos."""
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+"""Byte order marks. That of UTF-32 in little-endian order begins with that of UTF-16."""
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://?", re.IGNORECASE)
+"""The start of an address, perhaps with one of its slashes lost in a path. A single letter is a drive of Windows."""
 
 STANDARD_INPUT = "-"
 """The word for a picture on standard input."""
@@ -116,15 +124,33 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, except_in: Collectio
 def read_names(content: bytes) -> Sequence[str]:
     """File names from a list: one per line, or separated by zero bytes as `find -print0` writes them.
 
+    The list may be UTF-8, UTF-16 or UTF-32 with a byte order mark: PowerShell's `>` writes UTF-16. Without a mark its
+    names are bytes, as file systems have them, unless every second byte is zero: then it is UTF-16 all the same.
+
     Raises:
-        DataError: the list is empty.
+        DataError: the list is empty, or is not text in the encoding that its mark states.
     """
+    if encoding := _utf16_without_mark(content):
+        content = content.decode(encoding, "replace").encode("utf-8", "surrogatepass")
+    elif content.startswith(_MARKS):
+        content = decode_text(content, source="the list of files").encode("utf-8", "surrogatepass")
     separator = b"\0" if b"\0" in content else b"\n"
     names = [os.fsdecode(name.removesuffix(b"\r") if separator == b"\n" else name) for name in content.split(separator)]
     names = [name for name in names if name]
     if not names:
         raise DataError("the list of files is empty")
     return names
+
+
+def _utf16_without_mark(content: bytes) -> str | None:
+    """The encoding of a list in UTF-16 without a byte order mark; None for any other."""
+    if len(content) < 4 or len(content) % 2 or content.startswith(_MARKS):
+        return None
+    even, odd = set(content[:200:2]), set(content[1:200:2])
+    # Names of one character each, separated by zeros, would look the same: nobody has a list of them.
+    if odd == {0} and 0 not in even:
+        return "utf-16-le"
+    return "utf-16-be" if even == {0} and 0 not in odd else None
 
 
 class _Search:
@@ -140,6 +166,9 @@ class _Search:
         """Add the files that one word means."""
         if word == STANDARD_INPUT:
             self._add(Path(word), Path(word))
+        elif (address := _ADDRESS.match(word)) and not os.path.lexists(word):
+            remedy = "name the file by its path" if address[1].lower() == "file" else "download it, and name the file"
+            self.problems.append(f"{shown(word)}: addresses are not read: {remedy}")
         elif _is_folder(word):
             self._add_folder(Path(word))
         elif glob.has_magic(word) and not os.path.lexists(word):

@@ -2,22 +2,27 @@
 
 The journal lies beside the output as `<output>.partial` and is removed when the output is written. It holds one JSON
 line for each thing done, appended and handed to the operating system at once. A last line that a kill cut short is
-dropped when the journal is read.
+dropped when the journal is read. A file of that name that is no journal is never touched.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError
+from fer_deploy.files import shown
 from fer_deploy.recognizer import Recognition
 
 _VERSION = 1
+
+_FIRST_BYTES = b'{"journal":'
+"""Every journal begins so."""
 
 
 class Journal:
@@ -32,7 +37,7 @@ class Journal:
         discarded: why an existing journal was dropped; empty if it was continued or there was none.
 
     Raises:
-        DataError: another run is writing this journal.
+        DataError: another run is writing this journal, or there is something else under its name.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
@@ -40,7 +45,7 @@ class Journal:
         self.discarded = ""
         header = {"journal": _VERSION, "settings": json.loads(json.dumps(settings))}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[bytes] = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        self._file = _open(path)
         self._lock()  # before anything is read, since another run may be writing
         self._segments: dict[str, list[tuple[int, int]]] = {}
         self._end = 0 if restart else self._read_index(header)
@@ -113,7 +118,7 @@ class Journal:
     def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(end, entry) for each complete line up to the first that is not a JSON object."""
         end = 0
-        with self.path.open("rb") as file:
+        with _open(self.path) as file:  # a second one, which moves no position of the first
             for line in file:
                 end += len(line)
                 try:
@@ -123,6 +128,31 @@ class Journal:
                 if not isinstance(entry, dict):
                     return
                 yield end, entry
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Open a journal, or create it.
+
+    Raises:
+        DataError: there is something else under its name: a link, a pipe, a file that was not made here.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    remedy = "move it away, or name another output"
+    try:
+        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if path.is_symlink():
+            raise DataError(f"{shown(path)}: a symbolic link, not the journal of a stopped run: {remedy}") from error
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file = os.fdopen(descriptor, "r+b")
+        if _FIRST_BYTES.startswith(file.read(len(_FIRST_BYTES))):  # or what a kill left of them
+            file.seek(0)
+            return file
+        file.close()
+    else:
+        os.close(descriptor)
+    raise DataError(f"{shown(path)}: this is not the journal of a stopped run: {remedy}")
 
 
 def pack_faces(faces: Iterable[Recognition]) -> list[list[Any]]:

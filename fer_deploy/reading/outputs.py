@@ -1,14 +1,21 @@
-"""Decide where annotated copies and plots go: never two to one place, and never over an input."""
+"""Decide where results, annotated copies and plots go: never two to one place, and never over an input.
+
+Only regular files are replaced. Results can also go into a pipe or to standard output; devices, sockets and links are
+refused.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import shown
+from fer_deploy.files import kind_of_file, shown
 from fer_deploy.reading.inputs import Source
 
 
@@ -25,7 +32,60 @@ class Outputs:
     plot: Path | None = None
 
 
-def outputs_of(sources: Sequence[Source], *, draw: Path | None, plot: Path | None) -> dict[Source, Outputs]:
+@dataclass(frozen=True)
+class Target:
+    """Where the table of results goes.
+
+    Attributes:
+        path: the file.
+        is_stream: whether rows are written into it as they come: a pipe, or one of this process's own files such as
+            /dev/stdout. Other files appear when they are complete.
+        descriptor: the number of the process's own file; None for others.
+    """
+
+    path: Path
+    is_stream: bool = False
+    descriptor: int | None = None
+
+    def open(self) -> BinaryIO:
+        """Open a stream for writing; a named pipe waits for its reader."""
+        return self.path.open("wb") if self.descriptor is None else os.fdopen(os.dup(self.descriptor), "wb")
+
+
+def target_of(path: Path, inputs: Mapping[str, Iterable[Path]]) -> Target:
+    """Check where the table of results is to go. Nothing is written yet.
+
+    Args:
+        path: what the user named.
+        inputs: files that must not be replaced, by what they are: {"input": ..., "list of names": ...}.
+
+    Raises:
+        DataError: it is one of the inputs, under any name, or a device, a socket or a link.
+    """
+    own = re.fullmatch(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)", str(path))
+    if own:
+        number = own[1] or own[4] or (1 if own[2] else 2)
+        return Target(path, is_stream=True, descriptor=int(number))
+    for what, files in inputs.items():
+        for file in files:
+            if _identity(file) is not None and _identity(file) == _identity(path):
+                raise DataError(f"{shown(path)}: this is the {what} {shown(file)}: name another file for the results")
+    if (kind := _kind(path)) == "a named pipe":
+        return Target(path, is_stream=True)
+    if kind is not None:
+        raise DataError(
+            f"{shown(path)}: {kind}, which is not replaced: name a file, or send the results on with --csv >"
+        )
+    return Target(path)
+
+
+def outputs_of(
+    sources: Sequence[Source],
+    *,
+    draw: Path | None,
+    plot: Path | None,
+    others: Mapping[str, Iterable[Path]] | None = None,
+) -> dict[Source, Outputs]:
     """Choose the outputs of each source. Nothing is written yet.
 
     A copy keeps the source's path within its folder, and its name. An ending is appended if the copy has another
@@ -36,16 +96,17 @@ def outputs_of(sources: Sequence[Source], *, draw: Path | None, plot: Path | Non
         sources: all inputs.
         draw: the folder for annotated copies; None for no copies.
         plot: the folder for plots of videos; None for no plots.
+        others: further files that must not be replaced, by what they are.
 
     Raises:
-        DataError: an output would overwrite a source.
+        DataError: an output would overwrite a source or one of `others`, or is a link, a pipe or a device.
     """
     if draw is None and plot is None:
         return {}
     outputs, unique = _lay_out(sources, draw, plot, whole=False)
     if not unique:
         outputs, _ = _lay_out(sources, draw, plot, whole=True)
-    _refuse_sources(outputs)
+    _refuse_inputs(outputs, others or {})
     return outputs
 
 
@@ -91,17 +152,24 @@ def _copy_of(source: Source, place: Path) -> Path:
     return saved_as(place)
 
 
-def _refuse_sources(outputs: dict[Source, Outputs]) -> None:
-    """DataError if an output is one of the sources, under any name."""
-    inputs = {identity: source for source in outputs if (identity := _identity(source.path)) is not None}
+def _refuse_inputs(outputs: dict[Source, Outputs], others: Mapping[str, Iterable[Path]]) -> None:
+    """DataError if an output is one of the sources or of `others`, under any name, or no regular file."""
+    inputs = {
+        identity: f"input {source.name}" for source in outputs if (identity := _identity(source.path)) is not None
+    }
+    for what, files in others.items():
+        inputs |= {identity: f"{what} {shown(file)}" for file in files if (identity := _identity(file)) is not None}
     for source, output in outputs.items():
         for path, what in ((output.copy, "annotated copy"), (output.plot, "plot")):
-            identity = None if path is None else _identity(path)
-            if path is not None and identity in inputs:
+            if path is None:
+                continue
+            if (identity := _identity(path)) in inputs and identity is not None:
                 raise DataError(
-                    f"{source.name}: its {what} would overwrite the input {inputs[identity].name}: "
+                    f"{source.name}: its {what} would overwrite the {inputs[identity]}: "
                     f"name a folder without inputs instead of {shown(path.parent)}"
                 )
+            if (kind := _kind(path)) is not None:
+                raise DataError(f"{source.name}: its {what} would replace {shown(path)}, {kind}: name another folder")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -111,3 +179,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def _kind(path: Path) -> str | None:
+    """What is at `path` other than a regular file; None if that is one, or nothing is there."""
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return None if stat.S_ISREG(mode) else kind_of_file(mode)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
@@ -56,7 +57,7 @@ class CsvWriter:
 class ParquetWriter:
     """Parquet through pyarrow, in row groups."""
 
-    def __init__(self, path: Path, labels: Sequence[str], *, video: bool) -> None:
+    def __init__(self, file: BinaryIO, labels: Sequence[str], *, video: bool) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -66,7 +67,7 @@ class ParquetWriter:
         self._labels, self._video = labels, video
         self._schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns(labels, video=video).items()])
         self._pyarrow = pyarrow
-        self._writer = pyarrow.parquet.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pyarrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: Row) -> None:
@@ -79,6 +80,11 @@ class ParquetWriter:
         """Write the remaining rows and the file's footer."""
         self._flush()
         self._writer.close()
+
+    def abandon(self) -> None:
+        """Close without the remaining rows, after a failure: pyarrow would do it later, into a closed file."""
+        with suppress(OSError):
+            self._writer.close()
 
     def _flush(self) -> None:
         if self._rows:
@@ -96,11 +102,27 @@ def writing(path: Path, kind: str, labels: Sequence[str], *, video: bool) -> Ite
         labels: the model's labels.
         video: whether to include the columns for videos.
     """
-    with replacing(path) as temporary:
-        if kind == "parquet":
-            writer = ParquetWriter(temporary, labels, video=video)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        writing_into(file, kind, labels, video=video) as writer,
+    ):
+        yield writer
+
+
+@contextmanager
+def writing_into(file: BinaryIO, kind: str, labels: Sequence[str], *, video: bool) -> Iterator[RowWriter]:
+    """Write a table into an open file, such as a pipe, which may be unable to seek. Arguments as for `writing`."""
+    if kind == "parquet":
+        writer = ParquetWriter(file, labels, video=video)
+        try:
             yield writer
-            writer.close()
-            return
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield JsonWriter(file) if kind == "json" else CsvWriter(file, labels, video=video)
+        except BaseException:
+            writer.abandon()
+            raise
+        writer.close()
+        return
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+    yield JsonWriter(text) if kind == "json" else CsvWriter(text, labels, video=video)
+    text.flush()
+    text.detach()

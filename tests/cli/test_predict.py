@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
@@ -386,10 +387,85 @@ class TestOutput:
 
     def test_other_options_begin_anew_and_say_so(self, predict: Predict, model: Path) -> None:
         write_face(Path("a.png"), "sad")
-        Path("out.csv.partial").write_text("{}\n")
+        Path("out.csv.partial").write_text('{"journal": 1, "settings": {}}\n')
         result = predict("a.png", "--crops", "--output", "out.csv")
         assert result.exit_code == 0
         assert "starting again" in result.stderr
+
+    def test_an_output_that_is_an_input_is_refused_under_any_name(self, predict: Predict, model: Path) -> None:
+        write_face(Path("in/a.png"), "sad")
+        Path("list.csv").write_text("in/a.png\n")
+        os.link("in/a.png", "hard.csv")
+        for words, name in (
+            (("in/a.png", "--csv", "--output", "in/a.png"), "input in/a.png"),
+            (("in/a.png", "--csv", "--output", "./in/../in/a.png"), "input in/a.png"),
+            (("in/a.png", "--output", "hard.csv"), "input in/a.png"),
+            (("--files-from", "list.csv", "--output", "list.csv"), "list of names list.csv"),
+            (("in/a.png", "--csv", "--output", model), f"model {model}"),
+        ):
+            before = {path: path.read_bytes() for path in (Path("in/a.png"), Path("list.csv"), model)}
+            result = predict("--crops", *words)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert f"this is the {name}: name another file for the results" in result.stderr
+            assert {path: path.read_bytes() for path in before} == before
+        assert not list(Path().glob("**/*.partial"))
+
+    def test_what_is_no_regular_file_is_not_replaced(self, predict: Predict) -> None:
+        write_face(Path("a.png"), "sad")
+        Path("real.csv").write_text("kept")
+        Path("link.csv").symlink_to("real.csv")
+        Path("out.csv.partial").write_text("my notes")
+        for output, words in (
+            ("link.csv", "link.csv: a symbolic link, which is not replaced"),
+            ("/dev/null", "/dev/null: a device, which is not replaced"),
+            ("out.csv", "out.csv.partial: this is not the journal of a stopped run"),
+        ):
+            result = predict("a.png", "--crops", "--csv", "--output", output)
+            assert result.exit_code == 1
+            assert words in result.stderr
+            assert result.stderr.count("error: ") == 1
+        assert Path("link.csv").is_symlink()
+        assert (Path("real.csv").read_text(), Path("out.csv.partial").read_text()) == ("kept", "my notes")
+        assert Path("/dev/null").is_char_device()
+
+    @pytest.mark.parametrize("name", ["pipe.csv", "pipe.jsonl", "pipe.parquet"])
+    def test_a_named_pipe_is_written_into(self, predict: Predict, name: str) -> None:
+        if name.endswith("parquet"):
+            pytest.importorskip("pyarrow")
+        write_face(Path("a.png"), "sad")
+        os.mkfifo(name)
+        content: list[bytes] = []
+        reader = threading.Thread(target=lambda: content.append(Path(name).read_bytes()))
+        reader.start()
+        result = predict("a.png", "--crops", "--output", name)
+        reader.join(timeout=30)
+        assert result.exit_code == 0
+        assert Path(name).is_fifo()
+        assert predict("a.png", "--crops", "--output", f"file{Path(name).suffix}").exit_code == 0
+        assert content == [Path(f"file{Path(name).suffix}").read_bytes()]
+        assert not list(Path().glob("*.partial"))
+
+    def test_standard_output_under_its_file_name(self, model: Path) -> None:
+        write_face(Path("a.png"), "sad")
+        program = [sys.executable, "-m", "fer_deploy", "predict", "a.png", "--crops", "--model", str(model)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        for name in ("/dev/stdout", "/dev/fd/1"):
+            words = [*program, "--csv", "--output", name]
+            done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+            assert (done.returncode, done.stdout.count("\n"), done.stderr) == (0, 2, f"written: {name}\n")
+            with Path("log").open("wb") as log:
+                log.write(b"kept\n")
+                log.flush()
+                subprocess.run(words, env=environment, stdout=log, stderr=subprocess.DEVNULL, timeout=60, check=True)
+            assert Path("log").read_bytes().startswith(b"kept\nfile,")
+
+    def test_a_reader_who_leaves_ends_it_quietly(self, model: Path) -> None:
+        for number in range(60):
+            write_face(Path(f"in/{number}.png"), "sad")
+        command = f"{sys.executable} -m fer_deploy predict in --crops --csv --model {model} | head -1"
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
     def test_killed_at_any_moment_nothing_is_lost_or_doubled(self, model: Path) -> None:
         for number in range(120):

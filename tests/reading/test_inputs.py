@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import os
 from pathlib import Path
 
@@ -136,10 +137,48 @@ def test_names_that_are_not_utf8_are_found(tmp_path: Path) -> None:
         (b"a.jpg\r\n\r\nb.jpg", ["a.jpg", "b.jpg"]),
         (b"a\nb.jpg\0c.jpg\0", ["a\nb.jpg", "c.jpg"]),
         (b"caf\xe9.jpg\n", [os.fsdecode(b"caf\xe9.jpg")]),
+        ("me.png\r\nGrüße 😀.jpg\r\n".encode("utf-8-sig"), ["me.png", "Grüße 😀.jpg"]),
+        ("me.png\r\nGrüße 😀.jpg\r\n".encode("utf-16"), ["me.png", "Grüße 😀.jpg"]),
+        (codecs.BOM_UTF16_BE + "me.png\r\nb.png".encode("utf-16-be"), ["me.png", "b.png"]),
+        ("me.png\r\nb.png".encode("utf-32"), ["me.png", "b.png"]),
+        ("me.png\r\nb.png\r\n".encode("utf-16-le"), ["me.png", "b.png"]),
+        ("me.png\r\nb.png\r\n".encode("utf-16-be"), ["me.png", "b.png"]),
+        (codecs.BOM_UTF8 + b"a\nb.png\0c.png\0", ["a\nb.png", "c.png"]),
+        (b"a\0", ["a"]),
     ],
 )
 def test_lists_of_names(content: bytes, expected: list[str]) -> None:
     assert read_names(content) == expected
+
+
+def test_a_list_that_is_not_in_the_encoding_of_its_mark_is_an_error() -> None:
+    with pytest.raises(DataError, match="the list of files: not UTF-16 text"):
+        read_names(codecs.BOM_UTF16_LE + b"abc")
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("https://host/a.jpg", "download it"),
+        ("HTTP://host/*.jpg", "download it"),
+        ("rtsp://camera/stream", "download it"),
+        ("s3://bucket/photos", "download it"),
+        ("https:/host/a.jpg", "download it"),
+        ("file:///home/me/a.jpg", "name the file by its path"),
+    ],
+)
+def test_addresses_are_no_files(folder: Path, word: str, remedy: str) -> None:
+    found = find_inputs([word])
+    assert found.sources == ()
+    (problem,) = found.problems
+    assert problem.startswith(f"{word}: addresses are not read: {remedy}")
+
+
+def test_a_name_that_looks_like_an_address_is_a_name_where_it_exists(folder: Path) -> None:
+    (folder / "http:").mkdir()
+    (folder / "http:" / "a.jpg").write_bytes(b"x")
+    assert names("http:/a.jpg") == ["http:/a.jpg"]
+    assert names("c:/a.jpg") == ["c:/a.jpg"]
 
 
 def test_an_empty_list_is_an_error() -> None:

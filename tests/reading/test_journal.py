@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -84,10 +85,36 @@ def test_restart_begins_anew(tmp_path: Path) -> None:
     assert Journal(tmp_path / "new.partial", SETTINGS, restart=True).discarded == ""
 
 
-def test_a_foreign_file_is_not_continued(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["something else\n", "{}\n", '{"json": 1}\n', " "])
+def test_a_file_that_is_no_journal_is_never_touched(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out.partial"
-    path.write_text("something else\n")
-    assert Journal(path, SETTINGS).discarded
+    path.write_text(content)
+    for restart in (False, True):
+        with pytest.raises(DataError, match="this is not the journal of a stopped run: move it away"):
+            Journal(path, SETTINGS, restart=restart)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("start", ["", '{"jour', '{"journal": 1, "sett'])
+def test_a_first_line_that_a_kill_cut_short_is_a_journal(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "out.partial"
+    path.write_text(start)
+    Journal(path, SETTINGS).add("a", {"value": 1})
+    assert values(Journal(path, SETTINGS), "a") == [1]
+
+
+def test_a_journal_is_not_written_through_a_link_or_into_a_pipe(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    filled(original).close()
+    before = original.read_bytes()
+    link, pipe = tmp_path / "link.partial", tmp_path / "pipe.partial"
+    link.symlink_to(original)
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="a symbolic link, not the journal"):
+        Journal(link, SETTINGS)
+    with pytest.raises(DataError, match="this is not the journal"):
+        Journal(pipe, SETTINGS)
+    assert original.read_bytes() == before
 
 
 def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:

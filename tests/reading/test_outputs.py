@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,28 @@ def test_a_plot_is_not_where_a_copy_is() -> None:
     video, picture = outputs_of(sources, draw=Path("out"), plot=Path("out")).values()
     assert video == Outputs(Path("out/x.mp4"), Path("out/x.mp4.png"))
     assert picture == Outputs(Path("out/x.mp4-2.png"))
+
+
+def test_copies_replace_regular_files_only(folder: Path) -> None:
+    Path("a.jpg").write_bytes(b"x")
+    Path("out").mkdir()
+    Path("kept").write_bytes(b"kept")
+    Path("out/a.jpg").symlink_to("../kept")
+    with pytest.raises(DataError, match=r"^a\.jpg: its annotated copy would replace out/a\.jpg, a symbolic link"):
+        copies("a.jpg")
+    Path("out/a.jpg").unlink()
+    os.mkfifo("out/a.jpg")
+    with pytest.raises(DataError, match=r"would replace out/a\.jpg, a named pipe"):
+        copies("a.jpg")
+
+
+def test_a_copy_does_not_overwrite_other_files_of_the_run(folder: Path) -> None:
+    Path("a.jpg").write_bytes(b"x")
+    Path("out").mkdir()
+    Path("out/a.jpg").write_bytes(b"names")
+    sources = find_inputs(["a.jpg"]).sources
+    with pytest.raises(DataError, match=r"its annotated copy would overwrite the list of names out/a\.jpg"):
+        outputs_of(sources, draw=Path("out"), plot=None, others={"list of names": [Path("out/a.jpg")]})
 
 
 def test_what_would_be_written_over_a_source_is_refused(folder: Path) -> None:
