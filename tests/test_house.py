@@ -270,3 +270,9 @@ def test_markdown_has_one_sentence_or_list_item_per_line() -> None:
 )
 def test_faults_of_layout_are_found(text: str, count: int) -> None:
     assert len(layout_faults(text)) == count
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    # Where folders are no packages, pytest imports test files by their bare names.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    assert sorted(names) == sorted(set(names))
