@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 APPS := $(VENV)/.apps
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test docs lint bench bench-compare bench-training clean
+.PHONY: help setup quickstart test fuzz docs lint bench bench-compare bench-training clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ quickstart: $(READY)  ## Train, export, verify and bench two small networks on d
 
 test: $(READY) $(APPS)  ## Set up and run the tests.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
+FUZZ_SECONDS ?= 600
+fuzz: $(READY)  ## Search the readers of files and requests for faults, for FUZZ_SECONDS (600).
+	OMP_NUM_THREADS=1 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest fuzz -q -s -p no:cacheprovider
 
 docs: $(READY)  ## Build the documentation site into build/site; a warning is an error.
 	$(BIN)/python docs/tools/recipes.py

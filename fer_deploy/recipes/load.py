@@ -64,7 +64,7 @@ def load_recipe(name: str | Path, *, workspace: Path | None = None) -> Recipe:
     same = [entry for entry in every if entry.lower() == str(name).lower()]
     near = same or get_close_matches(str(name), every, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "`ferdeploy variants --all` lists them; a path must end in .toml"
-    raise RecipeError(f"there is no variant {str(name)!r}: {hint}")
+    raise RecipeError(f"there is no variant {one_line(repr(str(name)))}: {hint}")
 
 
 def parse_recipe(text: str, *, source: str) -> Recipe:
@@ -108,7 +108,7 @@ def apply_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
-            raise RecipeError(f"--set {setting}: write it as key=value, such as stage.0.optimiser.lr=1e-3")
+            raise RecipeError(f"--set {one_line(setting)}: write it as key=value, such as stage.0.optimiser.lr=1e-3")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
@@ -154,17 +154,18 @@ def _read(path: Path) -> Recipe:
 
 def _put(content: Any, keys: list[str], value: Any, source: str) -> None:
     key, *rest = keys
+    quoted = one_line(repr(key), limit=40)
     if isinstance(content, list):
         if key == "*":
             targets: list[Any] = list(range(len(content)))
         elif key in map(str, range(len(content))):
             targets = [int(key)]
         else:
-            raise RecipeError(f"{source}: there is no stage {key!r}: stages are 0 to {len(content) - 1}, or *")
+            raise RecipeError(f"{source}: there is no stage {quoted}: stages are 0 to {len(content) - 1}, or *")
     elif isinstance(content, dict):
         targets = [key]
     else:
-        raise RecipeError(f"{source}: {key!r} lies below a single value")
+        raise RecipeError(f"{source}: {quoted} lies below a single value")
     for target in targets:
         if not rest:
             content[target] = value

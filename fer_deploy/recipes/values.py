@@ -60,7 +60,7 @@ def build(table: type[T], content: object, place: KeyPath) -> T:
     try:
         return table(**values)
     except ValueError as error:  # the schema's own checks, which begin with the field
-        raise RecipeError(f"{place.source}: {place.key + '.' if place.key else ''}{error}") from error
+        raise RecipeError(f"{place.source}: {place.key + '.' if place.key else ''}{one_line(error)}") from error
 
 
 def convert(hint: Any, value: object, place: KeyPath) -> Any:
