@@ -130,6 +130,8 @@ class TestJsonAndToml:
     def test_values_come_back(self, tmp_path: Path) -> None:
         (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": [1, "\xc3\xbc"]}')  # with a byte order mark
         assert read_json(tmp_path / "a.json", what="record") == {"a": [1, "ü"]}
+        (tmp_path / "b.json").write_text('{"a": "ü"}', encoding="utf-16")  # as PowerShell writes it
+        assert read_json(tmp_path / "b.json", what="record") == {"a": "ü"}
         (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfa = 1\n")
         assert read_toml(tmp_path / "a.toml", what="recipe") == {"a": 1}
 
@@ -139,7 +141,8 @@ class TestJsonAndToml:
             (b"[" * 200_000, "nested too deep"),
             (b'{"a":' * 200_000, "nested too deep"),
             (b"{", "not JSON: "),
-            (b"\xff\xfe{\x00}\x00", "not UTF-8 text: byte 0 is 0xff"),
+            (b"\xff{}", "not UTF-8 text: byte 0 is 0xff"),
+            (b"\xff\xfe{", "not UTF-16 text: byte"),
             (b"NaN", "NaN is no JSON number"),
             (b'{"a": -Infinity}', "-Infinity is no JSON number"),
             (b"1" * 5000, "not JSON: "),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fer_deploy.errors import RecipeError, RunError
+from fer_deploy.files import read_json
 from fer_deploy.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def read_record(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or is no record of this format.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error}): fetch it again, or move its folder away") from error
+        record = read_json(path, what="run record", error=RunError)
+    except RunError as error:
+        raise RunError(f"{error}: fetch it again, or move its folder away") from error
     if not isinstance(record, dict) or record.get("format") != RUN_FORMAT or "status" not in record:
         raise RunError(f"{path}: is not a run record of format {RUN_FORMAT}")
     return record

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import MIRROR, member_runs, split_member
+from fer_deploy.errors import DataError
+from fer_deploy.files import check_regular
 from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation
 from fer_deploy.training.augment import render
@@ -199,7 +201,8 @@ class Teachers:
 def _read_probabilities(path: Path) -> torch.Tensor | None:
     """The probabilities (n, 7) in a file of answers; None where the file is absent or damaged."""
     try:
+        check_regular(path)  # a named pipe would block its reader
         probabilities = load_file(path)["probabilities"]
-    except (SafetensorError, KeyError, OSError):
+    except (DataError, SafetensorError, KeyError, OSError):
         return None
     return probabilities if probabilities.ndim == 2 and probabilities.shape[1] == len(EMOTIONS) else None

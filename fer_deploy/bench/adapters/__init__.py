@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
@@ -39,6 +38,7 @@ from PIL import Image
 
 from fer_deploy.emotions import EMOTIONS, emotion_index
 from fer_deploy.errors import DataError
+from fer_deploy.files import parse_toml, read_text, shown
 from fer_deploy.pictures import LUMA
 
 Layout = Literal["nchw", "nhwc"]
@@ -125,13 +125,7 @@ def shipped_adapters() -> tuple[Adapter, ...]:
 
 def load_adapter(path: Path) -> Adapter:
     """Read an adapter file; DataError names the file and the wrong key."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}: give the path of an adapter file") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8: give the path of an adapter file") from error
-    return parse_adapter(text, source=str(path))
+    return parse_adapter(read_text(path, what="adapter file", error=DataError), source=shown(path))
 
 
 def find_adapter(path: Path, adapters: Sequence[Adapter] = ()) -> Adapter | None:
@@ -144,10 +138,7 @@ def find_adapter(path: Path, adapters: Sequence[Adapter] = ()) -> Adapter | None
 
 def parse_adapter(text: str, *, source: str) -> Adapter:
     """Read an adapter from TOML text; `source` names it in errors (DataError)."""
-    try:
-        table = tomllib.loads(text)
-    except ValueError as error:  # tomllib's own, or that of int() for thousands of digits
-        raise DataError(f"{source}: not TOML: {error}") from error
+    table = parse_toml(text, source=source, what="adapter", error=DataError)
     _check_keys(table, Adapter, source=source)
     inner, outer = _table(table, "input", source), _table(table, "output", source)
     _check_keys(inner, AdapterInput, source=f"{source}: input")
