@@ -1,7 +1,7 @@
 """How a command ends when something goes wrong: one line on stderr and the right exit code.
 
 Exit codes: 1 for an error, 2 for wrong usage, 130 after Ctrl-C, 141 when the reader of the output is gone (`| head`).
-Errors that nobody foresaw are one line too. Their traceback goes to a file, or to the terminal with --debug.
+An unexpected error is one line too. Its traceback goes to a file, or to the terminal with --debug.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MAXIMUM_TRACEBACK = 1_000_000
 
 @contextmanager
 def error_line(*, on_interrupt: str = "") -> Iterator[None]:
-    """End the program with one line where the block fails as it is known to.
+    """End the program with one line when the block fails in a known way.
 
-    Errors of ours, of the system and of memory become `error: …` and exit code 1. Ctrl-C becomes `stopped.` with the
-    advice `on_interrupt`, and exit code 130. A reader of the output who leaves ends the program quietly. `conclude`
-    handles what is left, and everything with --debug.
+    FerDeployError, OSError and MemoryError become `error: …` and exit code 1. Ctrl-C becomes `stopped.` with the advice
+    `on_interrupt`, and exit code 130. When the reader of the output has left, the program ends quietly. `conclude`
+    handles all other errors, and every error with --debug.
     """
     context = click.get_current_context(silent=True)
     debug = bool(context and (context.find_root().obj or {}).get("debug"))
@@ -58,7 +58,7 @@ def error_line(*, on_interrupt: str = "") -> Iterator[None]:
 
 
 def conclude(error: BaseException, *, debug: bool = False) -> int:
-    """Report what ended the program, and return its exit code. Never raises.
+    """Report the error that ended the program, and return the exit code. Never raises.
 
     Args:
         error: what was raised.
@@ -190,7 +190,8 @@ def _save_traceback(error: BaseException) -> Path | None:
             descriptor, name = tempfile.mkstemp(prefix="ferdeploy-error-", suffix=".txt", dir=folder)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(head + text)
-            _remove_old(folder)
+            if folder.name == "errors":  # our own folder, not the one of temporary files
+                _remove_old(folder)
             return Path(name)
     return None
 

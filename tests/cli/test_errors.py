@@ -101,6 +101,20 @@ def test_without_any_folder_the_line_comes_all_the_same(environment: dict[str, s
     assert done.stderr.startswith("error: unexpected KeyError: 1. This is a fault in ferdeploy or in a library. `ferd")
 
 
+def test_a_user_without_home_and_passwd_entry_gets_the_line(environment: dict[str, str], tmp_path: Path) -> None:
+    """Containers run under any user id."""
+    strange = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME", "-u", "FERDEPLOY_CACHE"]
+    if subprocess.run([*strange, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system allows no user namespaces")
+    command = [*strange, sys.executable, "-c", FAILING.format("raise KeyError(1)"), "variants"]
+    environment.pop("XDG_CACHE_HOME", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    (saved,) = (tmp_path / "tmp").glob("ferdeploy-error-*.txt")
+    assert str(saved) in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_old_tracebacks_are_removed(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "errors"
     folder.mkdir(parents=True)
