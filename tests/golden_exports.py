@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _export_small_network(folder: Path) -> Path:
     from fer_deploy.export.build import build_model
     from fer_deploy.export.golden import GOLDEN_TOLERANCES, draw_golden_inputs
     from fer_deploy.export.graph import FaceClassifier, Member
-    from fer_deploy.export.manifest import record_file
+    from fer_deploy.export.manifest import publish
     from fer_deploy.models.registry import build_network
 
     torch.manual_seed(0)
@@ -86,9 +87,12 @@ def _export_small_network(folder: Path) -> Path:
     properties = {"labels": json.dumps(EMOTIONS), "name": "one+two", "precision": "fp32"}
     onnx.helper.set_model_props(model, properties | {"members": '["one", "two"]', "weights": "[0.45, 0.55]"})
     path = folder / "one+two.onnx"
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    content = model.SerializeToString(deterministic=True)
+    path.write_bytes(content)
     recognizer = Recognizer(path, threads=1)
     outputs = {golden.file: recognizer.probabilities(golden.pictures).tolist() for golden in draw_golden_inputs()}
     golden = {"tolerance": GOLDEN_TOLERANCES["fp32"], "outputs": outputs}
-    record_file(folder, path.name, {"name": "one+two", "precision": "fp32", "golden": golden})
+    digest = hashlib.sha256(content).hexdigest()
+    entry = {"name": "one+two", "precision": "fp32", "sha256": digest, "golden": golden}
+    publish(folder, path.name, content, entry)
     return folder

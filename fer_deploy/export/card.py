@@ -9,21 +9,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import STUDY_SOURCE
 from fer_deploy.errors import ExportError, UnavailableError, install
 from fer_deploy.export.golden import read_golden_input, write_golden_inputs
-from fer_deploy.export.manifest import MANIFEST, read_manifest
+from fer_deploy.export.manifest import MANIFEST, CardRecord, read_manifest
 from fer_deploy.files import replacing, write_json, write_text
 from fer_deploy.model.contract import ModelContract, read_model_file
 
 HUB = "hub"
 """The folder of upload folders, in the exports folder."""
 
-Entries = Mapping[str, Mapping[str, Any]]
-"""A manifest's entries of one model, by file name."""
+Records = Mapping[str, CardRecord]
+"""What the manifest records of a model's files, by file name."""
 
 TEXT = """
 # {name}
@@ -97,29 +96,30 @@ def write_card(name: str, *, folder: Path) -> Path:
         from huggingface_hub import ModelCard
     except ModuleNotFoundError:
         raise UnavailableError(f"--card needs huggingface_hub: {install('train')}") from None
-    manifest = read_manifest(folder) or {"files": {}}
-    entries = {file: entry for file, entry in manifest["files"].items() if entry["name"] == name}
-    missing = [file for file in entries if not (folder / file).is_file()]
-    if not entries or missing:
+    manifest = read_manifest(folder)
+    names = [file for file, entry in manifest.files.items() if entry.get("name") == name] if manifest else []
+    missing = [file for file in names if not (folder / file).is_file()]
+    if manifest is None or not names or missing:
         raise ExportError(f"{folder} has no file {missing[0] if missing else f'of {name}'}: export it first")
-    contracts = {file: read_model_file(folder / file)[1] for file in entries}
-    first = min(entries, key=lambda file: (contracts[file].is_static, entries[file]["precision"] != "fp32"))
-    header = _header(name, entries, license=contracts[first].metadata.get("license", ""))
-    text = _text(name, first, entries, contract=contracts[first])
+    records = {file: manifest.card(file) for file in names}
+    contracts = {file: read_model_file(folder / file)[1] for file in names}
+    first = min(names, key=lambda file: (contracts[file].is_static, records[file].precision != "fp32"))
+    header = _header(name, records, license=contracts[first].metadata.get("license", ""))
+    text = _text(name, first, records, contract=contracts[first])
     target = folder / HUB / name
     write_text(target / "README.md", str(ModelCard(f"---\n{header}\n---\n{text}")))
     for old in target.glob("*.onnx"):
-        if old.name not in entries:
+        if old.name not in names:
             old.unlink()
-    for file in entries:
+    for file in names:
         with replacing(target / file) as temporary:
             shutil.copyfile(folder / file, temporary)
-    write_golden_inputs(target, [read_golden_input(folder, entry) for entry in manifest["golden"]])
-    write_json(target / MANIFEST, {**manifest, "files": entries})
+    write_golden_inputs(target, [read_golden_input(folder, record) for record in manifest.golden])
+    write_json(target / MANIFEST, {**manifest.content, "files": {file: manifest.files[file] for file in names}})
     return target
 
 
-def _header(name: str, entries: Entries, *, license: str) -> str:
+def _header(name: str, records: Records, *, license: str) -> str:
     """The card's metadata, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -127,15 +127,15 @@ def _header(name: str, entries: Entries, *, license: str) -> str:
         EvalResult(
             task_type="image-classification",
             task_name="Facial expression recognition",
-            dataset_type="fer2013" if entry["accuracy_split"] == "PrivateTest" else "other",
-            dataset_name="FER2013" if entry["accuracy_split"] == "PrivateTest" else str(entry["accuracy_split"]),
-            dataset_split=str(entry["accuracy_split"]),
+            dataset_type="fer2013" if record.accuracy_split == "PrivateTest" else "other",
+            dataset_name="FER2013" if record.accuracy_split == "PrivateTest" else str(record.accuracy_split),
+            dataset_split=str(record.accuracy_split),
             metric_type="accuracy",
-            metric_name=f"accuracy ({entry['precision']})",
-            metric_value=round(entry["accuracy"], 4),
+            metric_name=f"accuracy ({record.precision})",
+            metric_value=round(record.accuracy, 4),
         )
-        for entry in entries.values()
-        if entry["accuracy"] is not None
+        for record in records.values()
+        if record.accuracy is not None
     ]
     data = ModelCardData(
         license=license.lower() or None,
@@ -149,50 +149,49 @@ def _header(name: str, entries: Entries, *, license: str) -> str:
     return str(data.to_yaml())
 
 
-def _text(name: str, file: str, entries: Entries, *, contract: ModelContract) -> str:
+def _text(name: str, file: str, records: Records, *, contract: ModelContract) -> str:
     """The card below its metadata."""
-    entry, metadata = entries[file], contract.metadata
+    record, metadata = records[file], contract.metadata
     rows = [
-        f"| `{other}` | {figures['bytes']:,} | {_share(figures['accuracy'])} "
-        f"| {figures['parity']['max_difference']:.1e} |"
-        for other, figures in entries.items()
+        f"| `{other}` | {figures.bytes:,} | {_share(figures.accuracy)} | {figures.max_difference:.1e} |"
+        for other, figures in records.items()
     ]
-    members = entry["members"]
+    members = record.members
     axes = ["any size" if axis is None else str(axis) for axis in contract.shape]
     return TEXT.format(
         name=name,
         labels=", ".join(EMOTIONS),
         networks="the network" if len(members) == 1 else f"{len(members)} networks, their fusion",
         version=metadata.get("ferdeploy_version", ""),
-        split=entry["accuracy_split"] or "test",
+        split=record.accuracy_split or "test",
         files="\n".join(rows),
-        members=_fusion(entry) if len(members) > 1 else "",
+        members=_fusion(record) if len(members) > 1 else "",
         file=file,
         shape="any size" if not any(contract.shape) else f"batch {axes[0]}, height {axes[1]}, width {axes[2]}",
-        evaluation=_evaluation(entry, gflops=float(metadata["gflops"])),
+        evaluation=_evaluation(record, gflops=float(metadata["gflops"])),
         trained_on=metadata.get("trained_on", "unknown"),
         license=metadata.get("license", "unknown"),
     )
 
 
-def _fusion(entry: Mapping[str, Any]) -> str:
+def _fusion(record: CardRecord) -> str:
     """How the members of a file are fused, in a paragraph."""
-    shares = ", ".join(f"{m} {w:.3g}" for m, w in zip(entry["members"], entry["weights"], strict=True))
-    how = "weighted average of probabilities" if entry["fusion"] == "wap" else "reciprocal rank fusion"
-    text = f"Fused by {how}: {shares} (weights: {entry['weights_source']})."
-    if entry["weights_source"] == STUDY_SOURCE:
+    shares = ", ".join(f"{m} {w:.3g}" for m, w in zip(record.members, record.weights, strict=True))
+    how = "weighted average of probabilities" if record.fusion == "wap" else "reciprocal rank fusion"
+    text = f"Fused by {how}: {shares} (weights: {record.weights_source})."
+    if record.weights_source == STUDY_SOURCE:
         text += " They were chosen on the rows that report the study's accuracy, so that figure is optimistic."
     return text
 
 
-def _evaluation(entry: Mapping[str, Any], *, gflops: float) -> str:
+def _evaluation(record: CardRecord, *, gflops: float) -> str:
     """The accuracy of a file and how it was measured, in a paragraph."""
-    if entry["accuracy"] is None:
+    if record.accuracy is None:
         return "Not evaluated: the file was exported without data."
     return (
-        f"{_share(entry['accuracy'])} accuracy of the ONNX file itself on {entry['accuracy_split']}, single view. "
-        f"Epoch and temperature were chosen on {entry['parity']['faces_from']}, where its accuracy is "
-        f"{_share(entry['parity']['accuracy'])}; training rows that are copies of validation or test rows were left "
+        f"{_share(record.accuracy)} accuracy of the ONNX file itself on {record.accuracy_split}, single view. "
+        f"Epoch and temperature were chosen on {record.faces_from}, where its accuracy is "
+        f"{_share(record.parity_accuracy)}; training rows that are copies of validation or test rows were left "
         f"out. {gflops:.5f} GFLOPs a face (multiply-adds, fvcore's count)."
     )
 

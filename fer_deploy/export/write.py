@@ -21,7 +21,7 @@ from fer_deploy.export.int8.quantise import PAIR_LIMIT
 from fer_deploy.export.int8.race import describe_race, race
 from fer_deploy.export.int8.search import CALIBRATION_FACES, Int8Result, search_int8
 from fer_deploy.export.int8.tune import tune_for_int8
-from fer_deploy.export.manifest import read_manifest, record_file
+from fer_deploy.export.manifest import publish, read_manifest
 from fer_deploy.export.metadata import ExportedFile, file_metadata, manifest_entry
 from fer_deploy.export.parity import PARITY_CASES, Parity, Reference, accuracy_of, answers_of, check_parity
 from fer_deploy.export.passes import run_passes
@@ -29,7 +29,6 @@ from fer_deploy.export.passes.half import store_half
 from fer_deploy.export.plan import Plan
 from fer_deploy.faces.dataset import SIZE, Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
-from fer_deploy.files import replacing
 from fer_deploy.model.contract import INPUT_NAME, check_model_bytes
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
 from fer_deploy.model.session import start_session
@@ -243,7 +242,7 @@ def _int8_details(
 def _write_file(
     model: onnx.ModelProto, gate: Gate, *, folder: Path, precision: str, details: dict[str, Any], note: str
 ) -> ExportedFile:
-    """Score the model, check it, move it into place and record it."""
+    """Score the model, check it, move it into place and record it. Nothing is written before all checks passed."""
     plan = gate.plan
     name = ModelName(plan.name, gate.shape, precision).file_name
     metadata = file_metadata(plan, precision)
@@ -252,15 +251,13 @@ def _write_file(
         metadata |= {"accuracy": f"{accuracy:.6f}", "accuracy_split": str(split)}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
-    with replacing(folder / name) as temporary:
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        written = temporary.read_bytes()
-        try:
-            contract = check_model_bytes(written, source=name)
-        except ModelFileError as error:
-            raise ExportError(f"what was exported breaks the contract: {error}") from error
-        parity = gate.check(written, precision)
-        golden = _golden_outputs(written, gate.shape)
+    content = model.SerializeToString(deterministic=True)
+    try:
+        contract = check_model_bytes(content, source=name)
+    except ModelFileError as error:
+        raise ExportError(f"what was exported breaks the contract: {error}") from error
+    parity = gate.check(content, precision)
+    golden = _golden_outputs(content, gate.shape)
     exported = ExportedFile(
         path=folder / name,
         name=plan.name,
@@ -277,7 +274,7 @@ def _write_file(
         accuracy_split=split,
         note=note,
     )
-    record_file(folder, name, {**manifest_entry(exported, plan, golden), **details})
+    publish(folder, name, content, {**manifest_entry(exported, plan, golden), **details})
     return exported
 
 
@@ -313,5 +310,5 @@ def _golden_outputs(content: bytes, shape: Shape) -> dict[str, NDArray[np.float3
     return {
         golden.file: session.run(None, {INPUT_NAME: golden.pictures})[0]
         for golden in draw_golden_inputs()
-        if fits(golden.pictures, shape)
+        if fits(golden.pictures.shape, shape)
     }

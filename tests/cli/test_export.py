@@ -119,7 +119,13 @@ def test_weights_are_searched_on_the_data(workspace: Path) -> None:
     assert contract.name == "B+E.searched"
     assert contract.members == ("B", "E")
     assert [(check.name, check.status) for check in verify_file(file, workspace=workspace).checks] == [
-        *(("contract", "ok"), ("sha256", "ok"), ("golden vectors", "ok"), ("parity with the runs", "ok"))
+        *(
+            ("contract", "ok"),
+            ("answers", "ok"),
+            ("sha256", "ok"),
+            ("golden vectors", "ok"),
+            ("parity with the runs", "ok"),
+        )
     ]
 
 

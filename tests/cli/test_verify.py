@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_skipped_checks_are_listed_and_an_error_with_strict(file: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "ok      contract" in done.output
     assert done.output.count("\n  skipped ") == 3
+    last = done.output.rstrip().splitlines()[-1]
+    assert last == "  sound but unproven: could not check sha256, golden vectors, parity with the runs"
     strict = _run(file, "--strict")
     assert strict.exit_code == 1
     assert "one could not be made (--strict)" in strict.stderr
@@ -45,6 +48,31 @@ def test_a_damaged_file_is_exit_1_and_the_others_are_still_checked(file: Path) -
     assert "failed  contract" in done.output
     assert "ok      contract" in done.output
     assert done.stderr == f"error: {bad} failed a check\n"
+    assert done.stdout.rstrip().splitlines()[-1] == "2 files: 1 failed, 1 sound but unproven"
+    assert "  failed: contract" in done.stdout
+
+
+def test_a_damaged_manifest_is_exit_1(file: Path) -> None:
+    (file.parent / "manifest.json").write_text("[]")
+    done = _run(file)
+    assert done.exit_code == 1
+    assert done.stdout.rstrip().splitlines()[-1] == "  failed: manifest"
+
+
+@pytest.mark.parametrize("key", ["name", "members", "temperatures", "fusion", "weights_source", "precision"])
+def test_control_characters_in_metadata_never_reach_the_terminal(file: Path, key: str) -> None:
+    """However they are encoded: as they are, or as JSON escapes."""
+    for text in ("\x1b[2J\x07", "a\u202eb\x9b31m", '["a\\u001b[2J"]'):
+        file.write_bytes(tiny_model(metadata={key: text}))
+        output = _run(file).output
+        assert all(character.isprintable() or character == "\n" for character in output), repr(output)
+
+
+def test_control_characters_in_a_manifest_never_reach_the_terminal(file: Path) -> None:
+    manifest = {"format": 1, "files": {}, "golden": [{"file": "\x1b[2J", "shape": [1, 1, 1, 3], "sha256": "\x1b" * 64}]}
+    (file.parent / "manifest.json").write_text(json.dumps(manifest))
+    output = _run(file).output
+    assert all(character.isprintable() or character == "\n" for character in output), repr(output)
 
 
 def test_a_missing_file_is_exit_1(tmp_path: Path) -> None:

@@ -6,29 +6,63 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from fer_deploy.errors import ModelFileError
 from fer_deploy.export.golden import draw_golden_inputs
-from fer_deploy.export.manifest import record_file
+from fer_deploy.export.manifest import publish
 from fer_deploy.export.metadata import ExportedFile
 
 
 def test_entries_of_other_files_are_kept_until_the_golden_inputs_change(
     exports: dict[str, ExportedFile], tmp_path: Path
 ) -> None:
-    record_file(tmp_path, "B.onnx", {"name": "B"})
-    record_file(tmp_path, "E.onnx", {"name": "E"})
+    publish(tmp_path, "B.onnx", b"one", {"name": "B"})
+    publish(tmp_path, "E.onnx", b"two", {"name": "E"})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["files"] == {"B.onnx": {"name": "B"}, "E.onnx": {"name": "E"}}
     manifest["golden"][0]["sha256"] = "0" * 64
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    record_file(tmp_path, "E.onnx", {"name": "E"})
+    publish(tmp_path, "E.onnx", b"two", {"name": "E"})
     assert list(json.loads((tmp_path / "manifest.json").read_text())["files"]) == ["E.onnx"]
 
 
 def test_simultaneous_exports_into_one_folder_lose_no_entry(tmp_path: Path) -> None:
     names = [f"{number}.onnx" for number in range(40)]
     with ThreadPoolExecutor(8) as workers:
-        list(workers.map(lambda name: record_file(tmp_path, name, {"name": name}), names))
+        list(workers.map(lambda name: publish(tmp_path, name, name.encode(), {"name": name}), names))
     assert sorted(json.loads((tmp_path / "manifest.json").read_text())["files"]) == sorted(names)
+    assert all((tmp_path / name).read_bytes() == name.encode() for name in names)
+
+
+def test_simultaneous_exports_of_one_file_record_the_file_that_is_there(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as workers:
+        list(workers.map(lambda number: publish(tmp_path, "B.onnx", b"%d" % number, {"sha256": number}), range(40)))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (tmp_path / "B.onnx").read_bytes() == b"%d" % manifest["files"]["B.onnx"]["sha256"]
+
+
+def test_the_next_export_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    publish(tmp_path, "B.onnx", b"one", {})
+    left = [
+        tmp_path / ".E.onnx.abc.partial",
+        tmp_path / ".manifest.json.x.partial",
+        tmp_path / "golden/.a.bin.z.partial",
+    ]
+    other = tmp_path / ".notes.partial"
+    for path in (*left, other):
+        path.write_bytes(b"half")
+    publish(tmp_path, "E.onnx", b"two", {})
+    assert not any(path.exists() for path in left)
+    assert other.exists()
+
+
+def test_a_damaged_manifest_stops_an_export_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(ModelFileError, match=r"manifest\.json: damaged: must be an object, got a list"):
+        publish(tmp_path, "B.onnx", b"one", {})
+    assert not (tmp_path / "B.onnx").exists()
+    assert (tmp_path / "manifest.json").read_text() == "[]"
 
 
 def test_golden_inputs_have_grey_and_colour_ones() -> None:
