@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from tiny_model import grey_face, write_tiny_model
 
 PROGRAM = [sys.executable, "-m", "fer_deploy"]
 
@@ -239,6 +241,21 @@ def test_head_gets_its_line(environment: dict[str, str]) -> None:
         ["bash", "-c", script], capture_output=True, text=True, env={**environment, "PROGRAM": LONG}, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (141, "0 a line of the table\n", "")
+
+
+@pytest.mark.parametrize("form", ["--csv", "--json"])
+def test_predict_into_head_ends_quietly(form: str, environment: dict[str, str], tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for number in range(300):
+        Image.fromarray(grey_face("happy", height=48, width=48)).save(folder / f"{number:03d}.png")
+    script = (
+        f"set -o pipefail; {sys.executable} -m fer_deploy predict {folder} --crops --model {model} {form} | head -1"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert len(done.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from fer_deploy.cli import VERBS, cli
 from fer_deploy.cli.options import (
     MAXIMUM_THREADS,
     FiniteRange,
@@ -132,3 +134,32 @@ def test_absurd_numbers_of_threads_are_usage_errors(threads: str) -> None:
     done = CliRunner().invoke(shared, ["--threads", threads])
     assert done.exit_code == 2
     assert "--threads" in done.stderr
+
+
+def test_every_command_refuses_absurd_numbers_of_threads() -> None:
+    with_threads = []
+    for verb in VERBS:
+        options = {
+            name for parameter in import_module(f"fer_deploy.cli.{verb}").command.params for name in parameter.opts
+        }
+        if "--threads" not in options:
+            continue
+        with_threads.append(verb)
+        for threads in ("100000", "0", "x"):
+            done = CliRunner().invoke(cli, [verb, "--threads", threads, "one", "two"])
+            assert done.exit_code == 2, (verb, threads)
+            assert "Invalid value for '--threads'" in done.stderr
+    assert with_threads == ["train", "bench", "predict", "score", "serve"]
+
+
+def test_options_of_one_name_mean_one_thing_in_every_command() -> None:
+    """A shared option has the same value name and the same type everywhere, so that it was declared once."""
+    seen: dict[str, tuple[str, object]] = {}
+    for verb in VERBS:
+        for parameter in import_module(f"fer_deploy.cli.{verb}").command.params:
+            for name in {"--data", "--workspace", "--device", "--model", "--provider", "--restart"} & set(
+                parameter.opts
+            ):
+                declared = (parameter.name, parameter.help, parameter.multiple)
+                assert seen.setdefault(name, declared) == declared, f"{verb} {name}"
+    assert set(seen) == {"--data", "--workspace", "--device", "--model", "--provider", "--restart"}
