@@ -1,7 +1,7 @@
-"""Fusing the probabilities of several networks: averages, ranks, the search for weights, and the temperature.
+"""Fusing the probabilities of several networks (averages, ranks, search for weights), and calibrating them.
 
-Arrays in, arrays out; `fer_deploy.export.graph` builds the same two fusions into an ONNX file, and the tests hold one
-against the other.
+Everything here computes on arrays. `fer_deploy.export.graph` builds the same two fusions into an ONNX file; the tests
+compare the two.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ FUSIONS: tuple[Fusion, ...] = ("wap", "rrf")
 RANK_CONSTANT = 60
 """The k of reciprocal rank fusion, as in the study and in Cormack, Clarke and Büttcher, SIGIR 2009."""
 MIRROR = "~mirror"
-"""What a member's name ends with when it is the run's view of the mirrored face: `B~mirror`."""
+"""The end of a member's name if the run sees the mirrored face: `B~mirror`."""
 
 LEAST_PROBABILITY = 1e-30
-"""What a probability counts as, at least, where its logarithm is taken."""
+"""Smaller probabilities are raised to this before their logarithm is taken."""
 STUDY_SOURCE = "the study, searched on PrivateTest"
-"""Where the study's weights come from: they were chosen on the very rows that report its accuracy."""
+"""Where the study's weights come from: the study chose them on the same rows on which it reports its accuracy."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Each member's share in a fusion, and where the shares come from.
+    """Each member's share in a fusion, and the source of the shares.
 
     >>> Weights.of([1, 3], source="given").values
     (0.25, 0.75)
     """
 
     values: tuple[float, ...]
-    """One share a member, none negative; they sum to 1."""
+    """One share per member, none negative; they sum to 1."""
     source: str
-    """Where they come from, in words: it is written into the file."""
+    """Where they come from, in words; an export writes it into the file."""
     accuracy: float | None = None
-    """Accuracy that a search saw with them, on the data it searched on; None where there was no search."""
+    """The accuracy with them on the data of their search, 0 to 1; None if there was no search."""
 
     def __post_init__(self) -> None:
         if not self.values or not all(math.isfinite(value) and value >= 0 for value in self.values):
@@ -54,7 +54,7 @@ class Weights:
 
     @classmethod
     def of(cls, values: Sequence[float], *, source: str) -> Self:
-        """Weights in the proportion of `values`, scaled to sum to 1. ValueError where that can't be done."""
+        """Weights in the proportion of `values`, scaled to sum to 1. ValueError if they cannot be scaled."""
         try:
             total = math.fsum(values)
         except OverflowError:
@@ -70,7 +70,7 @@ class Weights:
 
 
 def split_member(name: str) -> tuple[str, bool]:
-    """The run that a member's name means, and whether it is shown the mirrored face.
+    """The run that a member's name refers to, and whether it sees the mirrored face.
 
     >>> split_member("B~mirror")
     ('B', True)
@@ -79,7 +79,7 @@ def split_member(name: str) -> tuple[str, bool]:
 
 
 def member_runs(names: Iterable[str]) -> tuple[str, ...]:
-    """The runs that members' names mean, each once, in order.
+    """The runs that members' names refer to, each once, in order.
 
     >>> member_runs(["B", "B~mirror", "E"])
     ('B', 'E')
@@ -88,7 +88,7 @@ def member_runs(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def ensemble_name(members: Sequence[str], *, fusion: Fusion = "wap") -> str:
-    """What a fusion of these members is called: `B+E`, `B+E.rrf`.
+    """The name of a fusion of these members: `B+E`, `B+E.rrf`.
 
     >>> ensemble_name(["B", "B~mirror"])
     'B+B~mirror'
@@ -97,7 +97,7 @@ def ensemble_name(members: Sequence[str], *, fusion: Fusion = "wap") -> str:
 
 
 def default_weights(members: Sequence[str], *, fusion: Fusion = "wap") -> Weights:
-    """The study's weights for the study's own ensembles, whatever the members' order, and equal ones for the rest."""
+    """The study's weights for the study's ensembles, in any order of the members, and equal weights for all others."""
     for study in STUDY_ENSEMBLES.values():
         if study.fusion == fusion and sorted(study.members) == sorted(members):
             share = dict(zip(study.members, study.weights, strict=True))
@@ -108,8 +108,15 @@ def default_weights(members: Sequence[str], *, fusion: Fusion = "wap") -> Weight
 def weighted_average(probabilities: Sequence[ArrayLike], weights: Sequence[float]) -> NDArray[np.float32]:
     """The average of members' probabilities, each in proportion to its weight.
 
-    Takes one array (n, classes) a member and as many weights, in any proportion; gives float32 (n, classes) whose rows
-    sum to 1 as the members' rows do. ValueError for arrays of unequal shape, or weights that don't fit.
+    Args:
+        probabilities: one array (n, classes) per member, rows that sum to 1.
+        weights: one per member, not negative, in any scale.
+
+    Returns:
+        float32 (n, classes), rows that sum to 1.
+
+    Raises:
+        ValueError: arrays of unequal shapes, or weights that do not fit them.
     """
     stacked, shares = _checked(probabilities, weights)
     fused: NDArray[np.float32] = np.einsum("m,mnc->nc", shares, stacked).astype(np.float32)
@@ -121,9 +128,9 @@ def reciprocal_rank_fusion(
 ) -> NDArray[np.float32]:
     """Fuse members by the ranks that they give to the classes: each class scores the sum of weight / (k + rank).
 
-    A member's most probable class has rank 1; of two classes with equal probability the earlier one ranks first. Takes
-    what `weighted_average` takes; gives float32 (n, classes), the scores divided by their sum so that rows sum to 1.
-    They order the classes, and are no measure of confidence: with k = 60 all lie near 1 / classes.
+    A member's most probable class has rank 1; of two equally probable classes the earlier one ranks first. Arguments
+    and errors are those of `weighted_average`. The result is float32 (n, classes): the scores divided by their sum, so
+    that rows sum to 1. They order the classes, but do not measure confidence: with k = 60 all are near 1 / classes.
 
     Cormack, Clarke and Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods",
     SIGIR 2009.
@@ -164,20 +171,19 @@ def search_weights(
     fusion: Fusion = "wap",
     source: str = "searched on validation",
 ) -> Weights:
-    """The weights on a grid over the simplex with which the fusion gets most of `labels` right.
+    """Search a grid for the weights with which the fusion is most accurate.
 
-    Every combination of multiples of `step` that sums to 1 is tried. Of equally accurate ones the one nearest to equal
-    weights is taken, as the least fitted to these rows; of equally near ones the first in the grid's order.
+    The grid has every combination of multiples of `step` that sums to 1. Of equally accurate combinations the one
+    nearest to equal weights is chosen, since it is fitted least to these rows; of equally near ones the first.
 
-    Give it validation rows, never test rows: the accuracy it finds is the best of many, so the rows that it searched on
-    overstate it.
+    Use validation rows, never test rows: the accuracy is the best of many, so it is too high for the searched rows.
 
     Args:
-        probabilities: one array (n, classes) a member.
+        probabilities: one array (n, classes) per member.
         labels: int (n,).
         step: grid step, a unit fraction (1/20 by default), in (0, 1].
         fusion: `wap` or `rrf`.
-        source: goes into the result's `source`.
+        source: the `source` of the result.
     """
     stacked, _ = _checked(probabilities, [1.0] * len(probabilities))
     truth = _truth(labels, stacked.shape[1])
@@ -189,38 +195,38 @@ def search_weights(
     count = len(stacked)
     scored = stacked if fusion == "wap" else 1 / (RANK_CONSTANT + ranks(stacked))
     best: tuple[int, float] | None = None
-    found: tuple[int, ...] = ()
+    best_shares: tuple[int, ...] = ()
     for shares in _simplex(count, parts):
         fused = np.tensordot(np.asarray(shares, np.float64), scored, axes=1)
-        right = int((fused.argmax(axis=1) == truth).sum())
+        correct = int((fused.argmax(axis=1) == truth).sum())
         distance = sum((share / parts - 1 / count) ** 2 for share in shares)
-        if best is None or right > best[0] or (right == best[0] and distance < best[1] - 1e-12):
-            best, found = (right, distance), shares
+        if best is None or correct > best[0] or (correct == best[0] and distance < best[1] - 1e-12):
+            best, best_shares = (correct, distance), shares
     assert best is not None
-    return Weights(tuple(share / parts for share in found), source, best[0] / len(truth))
+    return Weights(tuple(share / parts for share in best_shares), source, best[0] / len(truth))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature at which a network, or a fusion of several, is on average as sure as it is right.
+    """The temperature at which a network's or fusion's mean confidence (largest probability) equals its accuracy.
 
-    The mean of the largest probability then equals the accuracy. The temperature of least cross-entropy (Guo et al.,
-    2017) leaves networks that learned from soft targets surer than right: on held-out halves of PublicTest this one had
-    the lower expected calibration error for all six networks tried (training/LOG.md). A fusion needs one of its own:
-    where its members are each as sure as they are right, their average is less sure than that and more often right.
+    The usual choice, the temperature with the lowest cross-entropy (Guo et al., 2017), leaves networks that were
+    trained on soft targets overconfident: on held-out halves of PublicTest, equal means had the lower expected
+    calibration error for all six networks tried (training/LOG.md). A fusion needs its own temperature: the average of
+    calibrated members is less confident than they are and more accurate.
 
     Args:
         logits: (n, classes), or logarithms of probabilities.
         labels: int (n,), of validation rows.
 
     Returns:
-        A number in 0.05 to 20 to divide the logits by, to four decimals; an end where no number in it makes
-        the two equal.
+        The number to divide the logits by, rounded to four decimals: 0.05 to 20, and one of these two if no number
+        between them makes the means equal.
     """
     (stacked,), _ = _checked([logits], [1.0])
     truth = _truth(labels, len(stacked))
 
     def excess(sharpness: float) -> float:
-        """How much surer than right the answers are, logits multiplied by e to the `sharpness`."""
+        """Mean confidence minus accuracy, with the logits multiplied by e to the power of `sharpness`."""
         answers = _softmax(stacked * math.exp(sharpness))
         return float(answers.max(axis=-1).mean() - (answers.argmax(axis=-1) == truth).mean())
 
@@ -229,12 +235,13 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class AdaptiveTemperature:
-    """How sure an answer is made to be, by how sure it is: the last step of a classifier.
+    """A temperature that depends on an answer's confidence: the last step of a classifier.
 
     The logarithms of a face's probabilities are multiplied by `base + slope * (their largest - their mean)` before a
-    softmax. One temperature is `slope` 0 (it is then 1 / `base`); a slope above 0 makes the surest answers surer and
-    the least sure less so. No answer changes, since the factor is above 0. Adaptive temperature scaling after Balanya,
-    Maroñas and Ramos, 2022, with the logits' spread where they have the entropy: it has no upper end, and needs no sum.
+    softmax. With `slope` 0 this is one temperature, 1 / `base`. A slope above 0 makes confident answers more confident
+    and unconfident ones less. The most probable class stays the same, since the factor is above 0. This is adaptive
+    temperature scaling after Balanya, Maroñas and Ramos, 2022, with the spread of the logits instead of their entropy:
+    the spread has no upper limit and needs no sum.
 
     >>> AdaptiveTemperature(1.0, 0.0).apply([[0.7, 0.2, 0.1]]).round(3).tolist()
     [[0.7, 0.2, 0.1]]
@@ -248,55 +255,56 @@ class AdaptiveTemperature:
             raise ValueError(f"base must be above 0 and slope at least 0, got {self.base} and {self.slope}")
 
     def apply(self, probabilities: ArrayLike) -> NDArray[np.float64]:
-        """Probabilities (n, classes), rows summing to 1, to float64 (n, classes) likewise."""
+        """Calibrate probabilities (n, classes); the result is float64 (n, classes), rows that sum to 1."""
         logarithms, spread = _logarithms(np.asarray(probabilities, np.float64))
         return _softmax(logarithms * (self.base + self.slope * spread))
 
 
 def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> AdaptiveTemperature:
-    """The one with which a classifier is as sure as it is right, on average and as its confidence rises.
+    """Fit the adaptive temperature that calibrates a classifier at low and at high confidence.
 
-    Two conditions for two numbers: the mean of the largest probability equals the accuracy, and what is left of the
-    difference between the two does not go along with confidence. Where confidence already rises faster than accuracy,
-    the slope is 0.
+    Its two numbers are fitted to two conditions: mean confidence equals accuracy, and the remaining calibration error
+    is uncorrelated with confidence. If confidence already rises faster than accuracy, the slope is 0.
 
     Args:
         probabilities: (n, classes), a classifier's or fusion's.
         labels: int (n,), of validation rows.
 
     Returns:
-        `base` in 0.05 to 20 and `slope` in 0 to 1, to four decimals; an end where nothing in between will do.
+        `base` from 0.05 to 20 and `slope` from 0 to 1, rounded to four decimals; a limit of these ranges if no value
+        inside meets the conditions.
     """
     (stacked,), _ = _checked([probabilities], [1.0])
     truth = _truth(labels, len(stacked))
     logarithms, spread = _logarithms(stacked)
-    right = logarithms.argmax(axis=-1) == truth
+    correct = logarithms.argmax(axis=-1) == truth
     confidence = stacked.max(axis=-1)
-    rising = confidence - confidence.mean()
+    centred = confidence - confidence.mean()
 
     def excess(base: float, slope: float) -> NDArray[np.float64]:
-        """How much surer than right each answer is."""
-        surer: NDArray[np.float64] = _softmax(logarithms * (base + slope * spread)).max(axis=-1) - right
-        return surer
+        """Each answer's confidence minus its correctness, 1 or 0."""
+        difference: NDArray[np.float64] = _softmax(logarithms * (base + slope * spread)).max(axis=-1) - correct
+        return difference
 
     def base_for(slope: float) -> float:
         return math.exp(_root(lambda base: float(excess(math.exp(base), slope).mean()), math.log(0.05), math.log(20.0)))
 
-    def goes_along(slope: float) -> float:
-        return float((excess(base_for(slope), slope) * rising).mean())
+    def correlation(slope: float) -> float:
+        return float((excess(base_for(slope), slope) * centred).mean())
 
-    slope = 0.0 if goes_along(0.0) >= 0 else round(_root(goes_along, 0.0, 1.0), 4)
+    # The correlation rises with the slope: at 0 or above there is nothing to correct.
+    slope = 0.0 if correlation(0.0) >= 0 else round(_root(correlation, 0.0, 1.0), 4)
     return AdaptiveTemperature(round(base_for(slope), 4), slope)
 
 
 def _logarithms(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The logarithms (n, classes) of probabilities, and each row's largest less its mean, (n, 1)."""
+    """The logarithms (n, classes) of probabilities, and each row's largest minus its mean, (n, 1)."""
     logarithms = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     return logarithms, logarithms.max(axis=-1, keepdims=True) - logarithms.mean(axis=-1, keepdims=True)
 
 
 def _root(function: Callable[[float], float], low: float, high: float, *, within: float = 1e-5) -> float:
-    """Where a rising function is 0, or the end that is nearer to it."""
+    """Where a rising function is 0, by bisection; the nearer limit if it is 0 nowhere between the limits."""
     while high - low > within:
         middle = (low + high) / 2
         low, high = (low, middle) if function(middle) > 0 else (middle, high)
@@ -310,7 +318,8 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _simplex(count: int, parts: int) -> Iterator[tuple[int, ...]]:
-    """All `count` whole numbers from 0 that sum to `parts`, in lexicographic order."""
+    """All ways to split `parts` into `count` whole numbers from 0 on, in lexicographic order."""
+    # Each way is one choice of where to put `count - 1` bars between `parts` stars.
     for bars in itertools.combinations(range(parts + count - 1), count - 1):
         edges = (-1, *bars, parts + count - 1)
         yield tuple(right - left - 1 for left, right in itertools.pairwise(edges))

@@ -1,12 +1,12 @@
-"""The runtime: load one exported ONNX file and read the emotion of faces. Needs numpy and ONNX Runtime alone.
+"""The runtime: load one exported ONNX file and classify the emotion of faces. Needs numpy and ONNX Runtime alone.
 
-Nothing here re-implements what the file does: the picture goes in as it is (uint8, any size), and luma, resize,
-normalisation, networks, fusion and softmax happen inside the graph. An app in another language does the same.
+The file does all the work. It takes uint8 pictures of any size; luma, resizing, normalisation, networks, fusion and
+softmax are inside its graph. An app in another language uses the file in the same way.
 
     >>> import numpy as np
     >>> from fer_deploy import Recognizer
     >>> recognizer = Recognizer(model)              # doctest: +SKIP
-    >>> face = np.full((64, 64), 128, np.uint8)     # grey or RGB, any size; a path, bytes, a Pillow image as well
+    >>> face = np.full((64, 64), 128, np.uint8)     # or a path, bytes or a Pillow image; grey or RGB, any size
     >>> recognizer.predict(face).label              # doctest: +SKIP
     'neutral'
 """
@@ -43,20 +43,20 @@ Face: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any]"
 """One face's picture: a path, an encoded picture's bytes, a Pillow image, or a uint8 array."""
 
 _BATCH = 64
-"""Faces to a call of ONNX Runtime: larger batches gain nothing on a CPU and cost memory."""
+"""Faces per call of ONNX Runtime: larger batches are no faster on a CPU and cost memory."""
 
 _BATCH_BYTES = 32 * 1024 * 1024
-"""At most this many bytes of pixels to a call, so that large pictures do not multiply memory by 64."""
+"""Bytes of pixels per call, at most: 64 large pictures at once would take too much memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """What a model says of one face.
+    """A model's answer for one face.
 
     Attributes:
         label: the most probable label; the first in label order where two are equal.
-        probabilities: label to probability, in the model's label order; they sum to 1.
-        box: where the face is in its photo, in pixels; None when the picture was a face already.
+        probabilities: each label's probability, in the model's label order; they sum to 1.
+        box: where the face is in its photo, in pixels; None if the picture was a cropped face.
 
     >>> Recognition.from_row([0.1, 0, 0, 0.9, 0, 0, 0], ["angry", "disgust", "fear", "happy", "sad", "surprise",
     ...                                                  "neutral"]).label
@@ -71,10 +71,10 @@ class Recognition:
     def from_row(
         cls, row: Sequence[float] | NDArray[Any], labels: Sequence[str], *, box: Box | None = None
     ) -> Recognition:
-        """The result that one row of probabilities stands for.
+        """The result for one row of probabilities.
 
         Args:
-            row: one probability a label.
+            row: one probability for each label.
             labels: the labels, in the row's order.
             box: where the face is.
 
@@ -86,7 +86,7 @@ class Recognition:
 
     @property
     def probability(self) -> float:
-        """The probability of `label`: how often the model is right when it is this sure, if it is well calibrated."""
+        """The probability of `label`. If the model is well calibrated, this share of such answers is right."""
         return self.probabilities[self.label]
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Recognition:
             else {"left": box.left, "top": box.top, "right": box.right, "bottom": box.bottom, "score": box.score},
         }
 
-    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be pickled; results cross process borders
+    def __reduce__(self) -> tuple[Any, ...]:  # a mappingproxy cannot be pickled, and results are sent between processes
         return _restore, (self.label, dict(self.probabilities), self.box)
 
 
@@ -109,19 +109,23 @@ def _restore(label: str, probabilities: dict[str, float], box: Box | None) -> Re
 
 
 class Recognizer:
-    """One exported ONNX file, ready to read faces. Safe to share between threads; close to a second to first answer.
+    """One exported ONNX file, ready to classify faces.
+
+    It can be shared between threads, used in a process that was forked from this one, pickled and copied. A pickled
+    recognizer carries its file, so that it opens on another machine as well.
 
     Args:
-        model: an exported `.onnx` file, or its bytes. None takes the model inside this package; where there is none
-            (a checkout before a release), the workspace's `exports/`.
-        threads: ONNX Runtime's threads within one call, at least 1; None lets it take all cores. For many requests at
-            once, 1 thread each and as many callers as cores gives the most faces a second.
+        model: an exported `.onnx` file, or its bytes. None uses the model inside this package; if there is none (in a
+            checkout before a release), one of the workspace's `exports/`.
+        threads: ONNX Runtime's threads within one call, at least 1; None lets it use all cores. For many requests at
+            once, 1 thread per call and as many callers as cores gives the most faces per second.
         providers: where to compute, best first: short names (`cpu`, `cuda`, ...) or ONNX Runtime's. The first must
             really be in use: ONNX Runtime's silent step down to the CPU is an error here.
 
     Raises:
         ModelFileError: the file is missing, unsafe, or breaks the contract (input `faces`, output `probabilities`).
-        UnavailableError: a provider that was asked for is absent or cannot be started.
+        UnavailableError: a provider is absent or cannot be started.
+        ValueError: `threads` is not a whole number from 1 on.
     """
 
     def __init__(
@@ -155,12 +159,12 @@ class Recognizer:
 
     @property
     def contract(self) -> ModelContract:
-        """What the file says of itself: name, precision, members, weights, shape, SHA-256."""
+        """What the file states about itself: name, precision, members, weights, shape, SHA-256."""
         return self._model.contract
 
     @property
     def name(self) -> str:
-        """The model's name, as in `B+E`; the file's stem where the file does not say."""
+        """The model's name, as in `B+E`; from the file's name if its metadata has none."""
         return self._model.contract.name
 
     @property
@@ -176,7 +180,7 @@ class Recognizer:
     def __repr__(self) -> str:
         return f"Recognizer({self.source!r}, threads={self._model.threads}, providers={list(self.providers)})"
 
-    @overload  # a string is an iterable of strings too, but is taken as a path
+    @overload  # a string is an iterable of strings as well, but here it is a path
     def predict(  # type: ignore[overload-overlap]
         self, faces: str | os.PathLike[str] | bytes | Image.Image
     ) -> Recognition: ...
@@ -190,19 +194,24 @@ class Recognizer:
     def predict(self, faces: Iterable[Face]) -> list[Recognition]: ...
 
     def predict(self, faces: Face | Iterable[Face]) -> Recognition | list[Recognition]:
-        """Read one face, or many.
+        """Classify one face, or many.
 
         Args:
             faces: one face: a path, an encoded picture's bytes, a Pillow image, or a uint8 array, grey
                 (height, width), (height, width, 1), RGB (height, width, 3) or RGBA (height, width, 4). Many: an
                 iterable of these, of mixed kinds and sizes, or an array (n, height, width, 3) or, grey,
-                (n, height, width). Each picture is a face that fills it (see `read_photo` for whole photos).
+                (n, height, width). In each picture one face must fill the picture; `read_photo` takes whole photos.
 
         Returns:
-            One `Recognition` for one face, a list in the order given for many.
+            One `Recognition` for one face; for many, a list in the same order.
 
         Raises:
-            DataError: a picture cannot be read; the message names it, in a list by its position where it has no name.
+            DataError: a picture cannot be read. The message names it, or gives its position in a list.
+            ModelFileError: the model computed no probabilities.
+
+        Warns:
+            UserWarning: a picture was read, but perhaps not as it was meant: an animation, or 16-bit samples that use a
+                small part of their range.
         """
         if isinstance(faces, np.ndarray):
             if not _is_stack(faces):
@@ -211,14 +220,14 @@ class Recognizer:
         if isinstance(faces, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_pillow(faces):
             return self._predict_pixels([_read(faces)])[0]
         if hasattr(faces, "read"):
-            raise DataError("cannot read a face from an open file: give what is in it, file.read()")
+            raise DataError("cannot read a face from an open file: give its content, file.read()")
         if not isinstance(faces, Iterable):
             kind = type(faces).__name__
             raise DataError(f"cannot read a face from {kind}: give a path, bytes, a Pillow image or an array")
         return self._predict_pixels(_read_each(faces))
 
     def read_photo(self, photo: Face, *, detector: FaceDetector | None = None) -> list[Recognition]:
-        """Find the faces in a photo and read each.
+        """Find the faces in a photo and classify each.
 
         Args:
             photo: a path, an encoded picture's bytes, a Pillow image, or a uint8 array, as for `predict`.
@@ -226,8 +235,8 @@ class Recognizer:
                 `faces`: `pip install 'fer-deploy[faces]'`.
 
         Returns:
-            One `Recognition` a face, each with its `box` in pixels of the upright photo, from left to right; empty
-            when no face was found.
+            One `Recognition` per face from left to right, each with its `box` in pixels of the upright photo; empty if
+            no face was found.
 
         Raises:
             DataError: the photo cannot be read.
@@ -236,7 +245,7 @@ class Recognizer:
         return self.read_pixels(_read(photo), detector=detector)
 
     def read_pixels(self, pixels: Pixels, *, detector: FaceDetector | None = None) -> list[Recognition]:
-        """As `read_photo`, for pixels at hand, such as a frame of a video: uint8 (height, width, 3), RGB, upright."""
+        """As `read_photo`, for decoded pixels such as a video's frame: uint8 (height, width, 3), RGB, upright."""
         detector = detector or self._default_detector()
         boxes = detector.detect(pixels)
         rows = self.probabilities_of([detector.crop(pixels, box) for box in boxes])
@@ -251,7 +260,7 @@ class Recognizer:
             return self._detector
 
     def probabilities(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The file's own output for a batch of faces of one size.
+        """The file's output for a batch of faces of one size.
 
         Args:
             faces: uint8 (n, height, width, 3), RGB; n may be 0.
@@ -260,8 +269,8 @@ class Recognizer:
             float32 (n, 7), rows summing to 1, in the order of `labels`.
 
         Raises:
-            DataError: wrong type or shape, or a size that a file of fixed size does not take.
-            ModelFileError: ONNX Runtime failed while computing.
+            DataError: wrong type or shape, or another size than the one that the file is fixed to.
+            ModelFileError: ONNX Runtime failed, or the file computed no probabilities.
         """
         if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
             got = f"{faces.dtype} {faces.shape}" if isinstance(faces, np.ndarray) else type(faces).__name__
@@ -283,13 +292,13 @@ class Recognizer:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def probabilities_of(self, faces: Sequence[Pixels]) -> NDArray[np.float32]:
-        """As `probabilities`, for faces of mixed sizes: those of one size go through together.
+        """As `probabilities`, for faces of mixed sizes: faces of one size are classified together.
 
         Args:
-            faces: pictures, each uint8 (height, width, 3), RGB; all are held in memory twice.
+            faces: pictures, each uint8 (height, width, 3), RGB. All of them are copied once.
 
         Returns:
-            float32 (n, 7), one row a face, in the order given.
+            float32 (n, 7), one row per face, in the same order.
 
         Raises:
             DataError, ModelFileError: as `probabilities`.
@@ -303,7 +312,7 @@ class Recognizer:
         return rows
 
     def _predict_pixels(self, faces: Iterable[Pixels]) -> list[Recognition]:
-        """Read faces of any sizes: those of one size go through together, a bounded number of bytes at a time."""
+        """Classify faces of any sizes, a bounded number of bytes at a time."""
         results: list[Recognition] = []
         for chunk in _chunks(faces):
             rows = self.probabilities_of(chunk)
@@ -337,7 +346,7 @@ def _read(face: Any) -> Pixels:
 
 
 def _is_pillow(value: object) -> bool:
-    # Without importing Pillow: a value can be a Pillow image only where somebody has imported it.
+    # Pillow is not imported for this: a value can be a Pillow image only if the caller has imported Pillow.
     import sys
 
     module = sys.modules.get("PIL.Image")

@@ -361,7 +361,7 @@ class TestPhotos:
 
 def test_an_open_file_is_not_taken_for_many_faces() -> None:
     """It would give its lines, each a bad picture."""
-    with pytest.raises(DataError, match=r"an open file: give what is in it, file\.read\(\)"):
+    with pytest.raises(DataError, match=r"an open file: give its content, file\.read\(\)"):
         Recognizer(tiny_model(), threads=1).predict(io.BytesIO(b"\x89PNG"))  # type: ignore[call-overload]
 
 
