@@ -39,6 +39,9 @@ int main(int argc, char** argv) try {
   if (argc != 6) return std::fprintf(stderr, "usage: emotions MODEL.onnx FACES.bin COUNT HEIGHT WIDTH\n"), 2;
   std::ifstream file(argv[2], std::ios::binary);
   std::vector<std::uint8_t> faces{std::istreambuf_iterator<char>(file), {}};
+#ifndef _WIN32  // on Windows, call _putenv_s
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before the environment: ONNX Runtime reports to Microsoft otherwise
+#endif
   Ort::Env environment;
   Ort::Session session(environment, argv[1], Ort::SessionOptions{});
   for (const auto& row : read_emotions(session, faces, std::atoll(argv[3]), std::atoll(argv[4]), std::atoll(argv[5])))
