@@ -12,11 +12,11 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import click
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from fer_deploy.export.graph import FaceClassifier, Member
 from fer_deploy.export.int8.exact import processor
 from fer_deploy.export.plan import Plan, plan_ensemble, plan_run
 from fer_deploy.model.names import PRECISIONS, ModelName
+from fer_deploy.model.session import start_session
 
 WARM_UP = 20
 
@@ -85,17 +86,9 @@ class GroupedClassifier(FaceClassifier):
         return list((self.networks[0](plane) / self.temperatures).softmax(dim=-1).unbind(1))
 
 
-def open_session(content: bytes) -> onnxruntime.InferenceSession:
-    """The file on one thread, with an app's default settings otherwise."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def in_turns(contents: Mapping[str, bytes], *, batch: int = 1, side: int = 48, rounds: int = 400) -> dict[str, float]:
     """Median milliseconds of each file for `batch` pictures, measured in turns."""
-    sessions = {name: open_session(content) for name, content in contents.items()}
+    sessions = {name: start_session(content, threads=1) for name, content in contents.items()}
     pictures = np.random.default_rng(side).integers(0, 256, (batch, side, side, 3), np.uint8)
     samples: dict[str, list[int]] = {name: [] for name in sessions}
     for turn in range(WARM_UP + rounds):
@@ -113,7 +106,7 @@ def load_times(contents: Mapping[str, bytes], *, rounds: int = 15) -> dict[str, 
     for turn in range(rounds + 1):
         for name, content in contents.items():
             start = time.perf_counter_ns()
-            open_session(content)
+            start_session(content, threads=1)
             if turn:
                 samples[name].append(time.perf_counter_ns() - start)
     return {name: float(np.median(taken)) / 1e6 for name, taken in samples.items()}
@@ -165,7 +158,10 @@ def show_layouts(plan: Plan) -> None:
         "grouped": build_model(GroupedClassifier(classifier), fold=False).SerializeToString(),
     }
     pictures = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), np.uint8)
-    answers = [open_session(content).run(["probabilities"], {"faces": pictures})[0] for content in contents.values()]
+    answers = [
+        start_session(content, threads=1).run(["probabilities"], {"faces": pictures})[0]
+        for content in contents.values()
+    ]
     assert np.abs(answers[0] - answers[1]).max() < 1e-5
     batches = (1, 8, 32)
     taken = {batch: in_turns(contents, batch=batch, rounds=max(20, 200 // batch)) for batch in batches}
@@ -200,7 +196,7 @@ def main(workspace: Path, runs: tuple[str, ...], ensembles: tuple[str, ...]) -> 
     """Print the tables."""
     torch.set_num_threads(1)
     plans = [plan_run(name, workspace=workspace) for name in runs]
-    print(f"{processor()}, ONNX Runtime {onnxruntime.__version__}, one thread; medians.\n")
+    print(f"{processor()}, ONNX Runtime {version('onnxruntime')}, one thread; medians.\n")
     show_steps(plans)
     show_front(plans)
     for members in ensembles:

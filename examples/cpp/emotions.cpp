@@ -1,7 +1,10 @@
 // Read the emotion of faces with ONNX Runtime's C++ API, a header over its C API.
 //
 //   c++ -std=c++17 -O2 -I onnxruntime/include emotions.cpp -L onnxruntime/lib -lonnxruntime -o emotions
-//   LD_LIBRARY_PATH=onnxruntime/lib ./emotions plain-distilled-2.onnx faces.bin 2 48 48
+//   ORT_DISABLE_TELEMETRY=1 LD_LIBRARY_PATH=onnxruntime/lib ./emotions plain-distilled-2.onnx faces.bin 2 48 48
+//
+// Without ORT_DISABLE_TELEMETRY=1, ONNX Runtime 1.29 and later reports usage to Microsoft. It reads the variable when it
+// is loaded, so that a program cannot set it for a library that it is linked with.
 //
 // The numbers are the count, height and width of the faces in the file of raw RGB bytes.
 //
@@ -39,9 +42,6 @@ int main(int argc, char** argv) try {
   if (argc != 6) return std::fprintf(stderr, "usage: emotions MODEL.onnx FACES.bin COUNT HEIGHT WIDTH\n"), 2;
   std::ifstream file(argv[2], std::ios::binary);
   std::vector<std::uint8_t> faces{std::istreambuf_iterator<char>(file), {}};
-#ifndef _WIN32  // on Windows, call _putenv_s
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // before the environment: ONNX Runtime reports to Microsoft otherwise
-#endif
   Ort::Env environment;
   Ort::Session session(environment, argv[1], Ort::SessionOptions{});
   for (const auto& row : read_emotions(session, faces, std::atoll(argv[3]), std::atoll(argv[4]), std::atoll(argv[5])))
