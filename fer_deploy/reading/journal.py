@@ -19,7 +19,8 @@ from fer_deploy.errors import DataError
 from fer_deploy.files import shown
 from fer_deploy.recognizer import Recognition
 
-_VERSION = 1
+_VERSION = 2
+"""Changes when the same file and settings give other rows."""
 
 _FIRST_BYTES = b'{"journal":'
 """Every journal begins so."""

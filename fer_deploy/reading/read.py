@@ -91,7 +91,7 @@ class Reader:
             yield Done(source, count, " ".join(str(error).split()), tuple(remarks.notes))
         else:
             if not count:
-                remarks.notes.append(f"{source.name}: no face found")
+                remarks.notes.append(f"{source.name}: no face found: --crops reads a whole picture as one face")
             yield Done(source, count, remarks.loss, tuple(remarks.notes), resumed=finished)
 
     def _read_picture(self, source: Source, key: str, journal: Journal | None, remarks: Remarks) -> Iterator[Row]:

@@ -173,7 +173,7 @@ class TestPhotos:
         write_face(Path("a.png"), "sad")
         result = predict("a.png", "--json")
         assert (result.exit_code, result.stdout) == (0, "")
-        assert result.stderr == "a.png: no face found\n"
+        assert result.stderr == "a.png: no face found: --crops reads a whole picture as one face\n"
 
     def test_annotated(self, predict: Predict) -> None:
         predict(PHOTO, "--draw", "out")

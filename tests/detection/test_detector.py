@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fer_deploy.detection import Box, detector
 from fer_deploy.detection.detector import BACKENDS, FaceDetector
@@ -48,13 +49,13 @@ class TestAroundADetector:
     def test_large_photos_are_shrunk_and_boxes_scaled_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = Fake(Box(10, 20, 60, 80, 0.9))
         found = with_backend(monkeypatch, fake, side=500).detect(np.zeros((1000, 2000, 3), np.uint8))
-        assert fake.seen == [(250, 500, 3)]
+        assert fake.seen[0] == (250, 500, 3)
         assert found == [Box(40, 80, 240, 320, 0.9)]
 
     def test_photos_that_fit_are_shown_as_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = Fake()
         assert with_backend(monkeypatch, fake).detect(np.zeros((960, 700, 3), np.uint8)) == []
-        assert fake.seen == [(960, 700, 3)]
+        assert fake.seen[0] == (960, 700, 3)
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (63, 3)])
     def test_tiny_and_thin_photos_are_laid_on_a_larger_one(
@@ -83,7 +84,40 @@ class TestAroundADetector:
         second = first.with_side(320)
         second.detect(np.zeros((640, 640, 3), np.uint8))
         first.detect(np.zeros((640, 640, 3), np.uint8))
-        assert [shape[0] for shape in fake.seen] == [320, 640]
+        assert [shape[0] for shape in fake.seen] == [320, 640, 320]
+
+    def test_large_faces_are_sought_at_a_smaller_side_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Shortsighted(Fake):
+            """Sees only faces of at most 400 pixels: one of 800 in a photo of 960, and one of 90."""
+
+            def __call__(self, pixels: np.ndarray) -> list[Box]:
+                scale = super().__call__(pixels) and pixels.shape[0] / 960
+                faces = [Box(50, 50, 750, 850, 0.9), Box(800, 0, 890, 90, 0.8)]
+                seen = [Box(*(scale * edge for edge in (f.left, f.top, f.right, f.bottom)), f.score) for f in faces]
+                return [box for box in seen if 20 <= box.height <= 400]
+
+        photo = np.zeros((960, 960, 3), np.uint8)
+        both = with_backend(monkeypatch, Shortsighted(Box(0, 0, 1, 1))).detect(photo)
+        assert [round(box.width) for box in both] == [700, 90]
+        assert with_backend(monkeypatch, Shortsighted(Box(0, 0, 1, 1)), side=320).detect(photo)[0].width == 700
+
+    def test_a_face_that_was_found_is_not_found_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Scaled(Fake):
+            def __call__(self, pixels: np.ndarray) -> list[Box]:
+                side = super().__call__(pixels) and pixels.shape[0]
+                return [Box(0.1 * side, 0.1 * side, 0.8 * side, 0.8 * side, 0.6 if side == 960 else 0.9)]
+
+        fake = Scaled(Box(0, 0, 1, 1))
+        (face,) = with_backend(monkeypatch, fake).detect(np.zeros((960, 960, 3), np.uint8))
+        assert [shape[0] for shape in fake.seen] == [960, 320]
+        assert face.score == 0.6
+
+    def test_videos_are_examined_again_only_where_nothing_was_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        frame = np.zeros((720, 1280, 3), np.uint8)
+        for boxes, sides in (((), [640, 320]), ((Box(10, 10, 90, 90, 0.9),), [640])):
+            fake = Fake(*boxes)
+            with_backend(monkeypatch, fake, side=640).detect(frame)
+            assert [shape[1] for shape in fake.seen] == sides
 
     def test_sides_out_of_range_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for side in (31, 961):
@@ -134,6 +168,16 @@ class TestRealDetectors:
         (found,) = start(name).detect(large)
         expected = Box(1100 + 2 * FACE.left, 300 + 2 * FACE.top, 1100 + 2 * FACE.right, 300 + 2 * FACE.bottom)
         assert found.overlap(expected) > 0.7
+
+    @pytest.mark.parametrize("margin", [-0.1, 0.0, 0.15, 0.3])
+    @pytest.mark.parametrize("side", [300, 640, 960, 2000])
+    def test_a_face_that_fills_the_picture_is_found(self, name: str, margin: float, side: int) -> None:
+        across, down = margin * FACE.width, margin * FACE.height
+        edges = FACE.left - across, FACE.top - down, FACE.right + across, FACE.bottom + down
+        face = Image.open(PHOTO).convert("RGB").crop(tuple(map(round, edges)))
+        face = face.resize((round(side * face.width / face.height), side), Image.Resampling.LANCZOS)
+        (found,) = start(name).detect(np.asarray(face))
+        assert found.height > 0.5 * side
 
     def test_nothing_is_found_where_there_is_nothing(self, name: str) -> None:
         find = start(name)
