@@ -52,6 +52,9 @@ _BAND = 2**18
 _COUNTED_FRAMES = 256
 """The frames of a TIFF are counted up to here: each takes a step through the file."""
 
+_BLANK_FRAMES = 16
+"""Animations may begin with blank frames: so many frames are searched for one with something in it."""
+
 _COUNTED_SEGMENTS = 1000
 """A JPEG of one scan has about ten segments, or a hundred with a large colour profile."""
 
@@ -78,12 +81,14 @@ class Picture:
         icc_profile: the file's colour profile, if it describes `pixels`: copies that carry it keep their colours.
         notes: what a user should know about the reading, one line each, such as "2 frames or pages: only the first was
             read". Nothing was wrong enough to refuse the picture.
+        turned: whether its EXIF orientation was applied.
     """
 
     pixels: Pixels
     frames: int = 1
     icc_profile: bytes | None = None
     notes: tuple[str, ...] = ()
+    turned: bool = False
 
 
 def read_picture(
@@ -289,21 +294,42 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int, content: by
     if width * height == 0:
         raise DataError(f"{name}: a picture without pixels ({width}x{height})")
     frames = _count_frames(image)
-    notes = [f"{frames} frames or pages: only the first was read"] if frames > 1 else []
+    notes: list[str] = []
+    turned = False
     try:
         image = _load(image, content)
         profile = _rgb_profile(image)
         with suppress(Exception):  # damaged EXIF does not spoil the picture
             if image.getexif().get(_ORIENTATION, 1) != 1:  # transposing an upright picture would copy it
                 image = ImageOps.exif_transpose(image) or image
+                turned = True
         pixels = _pillow_to_rgb(image, name, notes)
+        if frames > 1:
+            number, pixels = _first_with_content(image, pixels, frames, name)
+            read = f"number {number + 1} was read: those before it are blank" if number else "the first was read"
+            notes.insert(0, f"{frames} frames or pages: only {read}")
     except DataError:
         raise
     except MemoryError as error:
         raise DataError(f"{name}: {width}x{height} pixels do not fit into memory") from error
     except Exception as error:
         raise DataError(f"{name}: damaged or truncated: {one_line(error)}") from error
-    return Picture(pixels, frames, profile, tuple(notes))
+    return Picture(pixels, frames, profile, tuple(notes), turned)
+
+
+def _first_with_content(image: Image.Image, first: Pixels, frames: int, name: str) -> tuple[int, Pixels]:
+    """The first frame that is not of one colour, and its number from 0; the first frame if there is none."""
+    pixels = first
+    for number in range(min(frames, _BLANK_FRAMES)):
+        try:
+            if number:
+                image.seek(number)
+                pixels = _pillow_to_rgb(image, name, [])
+        except Exception:  # a damaged later frame does not spoil the first
+            break
+        if (pixels != pixels[0, 0]).any():
+            return number, pixels
+    return 0, first
 
 
 def _load(image: Image.Image, content: bytes) -> Image.Image:

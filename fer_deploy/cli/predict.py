@@ -14,13 +14,15 @@ import click
 
 from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import FiniteRange, model_option, provider_option, restart_option, threads_option
-from fer_deploy.cli.predict_display import ResultTable, reading_progress
+from fer_deploy.cli.predict_display import ReadingProgress, ResultTable, reading_progress
 
 if TYPE_CHECKING:
     from fer_deploy.detection.detector import FaceDetector
     from fer_deploy.reading.inputs import Inputs
     from fer_deploy.reading.journal import Journal
     from fer_deploy.reading.outputs import Target
+    from fer_deploy.reading.read import Done
+    from fer_deploy.reading.rows import Row
     from fer_deploy.reading.tables import RowWriter
     from fer_deploy.recognizer import Recognizer
 
@@ -204,7 +206,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
     """Read everything and write it; returns how many failed, and of how many."""
     from fer_deploy.reading.outputs import outputs_of, target_of
     from fer_deploy.reading.pictures import FaceReader
-    from fer_deploy.reading.read import Done, Reader
+    from fer_deploy.reading.read import Reader
 
     for problem in inputs.problems:
         click.echo(f"error: {problem}", err=True)
@@ -237,23 +239,35 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
             journal=journal,
             on_frame=progress.frame,
         )
-        resumed = 0
-        for step in reader.read(sources):
-            if not isinstance(step, Done):
-                writer.write(step)
-                continue
-            for note in step.notes:
-                progress.note(note)
-            if step.error is not None:
-                progress.note(f"error: {step.error}")
-                failed += 1
-            resumed += step.resumed
-            progress.advance(step)
-        if resumed:
-            progress.note(f"{resumed} of {len(sources)} were read by an earlier run")
+        failed += _write_rows(reader.read(sources), writer, progress)
     if journal is not None:
         journal.close(remove=True)
     return failed, total
+
+
+def _write_rows(steps: Iterator[Row | Done], writer: RowWriter, progress: ReadingProgress) -> int:
+    """Write all rows, and print what there is to say about each file; returns how many files have an error."""
+    from fer_deploy.reading.rows import Row
+
+    failed = resumed = turned = 0
+    for step in steps:
+        if isinstance(step, Row):
+            writer.write(step)
+            continue
+        for note in step.notes:
+            progress.note(note)
+        if step.error is not None:
+            progress.note(f"error: {step.error}")
+            failed += 1
+        resumed += step.resumed
+        turned += step.turned
+        progress.advance(step)
+    if turned:
+        pictures = "1 picture was" if turned == 1 else f"{turned:,} pictures were"
+        progress.note(f"{pictures} turned upright, as the EXIF orientation states")
+    if resumed:
+        progress.note(f"{resumed:,} files were read by an earlier run")
+    return failed
 
 
 def _paths(path: Path | None) -> list[Path]:

@@ -28,7 +28,15 @@ COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
 """RGB colour for each label: Okabe and Ito's palette, which colour-blind people can distinguish
 (https://jfly.uni-koeln.de/color/)."""
 
-_SAVED_AS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+_SAVED_AS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".pjpeg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WEBP",
+}
 
 
 def annotate(pixels: Pixels, faces: Sequence[Recognition], *, names: Sequence[str] = ()) -> Pixels:
@@ -63,8 +71,13 @@ def saved_as(path: Path) -> Path:
     return path if path.suffix.lower() in _SAVED_AS else path.with_name(f"{path.name}.png")
 
 
-def save(path: Path, pixels: Pixels) -> Path:
+def save(path: Path, pixels: Pixels, *, icc_profile: bytes | None = None) -> Path:
     """Save a picture in the format of the path's ending, or as PNG.
+
+    Args:
+        path: where to save it.
+        pixels: uint8 (height, width, 3), or (height, width) for grey.
+        icc_profile: the colour profile of the pixels, which the file will carry; None for sRGB.
 
     Returns:
         The file's path, as `saved_as` gives it.
@@ -75,7 +88,8 @@ def save(path: Path, pixels: Pixels) -> Path:
     path = saved_as(path)
     try:
         with replacing(path) as temporary:
-            Image.fromarray(pixels).save(temporary, _SAVED_AS[path.suffix.lower()], quality=92)
+            profile = {} if icc_profile is None else {"icc_profile": icc_profile}
+            Image.fromarray(pixels).save(temporary, _SAVED_AS[path.suffix.lower()], quality=92, **profile)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path

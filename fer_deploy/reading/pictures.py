@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_deploy.detection.detector import FaceDetector
-from fer_deploy.pictures import MAXIMUM_BYTES, Pixels, read_picture
+from fer_deploy.pictures import MAXIMUM_BYTES, Picture, Pixels, read_picture
 from fer_deploy.reading.inputs import Source
 from fer_deploy.recognizer import Recognition, Recognizer
 
@@ -32,16 +32,28 @@ class FaceReader:
         return self.recognizer.read_pixels(pixels, detector=self.detector)
 
 
-def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) -> tuple[list[Recognition], list[str]]:
+@dataclass(frozen=True)
+class PictureFaces:
+    """What was read of a picture.
+
+    Attributes:
+        faces: from left to right.
+        notes: what a user should know, one line each, such as "a.gif: 2 frames or pages: only the first was read".
+        turned: whether the picture was turned upright by its EXIF orientation.
+    """
+
+    faces: list[Recognition]
+    notes: list[str]
+    turned: bool
+
+
+def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) -> PictureFaces:
     """Read one picture.
 
     Args:
         source: the file, or standard input.
         reader: finds and classifies the faces.
         copy: write an annotated copy here; None for no copy.
-
-    Returns:
-        The faces, and remarks of one line each, such as "a.gif: 2 frames or pages: only the first was read".
 
     Raises:
         DataError: the picture cannot be read, or the copy cannot be written.
@@ -50,14 +62,13 @@ def read_faces(source: Source, reader: FaceReader, *, copy: Path | None = None) 
         picture = read_picture(sys.stdin.buffer.read(MAXIMUM_BYTES + 1), name="standard input")
     else:
         picture = read_picture(source.path)
-    notes = [f"{source.name}: {note}" for note in picture.notes]
     faces = reader.read(picture.pixels)
     if copy is not None:
-        _save_annotated(copy, picture.pixels, faces)
-    return faces, notes
+        _save_annotated(copy, picture, faces)
+    return PictureFaces(faces, [f"{source.name}: {note}" for note in picture.notes], picture.turned)
 
 
-def _save_annotated(path: Path, pixels: Pixels, faces: Sequence[Recognition]) -> None:
+def _save_annotated(path: Path, picture: Picture, faces: Sequence[Recognition]) -> None:
     from fer_deploy.reading.draw import annotate, save  # Pillow's drawing and fonts, which most runs never need
 
-    save(path, annotate(pixels, faces))
+    save(path, annotate(picture.pixels, faces), icc_profile=picture.icc_profile)

@@ -29,6 +29,7 @@ class Done:
         faces: how many rows it gave.
         error: why it could not be read, or not to its end, in one line; None if it was. There may be rows besides.
         notes: remarks of one line each, such as "a.gif: 2 frames or pages: only the first was read".
+        turned: whether this is a picture that was turned upright by its EXIF orientation.
         resumed: an earlier run had read it.
     """
 
@@ -36,6 +37,7 @@ class Done:
     faces: int
     error: str | None = None
     notes: tuple[str, ...] = ()
+    turned: bool = False
     resumed: bool = False
 
 
@@ -92,13 +94,15 @@ class Reader:
         else:
             if not count:
                 remarks.notes.append(f"{source.name}: no face found: --crops reads a whole picture as one face")
-            yield Done(source, count, remarks.loss, tuple(remarks.notes), resumed=finished)
+            yield Done(source, count, remarks.loss, tuple(remarks.notes), remarks.turned, resumed=finished)
 
     def _read_picture(self, source: Source, key: str, journal: Journal | None, remarks: Remarks) -> Iterator[Row]:
-        faces, remarks.notes = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
+        picture = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
+        remarks.notes, remarks.turned = picture.notes, picture.turned
         if journal is not None:
-            journal.add(key, {"faces": pack_faces(faces), "done": True, "notes": remarks.notes})
-        yield from (Row(source.name, face) for face in faces)
+            entry = {"faces": pack_faces(picture.faces), "done": True, "notes": picture.notes, "turned": picture.turned}
+            journal.add(key, entry)
+        yield from (Row(source.name, face) for face in picture.faces)
 
     def _read_video(self, source: Source, key: str, remarks: Remarks) -> Iterator[Row]:
         follower = Follower(source.name, self.smoothing_s)
@@ -133,6 +137,7 @@ class Reader:
             if "done" in entry:
                 remarks.notes += entry.get("notes", ())
                 remarks.loss = entry.get("loss")
+                remarks.turned = entry.get("turned", False)
             if source.is_video:
                 for frame in self._remembered_frames([entry]):
                     yield from follower.rows(frame)

@@ -64,10 +64,12 @@ class Remarks:
     Attributes:
         notes: what was assumed or changed, one line each.
         loss: what the file states but could not be read, in one line; None if all was read.
+        turned: whether this is a picture that was turned upright.
     """
 
     notes: list[str] = field(default_factory=list)
     loss: str | None = None
+    turned: bool = False
 
 
 def read_frames(

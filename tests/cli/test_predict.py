@@ -334,7 +334,7 @@ class TestOutput:
         monkeypatch.setattr(Recognizer, "predict", count)
         again = predict("in", "--crops", "--output", "out.csv")
         assert again.exit_code == 1
-        assert "5 of 15 were read by an earlier run" in again.stderr
+        assert "5 files were read by an earlier run" in again.stderr
         assert len(read) == 14
         assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
