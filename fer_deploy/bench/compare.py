@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fer_deploy.bench.latency import Latency
 from fer_deploy.bench.quality import mcnemar
 from fer_deploy.bench.report import OK, Report, Row, classes
+from fer_deploy.errors import printable
 
 SIGNIFICANT = 0.01
 """The p-value below which chance does not explain a difference in accuracy."""
@@ -147,7 +148,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         else:
             figures = "had figures, now has none"
         lines.append(f"{change.verdict}: {change.label}, {change.figure}: {figures} ({change.evidence})")
-    return [*lines, *comparison.notes]
+    return list(map(printable, (*lines, *comparison.notes)))
 
 
 def _same_faces(old: Report, new: Report) -> bool:

@@ -35,7 +35,10 @@ def describe_machine(*, gpu: bool) -> dict[str, Any]:
 
 def load_average() -> float | None:
     """Programs that ran or waited in the last minute, on average; None where the system does not report it."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    try:
+        return round(os.getloadavg()[0], 2)
+    except (AttributeError, OSError):  # not on Windows, nor in every sandbox
+        return None
 
 
 def package_versions() -> dict[str, str]:
@@ -53,7 +56,7 @@ def accelerators() -> list[str]:
     """The names of the CUDA devices and MPS, as PyTorch sees them."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):  # OSError: a library of CUDA is missing
         return []
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return [*names, "Apple MPS"] if torch.backends.mps.is_available() else names

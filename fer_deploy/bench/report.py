@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from fer_deploy.bench.cost import ModelCost
 from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
-from fer_deploy.errors import MeasurementError
+from fer_deploy.bench.schema import check_schema
+from fer_deploy.errors import MeasurementError, one_line
 from fer_deploy.files import read_json, shown, write_text
 from fer_deploy.model.names import in_precision
 
@@ -227,7 +229,8 @@ def from_json(table: Any, *, source: str) -> Report:
             f"{source}: report version {table.get('version')!r}, this ferdeploy reads {VERSION}: measure again"
         )
     try:
-        return Report(
+        check_schema(table, _schema())
+        report = Report(
             created=table["created"],
             ferdeploy_version=table["ferdeploy_version"],
             machine=table["machine"],
@@ -237,8 +240,10 @@ def from_json(table: Any, *, source: str) -> Report:
             pairs=tuple(Pair(**pair) for pair in table["pairs"]),
             warnings=tuple(table["warnings"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise MeasurementError(f"{source}: damaged report: {type(error).__name__} {error}") from error
+        _check_consistency(report)
+    except ValueError as error:
+        raise MeasurementError(f"{source}: damaged report: {one_line(error)}: measure again") from error
+    return report
 
 
 def report_text(report: Report) -> str:
@@ -296,6 +301,28 @@ def latency_front(report: Report) -> set[str]:
             if row.device == device and row.quality is not None and row.face_ms is not None
         )
     return front
+
+
+def _schema() -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((resources.files(__package__) / "report.schema.json").read_text("utf-8"))
+    return schema
+
+
+def _check_consistency(report: Report) -> None:
+    """Check what a schema cannot: that parts of a report agree with each other; ValueError where they do not."""
+    faces = report.data.rows if report.data else None
+    if report.data and len(report.data.labels) != faces:
+        raise ValueError(f"data.labels: {len(report.data.labels)} labels for {faces} faces")
+    labels: set[str] = set()
+    for row in report.rows:
+        if row.label in labels:
+            raise ValueError(f"rows: {row.label} occurs twice")
+        labels.add(row.label)
+        if row.predictions is not None and len(row.predictions) != faces:
+            raise ValueError(f"rows: {row.label}: {len(row.predictions)} predictions for {faces} faces")
+        latency = row.latency
+        if latency and (len(latency.samples_ns) != latency.n or latency.n % latency.rounds):
+            raise ValueError(f"rows: {row.label}: its samples are not n in equal rounds")
 
 
 _NUMBERS = re.compile(r"\[\s*(?:-?[\d.eE+-]+|null)(?:,\s*(?:-?[\d.eE+-]+|null))*\s*\]")
@@ -378,6 +405,11 @@ def _row_from_json(table: Mapping[str, Any]) -> Row:
 def _quality_from_json(table: Mapping[str, Any]) -> Quality | None:
     if table["accuracy"] is None:
         return None
+    for key in ("accuracy_ci95", "accuracy_rows", "macro_f1", "ece", "recall", "confusion", "reliability"):
+        if table[key] is None:
+            raise ValueError(f"rows: {table['name']}: {key} is missing beside its accuracy")
+    if table["accuracy_deduplicated"] is not None and table["accuracy_deduplicated_ci95"] is None:
+        raise ValueError(f"rows: {table['name']}: accuracy_deduplicated_ci95 is missing")
 
     def accuracy(key: str) -> Accuracy | None:
         if table[key] is None:

@@ -5,8 +5,12 @@ A report is never replaced by one with fewer figures: `folder_for` gives that on
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +22,29 @@ from fer_deploy.bench.report import OK, Report, Row, load_report, report_text
 from fer_deploy.bench.run import BenchResult
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
-from fer_deploy.files import replacing, write_text
+from fer_deploy.files import replacing, shown, write_text
+
+LEFTOVER_AGE_S = 600
+"""Writing takes less than a second: an older temporary file was left by a kill."""
 
 PARTIAL, WORSE = "partial", "worse"
 """Subfolders for a report with fewer figures than the present one, and for one that is worse than its baseline."""
+
+
+def check_folder(folder: Path, *, predictions: bool = False) -> None:
+    """Check that a report can be written below `folder`, before minutes are spent on measuring.
+
+    Nothing is created. Links to folders are followed.
+
+    Raises:
+        MeasurementError: something on the way is not a folder, or may not be written to.
+    """
+    for path in (folder, folder / PARTIAL, folder / WORSE, *([folder / "predictions"] if predictions else [])):
+        nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists() or parent.is_symlink())
+        if not nearest.is_dir():
+            raise MeasurementError(f"{shown(nearest)}: not a folder: name another one with --output")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise MeasurementError(f"{shown(nearest)}: this folder is not writable: name another one with --output")
 
 
 def folder_for(
@@ -42,7 +65,7 @@ def folder_for(
     if baseline and baseline.resolve() == path.resolve():
         # otherwise the next run would be compared with this one, and find nothing
         return folder / WORSE, f"{path} was kept as the baseline; the new report is in {folder / WORSE}"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return folder, ""
     try:
         losses = list(lost_figures(load_report(path), report, measured_all=measured_all))
@@ -97,23 +120,46 @@ def _missing(before: Row, after: Row) -> str:
     return next(names, "GFLOPs" if before.cost.gflops and not after.cost.gflops else "")
 
 
-def save_all(result: BenchResult, folder: Path, *, by: SortKey = "accuracy", predictions: bool = False) -> list[Path]:
-    """Write everything into `folder`; returns the files in the order in which they were written."""
-    written = save_pages(result.report, folder, by=by)
-    return [*written, *save_predictions(result, folder / "predictions")] if predictions else written
-
-
 def save_pages(report: Report, folder: Path, *, by: SortKey = "accuracy") -> list[Path]:
     """Write report.json and the pages made from it; none is replaced before all are written in full."""
+    _remove_leftovers(folder)
     texts = {
         folder / "report.json": report_text(report),
         folder / "report.md": markdown_report(report, by=by),
         folder / "report.html": html_report(report, by=by),
     }
-    with ExitStack() as moves:
+    with uninterrupted(), ExitStack() as moves:
         for path, text in reversed(texts.items()):  # the stack moves the last one first: report.json
             moves.enter_context(replacing(path)).write_text(text, encoding="utf-8", newline="\n")
     return list(texts)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of runs that were killed while they wrote, unless a run may be writing them now."""
+    for path in folder.glob(".report.*.partial"):
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - LEFTOVER_AGE_S:
+                path.unlink()
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block ends, so that files which belong together are replaced together."""
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received_number, _frame: received.append(received_number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in received:
+            signal.raise_signal(late)
 
 
 def save_predictions(result: BenchResult, folder: Path) -> list[Path]:

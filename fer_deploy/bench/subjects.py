@@ -12,7 +12,7 @@ from typing import Literal
 from fer_deploy.bench.adapters import Adapter, find_adapter
 from fer_deploy.ensemble import split_member
 from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, one_line
-from fer_deploy.files import open_regular, read_json
+from fer_deploy.files import open_regular, read_json, shown
 from fer_deploy.model.contract import ModelContract, check_model_file
 from fer_deploy.model.names import PRECISIONS, ModelName, in_precision
 
@@ -114,8 +114,8 @@ def _under_folders(subject: Subject, depth: int) -> Subject:
     """A file named by the last `depth` parts of its path; a run keeps its name."""
     if subject.path is None:
         return subject
-    name = subject.path.stem if subject.adapter else ModelName.parse(subject.path).stem
-    folders = subject.path.parent.resolve().parts[1:]
+    name = shown(subject.path.stem if subject.adapter else ModelName.parse(subject.path).stem)
+    folders = [shown(part) for part in subject.path.parent.resolve().parts[1:]]
     return replace(subject, name="/".join([*folders[max(0, len(folders) - depth + 1) :], name]))
 
 
@@ -129,7 +129,7 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
     if files:
         return [_from_file(path, workspace, adapters) for path in files]
     run = workspace / "training" / name
-    if (run / "run.json").is_file():
+    if _is_run(run):
         return [Subject(name=name, kind="run", precision="fp32", runs=(run,))]
     known = sorted(
         {ModelName.parse(path).stem for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
@@ -145,13 +145,14 @@ def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subj
     adapter = find_adapter(path, adapters)
     if adapter is not None:
         return Subject(name=adapter.name, kind="foreign", precision="as given", path=path, adapter=adapter)
+    name = shown(model.stem)  # a name that is not UTF-8 could not be written into the report
     try:
         contract = check_model_file(path)
         _ = contract.accuracy, contract.gflops, contract.calibration  # damaged figures refuse the file here, not later
     except ModelFileError as error:
-        return Subject(name=model.stem, kind="file", precision=model.precision, path=path, refusal=str(error))
+        return Subject(name=name, kind="file", precision=model.precision, path=path, refusal=failure_text(error))
     return Subject(
-        name=model.stem,
+        name=name,
         kind="file",
         precision=contract.precision,
         path=path,
@@ -162,7 +163,14 @@ def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subj
 
 def _member_runs(contract: ModelContract, workspace: Path) -> tuple[Path, ...]:
     folders = [workspace / "training" / split_member(member)[0] for member in contract.members]
-    return tuple(folders) if folders and all((folder / "run.json").is_file() for folder in folders) else ()
+    return tuple(folders) if folders and all(map(_is_run, folders)) else ()
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except OSError:  # a name from a file's metadata may be too long
+        return False
 
 
 def _all_runs(workspace: Path) -> list[Subject]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,7 +95,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
         "adapters": _FILE,
         "samples": click.IntRange(8, 1_000_000),
         "seconds": FiniteRange(0.1, 86_400),
-        "seed": click.IntRange(0),
+        "seed": click.IntRange(0, 2**32 - 1),
         "earlier": _FILE,
         "max_accuracy_loss": FiniteRange(0, 100),
         "max_slowdown": FiniteRange(1),
@@ -116,10 +117,13 @@ def command(names: tuple[str, ...], data: str | None, options: BenchOptions, thr
     """
     from fer_deploy.bench.compare import Limits, compare_reports
     from fer_deploy.bench.report import load_report
-    from fer_deploy.bench.save import folder_for, save_pages, save_predictions
+    from fer_deploy.bench.save import check_folder, folder_for, save_pages, save_predictions
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run ends its workers, as after Ctrl-C
     result: BenchResult | None = None
+    wanted_folder = options.output or workspace / "benchmarks"
     with error_line(on_interrupt="Nothing was written."):
+        check_folder(wanted_folder, predictions=options.predictions)
         earlier = load_report(options.earlier) if options.earlier else None  # before it may be replaced
         if options.report:
             report = load_report(options.report)
@@ -134,17 +138,21 @@ def command(names: tuple[str, ...], data: str | None, options: BenchOptions, thr
         failures = failed_models(report, named=bool(names)) if result else {}
         folder, kept = folder_for(
             report,
-            options.output or workspace / "benchmarks",
+            wanted_folder,
             measured_all=bool(result and not names),
             baseline=options.earlier if comparison and comparison.regressions else None,
         )
     written: list[Path] = []
-    with error_line(on_interrupt=f"The files in {folder} may be of two reports: run the same command again."):
+    with error_line(on_interrupt=f"The report in {folder} is whole, the new one or the one before."):
         if not result or len(failures) < len({row.model for row in report.rows}):
             # before anything is shown: a closed pipe must not lose the measurement
-            written = save_pages(report, folder, by=options.by)
-            if options.predictions and result:
-                written += save_predictions(result, folder / "predictions")
+            try:
+                written = save_pages(report, folder, by=options.by)
+                if options.predictions and result:
+                    written += save_predictions(result, folder / "predictions")
+            except OSError:  # a full disk must not lose it either
+                _show(report, by=options.by, written=written, kept="")
+                raise
         _show(report, by=options.by, written=written, kept=kept if written else "")
         if comparison and earlier:
             _show_comparison(comparison, earlier)

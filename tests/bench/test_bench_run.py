@@ -17,7 +17,7 @@ from fer_deploy.bench import run as bench_run
 from fer_deploy.bench.latency import QUICK, Parts
 from fer_deploy.bench.report import OK, load_report, to_json
 from fer_deploy.bench.run import BenchPlan, run_bench
-from fer_deploy.bench.save import save_all
+from fer_deploy.bench.save import save_pages, save_predictions
 from fer_deploy.faces.load import load_dataset
 
 TINY = replace(QUICK, samples=8, rounds=2, least=4, seconds=0.05, batches=(4,), batch_seconds=0.01)
@@ -133,6 +133,50 @@ def test_a_failing_model_is_a_row_and_the_others_are_measured(workspace: Path) -
     assert all(row.quality is None and row.latency is None and row.provider is None for row in failed)
 
 
+@pytest.mark.parametrize("with_data", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "reason"),
+    [
+        ("batch mean", "instead of [3, 7]"),
+        ("batch doubled", "instead of [3, 7]"),
+        ("log", "a negative value"),
+        ("nan", "values that are not finite"),
+        ("times 50", "rows that do not sum to 1"),
+    ],
+)
+def test_a_model_that_computes_no_probabilities_has_no_figures(
+    workspace: Path, operator: str, reason: str, with_data: bool
+) -> None:
+    """The declared shapes are right, so that only running the file shows it; without data it would be timed."""
+    (workspace / "exports" / "broken.onnx").write_bytes(_spoiled(operator))
+    report = run_bench(plan(workspace, **({} if with_data else {"dataset": None}))).report
+    status = {row.name: row.status for row in report.rows}
+    broken = next(row for row in report.rows if row.name == "broken")
+    assert status["one"] == status["two"] == OK
+    assert broken.status.startswith("broken on ort-cpu: computed no probabilities for ")
+    assert (reason if not with_data else reason.partition("[3")[0]) in broken.status
+    assert (broken.quality, broken.latency, broken.throughput, broken.predictions) == (None, None, None, None)
+
+
+def _spoiled(operator: str) -> bytes:
+    """A tiny model whose last node is followed by one that breaks its output."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(tiny_model(seed=5, name="broken"))
+    model.graph.node[-1].output[0] = "right"
+    axis = numpy_helper.from_array(np.array([0], np.int64), "first_axis")
+    factor = numpy_helper.from_array(np.array(np.nan if operator == "nan" else 50, np.float32), "factor")
+    model.graph.initializer.extend([axis, factor])
+    kind, inputs, options = {
+        "batch mean": ("ReduceMean", ["right", "first_axis"], {"keepdims": 1}),
+        "batch doubled": ("Concat", ["right", "right"], {"axis": 0}),
+        "log": ("Log", ["right"], {}),
+    }.get(operator, ("Mul", ["right", "factor"], {}))
+    model.graph.node.append(helper.make_node(kind, inputs, ["probabilities"], **options))
+    return model.SerializeToString()
+
+
 def _unnormalised() -> bytes:
     import onnx
 
@@ -176,7 +220,7 @@ def test_the_report_matches_its_schema_and_loads_again(workspace: Path, tmp_path
     jsonschema = pytest.importorskip("jsonschema")
     (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
     result = run_bench(plan(workspace, engines=("ort-cpu", "torch-cuda")))
-    written = save_all(result, tmp_path / "out", predictions=True)
+    written = save_pages(result.report, tmp_path / "out") + save_predictions(result, tmp_path / "out" / "predictions")
     schema = json.loads((resources.files("fer_deploy.bench") / "report.schema.json").read_text("utf-8"))
     table = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     jsonschema.Draft202012Validator(schema).validate(table)
@@ -204,7 +248,7 @@ def test_two_files_of_one_name_are_two_models(workspace: Path, tmp_path: Path) -
     assert [row.label for row in result.report.rows] == ["exports/one on ort-cpu", "other/one on ort-cpu"]
     assert [row.agreement for row in result.report.rows] == [None, None]
     assert len(result.report.pairs) == 1
-    written = save_all(result, tmp_path / "out", predictions=True)
+    written = save_pages(result.report, tmp_path / "out") + save_predictions(result, tmp_path / "out" / "predictions")
     assert [path.name for path in written[3:]] == ["exports~one.ort-cpu.csv", "other~one.ort-cpu.csv"]
 
 

@@ -75,7 +75,7 @@ def test_a_failure_inside_the_package_is_reported_and_survived(command: list[str
     ("code", "message"),
     [
         ("import sys; sys.exit('no such package')", "the worker has ended: no such package"),
-        ("print('hello', flush=True); input()", "replied 'hello', which is not JSON"),
+        ("print('hello', flush=True); input()", "replied 'hello': damaged reply: not JSON"),
         ("input()", "did not reply for 1 s"),
         ('print(\'{"error": "ImportError: fer"}\', flush=True); input()', "the package failed: ImportError: fer"),
     ],

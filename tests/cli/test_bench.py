@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import bench_kills
 import pytest
 from click.testing import CliRunner, Result
 
@@ -244,6 +247,119 @@ def test_a_named_file_that_is_none_is_one_line(workspace: Path, kind: str) -> No
     message = {"missing": "no such file", "pipe": "a named pipe, not a model", "folder": "a folder, not a model"}[kind]
     assert f"error: {path}: {message}" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX systems")
+@pytest.mark.parametrize("number", bench_kills.SIGNALS, ids=lambda number: number.name)
+def test_a_stopped_run_leaves_nothing_half_written(workspace: Path, number: signal.Signals) -> None:
+    command, folder = bench_kills.bench_command(workspace), workspace / "benchmarks"
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for after_s, while_writing in ((0.7, False), (0.0, True)):
+        stopped = bench_kills.stop_once(command, folder, number, after_s=after_s, while_writing=while_writing)
+        assert stopped.problems == ()
+        assert stopped.exit_code != 0
+    assert bench(workspace, *FAST, *DATA).exit_code == 0
+
+
+def test_leftovers_of_a_kill_are_removed(workspace: Path) -> None:
+    folder = workspace / "benchmarks"
+    folder.mkdir()
+    old, fresh = folder / ".report.json.abc.partial", folder / ".report.md.def.partial"
+    for path in (old, fresh):
+        path.write_text("{")
+    os.utime(old, (0, 0))
+    assert bench(workspace, *FAST, "--no-timing").exit_code == 0
+    assert (old.exists(), fresh.exists()) == (False, True)  # a run may be writing the fresh one now
+
+
+@pytest.mark.parametrize("kind", ["file", "file on the way", "device", "pipe", "dangling link", "file at partial"])
+def test_an_output_that_cannot_be_a_folder_is_refused_before_measuring(workspace: Path, kind: str) -> None:
+    path = workspace / "out"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "dangling link":
+        path.symlink_to(workspace / "nowhere" / "else")
+    elif kind == "device":
+        path = Path("/dev/null")
+    elif kind == "file at partial":
+        path.mkdir()
+        (path / "partial").write_text("notes")
+    else:
+        path.write_text("notes")
+        path = path / "below" if kind == "file on the way" else path
+    result = bench(workspace, *FAST, "--output", str(path))
+    assert result.exit_code == (2 if kind == "file" else 1)
+    if kind != "file":
+        assert result.stderr.startswith("error: ")
+        assert ": not a folder: name another one with --output" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert "wrote" not in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe", "dangling link"])
+def test_a_report_json_that_is_no_file_is_left_alone(workspace: Path, kind: str) -> None:
+    path = workspace / "benchmarks" / "report.json"
+    path.parent.mkdir()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        if kind == "link to a pipe":
+            os.mkfifo(workspace / "pipe")
+        path.symlink_to(workspace / "pipe")
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 0, result.output
+    assert "was kept" in result.stderr
+    assert (path.parent / "partial" / "report.json").is_file()
+
+
+def test_a_full_disk_does_not_lose_what_was_measured(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "report.json")
+
+    monkeypatch.setattr("fer_deploy.bench.save.save_pages", full)
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 1
+    assert "61.00*" in result.stdout
+    assert "No space left on device" in result.stderr
+
+
+@pytest.mark.parametrize("accuracy", ["nan", "inf", "-0.1", "7.5", "9" * 5000, "seventy"])
+def test_a_file_with_an_absurd_recorded_accuracy_is_a_row_with_the_reason(workspace: Path, accuracy: str) -> None:
+    (workspace / "exports" / "odd.onnx").write_bytes(tiny_model(name="odd", accuracy=accuracy))
+    result = bench(workspace, *FAST, "--no-timing")
+    assert result.exit_code == 0, result.output
+    assert "odd on ort-cpu: " in result.stdout
+    assert "accuracy must be a number from 0 to 1" in " ".join(result.stdout.split())
+    rows = json.loads((workspace / "benchmarks" / "report.json").read_text("utf-8"))["rows"]
+    assert {row["name"]: row["recorded_accuracy"] for row in rows} == {"odd": None, "one": 0.61, "two": None}
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "100000", "9" * 30, "2.5", "all"])
+def test_absurd_threads_are_wrong_usage(workspace: Path, threads: str) -> None:
+    result = bench(workspace, *FAST, "--threads", threads)
+    assert result.exit_code == 2
+    assert "--threads" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--samples", "9" * 30], ["--seconds", "1e9"], ["--seed", "9" * 30], ["--max-slowdown", "nan"]]
+)
+def test_absurd_amounts_are_wrong_usage(workspace: Path, arguments: list[str]) -> None:
+    assert bench(workspace, *arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["line\nbreak", "\x1b[31mred", "a|b<i>", "caf\udce9"])
+def test_odd_file_names_reach_every_page_escaped(workspace: Path, name: str) -> None:
+    (workspace / "exports" / f"{name}.onnx").write_bytes(tiny_model(seed=3))
+    result = bench(workspace, *FAST, *DATA, "--predictions")
+    assert result.exit_code == 0, result.output
+    folder = workspace / "benchmarks"
+    texts = [result.stdout, *((folder / f"report.{kind}").read_text("utf-8") for kind in ("json", "md", "html"))]
+    assert not any("\x1b" in text or "line\nbreak" in text for text in texts)
+    assert len(list((folder / "predictions").iterdir())) == 3
+    assert bench(workspace, "--from", str(folder / "report.json")).exit_code == 0
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])

@@ -48,6 +48,10 @@ DROPPED = "-"
 """The label of a class that is none of the seven."""
 
 
+MAXIMUM_SIDE = 1024
+"""Pixels of the largest input: a split of faces is resized to it in memory, batch by batch."""
+
+
 @dataclass(frozen=True)
 class AdapterInput:
     """The input of a foreign network."""
@@ -148,8 +152,9 @@ def parse_adapter(text: str, *, source: str) -> Adapter:
         if label != DROPPED and emotion_index(label) is None:
             raise DataError(f"{source}: labels: {label!r} is none of {', '.join(EMOTIONS)}, nor {DROPPED!r}")
     size = inner["size"]
-    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        raise DataError(f"{source}: input.size must be [height, width], got {size!r}")
+    sides = size if isinstance(size, list) else []
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= MAXIMUM_SIDE for side in sides):
+        raise DataError(f"{source}: input.size must be [height, width], 1 to {MAXIMUM_SIDE}, got {size!r}")
     channels = _choice(inner["channels"], Channels, f"{source}: input.channels")
     count = 1 if channels == "grey" else 3
     return Adapter(
@@ -160,7 +165,7 @@ def parse_adapter(text: str, *, source: str) -> Adapter:
             name=_text(inner["name"], f"{source}: input.name"),
             layout=_choice(inner["layout"], Layout, f"{source}: input.layout"),
             channels=channels,
-            size=(size[0], size[1]),
+            size=(sides[0], sides[1]),
             scale=_number(inner.get("scale", 1.0), f"{source}: input.scale"),
             mean=_numbers(inner.get("mean", 0.0), count, f"{source}: input.mean"),
             deviation=_deviations(inner.get("deviation", 1.0), count, f"{source}: input.deviation"),

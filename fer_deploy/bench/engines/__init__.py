@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fer_deploy.bench.latency import Session
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.errors import MeasurementError, UnavailableError
-from fer_deploy.model.session import PROVIDERS, pad_batch
+from fer_deploy.model.session import PROVIDERS, check_probabilities, pad_batch
 
 TORCH_ENGINES: tuple[str, ...] = (
     "torch-cpu", "torch-cpu-compiled", "torch-cuda", "torch-cuda-compiled", "torch-mps", "torch-mps-compiled",
@@ -89,21 +89,28 @@ def open_session(subject: Subject, engine: str, *, threads: int) -> EngineSessio
     return open_onnx_runtime(subject, engine.removeprefix("ort-"), threads=threads)
 
 
-def score(session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATCH) -> NDArray[np.float32]:
+def score(
+    session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATCH, source: str = "the model"
+) -> NDArray[np.float32]:
     """The session's probabilities for every face, float32 (n, 7).
 
     Args:
         session: any opened session.
         faces: grey, uint8 (n, 48, 48), or RGB, uint8 (n, 48, 48, 3).
         batch: faces per call; a model with a fixed batch ignores it, and its last batch is padded with repeated faces.
+        source: what to call the model in errors.
+
+    Raises:
+        ModelFileError: the session does not return one probability distribution per face.
     """
     size = session.fixed_batch or batch
     parts = []
     for start in range(0, len(faces), size):
         part = rgb(faces[start : start + size])
         count = len(part)
-        answer = session.download(session.compute(session.upload(pad_batch(part, session.fixed_batch))))
-        parts.append(np.array(answer[:count], dtype=np.float32))
+        padded = pad_batch(part, session.fixed_batch)
+        answer = np.array(session.download(session.compute(session.upload(padded))), dtype=np.float32)
+        parts.append(check_probabilities(answer, faces=len(padded), source=source)[:count])
     return np.concatenate(parts) if parts else np.empty((0, 7), dtype=np.float32)
 
 

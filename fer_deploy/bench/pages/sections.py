@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.columns import (
@@ -23,6 +23,7 @@ from fer_deploy.bench.pages.columns import (
 )
 from fer_deploy.bench.report import Report, Row, cost_front, latency_front
 from fer_deploy.emotions import EMOTIONS
+from fer_deploy.errors import printable
 from fer_deploy.study import STUDY_REFERENCE, STUDY_ROWS
 
 COST_MARK, TIME_MARK = "●", "▲"
@@ -99,7 +100,16 @@ def sections(report: Report, *, by: SortKey = "accuracy") -> list[Section]:
         Section("How it was computed", items=tuple(f"{row.label}: {row.note}" for row in rows if row.note)),
         Section("The study's published figures", notes=(STUDY_REFERENCE,), table=_study()),
     )
-    return [section for section in candidates if section.items or (section.table and section.table.rows)]
+    return [_printable(section) for section in candidates if section.items or (section.table and section.table.rows)]
+
+
+def _printable(section: Section) -> Section:
+    """The section without control characters: names and errors in a report may come from anywhere."""
+    table = section.table
+    if table:
+        rows = tuple(tuple(map(printable, cells)) for cells in table.rows)
+        table = replace(table, heading=tuple(map(printable, table.heading)), rows=rows)
+    return replace(section, table=table, items=tuple(map(printable, section.items)))
 
 
 def about(report: Report) -> list[str]:
@@ -122,7 +132,7 @@ def about(report: Report) -> list[str]:
         )
     else:
         lines.append("nothing was scored: there was no data set")
-    return lines
+    return list(map(printable, lines))
 
 
 def threads_text(report: Report) -> str:

@@ -14,6 +14,7 @@ from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.columns import RECORDED, without_figures
 from fer_deploy.bench.pages.sections import COST_MARK, TIME_MARK, ModelTable, sections, threads_text
 from fer_deploy.bench.report import Report
+from fer_deploy.errors import printable
 
 WIDTH = 120
 """The widest that the table gets, and the width assumed where there is no terminal."""
@@ -34,8 +35,11 @@ def render_report(report: Report, *, width: int = WIDTH, by: SortKey = "accuracy
             parts.append(_table(section.table, width=min(width, WIDTH)))
             marks = (COST_MARK, TIME_MARK, RECORDED)
             legend = "; ".join(f"{mark} {meaning}" for mark, meaning in section.legend if mark in marks)
-    parts += [Text.assemble((f"{which}: ", "bold"), (why, "yellow")) for which, why in without_figures(report)]
-    parts += [Text(f"! {warning}", style="yellow") for warning in report.warnings]
+    parts += [
+        Text.assemble((f"{printable(which)}: ", "bold"), (printable(why), "yellow"))
+        for which, why in without_figures(report)
+    ]
+    parts += [Text(f"! {printable(warning)}", style="yellow") for warning in report.warnings]
     return Group(*parts, *([Text(legend, style="dim")] if legend else []))
 
 
@@ -47,7 +51,7 @@ def _table(content: ModelTable, *, width: int) -> Table:
         table.add_column(content.heading[index], justify="right" if content.numeric[index] else "left", no_wrap=True)
     lines = zip(content.models, content.rows, content.marks, strict=True)
     for engine, group in groupby(lines, key=lambda line: line[0].engine):
-        table.add_row("", Text(engine, style="bold"))
+        table.add_row("", Text(printable(engine), style="bold"))
         for _, cells, marks in group:
             # each mark has its own place, so that they stand below each other
             placed = "".join(mark if mark in marks else " " for mark in (COST_MARK, TIME_MARK))
@@ -78,4 +82,4 @@ def _width(table: ModelTable, index: int) -> int:
 def _heading(report: Report) -> str:
     data, machine = report.data, report.machine
     scored = f"{data.name} {data.split}, {data.rows:,} faces" if data else "no data: accuracy as recorded"
-    return f"{scored}; {machine['processor']}, {threads_text(report)} of {machine['cores']} cores"
+    return printable(f"{scored}; {machine['processor']}, {threads_text(report)} of {machine['cores']} cores")

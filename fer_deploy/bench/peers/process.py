@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fer_deploy.bench.latency import Block
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, one_line
+from fer_deploy.files import parse_json
 
 TIMEOUT_S = 600.0
 """The longest wait for a worker's reply, in seconds: scoring a whole split is one command."""
@@ -62,7 +63,7 @@ class PeerProcess:
             raise MeasurementError(f"cannot start {command[0]}: {error.strerror or error}") from error
         Thread(target=self._listen, daemon=True).start()
         try:
-            self.facts = self._hear()
+            self.facts = _checked_facts(self._hear())
         except BaseException:
             self.close()
             raise
@@ -77,7 +78,10 @@ class PeerProcess:
         """The package's answers to RGB faces, uint8 (n, 48, 48, 3), as float32 (n, 7)."""
         answers = Path(self._folder.name) / "answers"
         self._ask(do="score", path=self._put("score", faces), count=len(faces), to=str(answers))
-        return np.frombuffer(answers.read_bytes(), dtype=np.float32).reshape(len(faces), len(EMOTIONS)).copy()
+        content = answers.read_bytes()
+        if len(content) != len(faces) * len(EMOTIONS) * 4:
+            raise MeasurementError(f"the worker wrote {len(content)} bytes, not the answers to {len(faces)} faces")
+        return np.frombuffer(content, dtype=np.float32).reshape(len(faces), len(EMOTIONS)).copy()
 
     def use_faces(self, faces: NDArray[np.uint8]) -> None:
         """Time calls on these RGB faces, uint8 (n, 48, 48, 3), in turn."""
@@ -86,7 +90,11 @@ class PeerProcess:
     def time_calls(self, *, calls: int, warm_up: int) -> Block:
         """Time single calls inside the worker, without the pipe between the processes."""
         answer = self._ask(do="time", calls=calls, warm_up=warm_up)
-        return Block(tuple(answer["samples"]), answer["wall"], answer["processor"])
+        samples, wall, processor = answer.get("samples"), answer.get("wall"), answer.get("processor")
+        counts = [*samples, wall, *([] if processor is None else [processor])] if isinstance(samples, list) else []
+        if len(counts) not in (calls + 1, calls + 2) or not all(map(_is_count, counts)):
+            raise MeasurementError(f"the worker replied {one_line(str(answer), limit=100)!r}, not {calls} times")
+        return Block(tuple(counts[:calls]), counts[calls], processor)
 
     def time_batches(self, *, batch: int, calls: int) -> int:
         """Wall time, ns, of `batch * calls` single calls: these packages take no batches."""
@@ -94,8 +102,8 @@ class PeerProcess:
 
     def peak_memory_bytes(self) -> int | None:
         """The most memory that the worker has used, in bytes."""
-        peak: int | None = self._ask(do="memory")["peak_memory_bytes"]
-        return peak
+        peak = self._ask(do="memory").get("peak_memory_bytes")
+        return peak if _is_count(peak) else None
 
     def close(self) -> None:
         """End the worker; kill it if it does not exit within five seconds."""
@@ -134,10 +142,10 @@ class PeerProcess:
             raise MeasurementError(f"the worker did not reply for {self._timeout_s:.0f} s") from None
         if line is None:
             raise MeasurementError(f"the worker has ended: {self._last_words()}")
-        try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise MeasurementError(f"the worker replied {line.strip()[:100]!r}, which is not JSON") from None
+        source = f"the worker replied {one_line(line, limit=100)!r}"
+        answer = parse_json(line, source=source, what="reply", error=MeasurementError)
+        if not isinstance(answer, dict):
+            raise MeasurementError(f"{source}, which is not a JSON object")
         if "error" in answer:
             raise MeasurementError(f"the package failed: {one_line(str(answer['error']))}")
         return answer
@@ -157,3 +165,17 @@ class PeerProcess:
         except OSError:
             lines = []
         return one_line(lines[-1]) if lines else f"exit code {self._process.poll()}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**15
+
+
+def _checked_facts(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a worker reported when it was ready, each value of its type or absent."""
+    times = {key: answer.get(key) for key in ("load_ms", "first_ms")}
+    for key, value in times.items():
+        if not isinstance(value, int | float) or not 0 <= value < 1e9:
+            raise MeasurementError(f"the worker reported {key} {one_line(str(value), limit=40)}, which is not a time")
+    counts = {key: answer[key] for key in ("bytes", "params") if _is_count(answer.get(key))}
+    return {**times, **counts, "provider": one_line(str(answer.get("provider", "unknown")), limit=80)}
