@@ -23,7 +23,7 @@ from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
 from fer_deploy.bench.schema import check_schema
 from fer_deploy.errors import MeasurementError, one_line
-from fer_deploy.files import read_json, shown, write_text
+from fer_deploy.files import parse_json, read_json, shown, write_text
 from fer_deploy.model.names import in_precision
 
 FORMAT = "ferdeploy-bench"
@@ -304,7 +304,8 @@ def latency_front(report: Report) -> set[str]:
 
 
 def _schema() -> dict[str, Any]:
-    schema: dict[str, Any] = json.loads((resources.files(__package__) / "report.schema.json").read_text("utf-8"))
+    name = "report.schema.json"
+    schema: dict[str, Any] = parse_json((resources.files(__package__) / name).read_bytes(), source=name, what="schema")
     return schema
 
 
