@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,15 @@ _MOST_TASKS = 2000
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Shared memory that Ray reserves on this machine. Only part numbers and the model pass through it."""
+
+
+_PRIVATE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # with it, Ray uses the machine's address in the network
+    "RAY_AUTH_MODE": "token",
+}
+"""Settings of a Ray on this machine: it listens on 127.0.0.1, and every call needs a token."""
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 
 
 @contextmanager
@@ -148,26 +158,30 @@ class _Scorer:
 
 def _start(options: WorkerOptions, message: Callable[[str], None]) -> bool:
     """Start Ray or connect to a cluster; False if the caller's program has done so already."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    environment = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in (environment | {"RAY_USAGE_STATS_ENABLED": "0"}).items():
+        os.environ.setdefault(name, value)
+    if not options.address:
+        os.environ.update(_PRIVATE)  # Ray reads some of it while it is imported
     try:
         import ray
     except ModuleNotFoundError as error:
         raise UnavailableError(f"{error.name} is not installed: {install('score')}") from error
     if ray.is_initialized():
         return False
+    if [int(number) for number in ray.__version__.split(".")[:2]] < [2, 60]:
+        raise UnavailableError(f"Ray {ray.__version__} is too old: pip install 'ray[data]>=2.60'")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     address = options.address
     message(f"connecting to Ray at {address}" if address else "starting Ray on this machine")
     try:
         with _silenced_stderr():
             if address:
-                ray.init(address=address, **quiet)
+                ray.init(address=address, **_QUIET)
             else:
-                cores = max((options.workers or 1) * options.threads, os.cpu_count() or 1)
-                ray.init(num_cpus=cores, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+                _start_here(options)
+    except UnavailableError:
+        raise
     except Exception as error:  # Ray raises any class of error here
         if not address:
             raise UnavailableError(f"Ray does not start: {_last_line(error)}") from error
@@ -176,17 +190,47 @@ def _start(options: WorkerOptions, message: Callable[[str], None]) -> bool:
     return True
 
 
+def _start_here(options: WorkerOptions) -> None:
+    """Start a Ray that listens on the loopback interface only and requires a token that nobody else has.
+
+    Anyone who can send tasks to Ray can run any program as this user.
+    """
+    import ray
+
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    with suppress(ImportError, AttributeError):
+        from ray._raylet import AuthenticationTokenLoader
+
+        AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of an earlier run
+    ray.init(
+        address="local",  # even if RAY_ADDRESS names a cluster
+        num_cpus=max((options.workers or 1) * options.threads, os.cpu_count() or 1),
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        **_QUIET,
+    )
+    host = ray.util.get_node_ip_address()
+    if not ip_address(host).is_loopback:
+        ray.shutdown()
+        raise UnavailableError(
+            f"Ray listens on {host}, where other machines can reach it: import ray after fer_deploy.score, or start "
+            "Ray yourself"
+        )
+
+
 @contextmanager
 def _silenced_stderr() -> Iterator[None]:
     """Keep Ray's C++ start-up messages off the terminal. They bypass Python; Ray's log files have them too."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
     finally:
-        sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
