@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import shown
+from fer_deploy.files import open_regular, shown
+from fer_deploy.tars import members_of
 
 LARGEST_UNPACKED = 2 << 30
 """Bytes that an archive may unpack to: 2 GiB, seven times FER2013's table."""
@@ -103,7 +103,7 @@ def open_table(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     Raises:
         DataError: the file holds no table, or unpacks to too much.
     """
-    with path.open("rb") as file, _unpacked(file, shown(path.name), nested=0) as opened:
+    with open_regular(path, what="data set") as file, _unpacked(file, shown(path.name), nested=0) as opened:
         yield opened
 
 
@@ -117,13 +117,14 @@ def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO
     elif kind == "gzip":
         with gzip.GzipFile(fileobj=stream) as unpacking:
             bounded = io.BufferedReader(_Bounded(unpacking, name, stream.tell), 1 << 20)
-            if kind_of(bounded.peek(512)[:512]) == "tar":
-                with _in_tar(bounded, stream, name) as opened:
-                    yield opened
-            else:
+            is_tar = kind_of(bounded.peek(512)[:512]) == "tar"
+            if not is_tar:
                 yield bounded, name
+        if is_tar:
+            with _in_tar(stream, name) as opened:
+                yield opened
     elif kind == "tar":
-        with _in_tar(stream, None, name) as opened:
+        with _in_tar(stream, name) as opened:
             yield opened
     elif kind == "zip":
         if nested:
@@ -154,39 +155,34 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], st
 
 
 @contextmanager
-def _in_tar(stream: IO[bytes], again: IO[bytes] | None, name: str) -> Iterator[tuple[IO[bytes], str]]:
+def _in_tar(stream: IO[bytes], name: str) -> Iterator[tuple[IO[bytes], str]]:
     """The table in a tar: the first member with a known name, otherwise the only .csv, found by a first pass.
 
     Args:
-        stream: the tar's bytes, unpacked.
-        again: the packed file, to be unpacked once more for the second pass; None if `stream` can seek.
+        stream: the tar, packed or not.
         name: the archive's name, for errors.
     """
+
+    def check(unpacked: int, packed: int) -> None:
+        refuse_bomb(unpacked, packed, name)
+
     names = []
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            if not member.isreg():
-                continue
-            names.append(member.name)
-            if PurePosixPath(member.name).name.lower() in TABLES and _is_usable(member.name):
-                opened = archive.extractfile(member)
-                if opened is not None:
-                    yield opened, f"{name}: {member.name}"
-                    return
+    for member, archive in members_of(stream, check=check):
+        if not member.isreg():
+            continue
+        names.append(member.name)
+        if PurePosixPath(member.name).name.lower() in TABLES and _is_usable(member.name):
+            opened = archive.extractfile(member)
+            if opened is not None:
+                yield opened, f"{name}: {shown(member.name)}"
+                return
     chosen = choose_only(names, (".csv",), name)
     if chosen is None:
         raise DataError(f"{name} holds no table of faces (fer2013.csv): name an archive that does")
-    if again is not None:
-        again.seek(0)
-        unpacking = gzip.GzipFile(fileobj=again)
-        stream = io.BufferedReader(_Bounded(unpacking, name, again.tell), 1 << 20)
-    else:
-        stream.seek(0)
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            if member.name == chosen and (opened := archive.extractfile(member)) is not None:
-                yield opened, f"{name}: {chosen}"
-                return
+    for member, archive in members_of(stream, check=check):
+        if member.name == chosen and (opened := archive.extractfile(member)) is not None:
+            yield opened, f"{name}: {shown(chosen)}"
+            return
 
 
 def refuse_bomb(unpacked: int, packed: int, name: str) -> None:

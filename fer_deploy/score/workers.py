@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -199,9 +200,8 @@ def _start_here(options: WorkerOptions) -> None:
 
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     with suppress(ImportError, AttributeError):
-        from ray._raylet import AuthenticationTokenLoader
-
-        AuthenticationTokenLoader.instance().reset_cache()  # it may hold the token of an earlier run
+        loader: Any = importlib.import_module("ray._raylet").AuthenticationTokenLoader
+        loader.instance().reset_cache()  # it may hold the token of an earlier run
     ray.init(
         address="local",  # even if RAY_ADDRESS names a cluster
         num_cpus=max((options.workers or 1) * options.threads, os.cpu_count() or 1),
@@ -209,7 +209,7 @@ def _start_here(options: WorkerOptions) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         **_QUIET,
     )
-    host = ray.util.get_node_ip_address()
+    host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     if not ip_address(host).is_loopback:
         ray.shutdown()
         raise UnavailableError(

@@ -385,3 +385,25 @@ def test_blocks_have_a_bounded_number_of_samples(tmp_path: Path) -> None:
 def test_parts_and_places_are_equal_by_value(tmp_path: Path) -> None:
     assert InputPart(b"a", 1, 2, 3, 4) == InputPart(b"a", 1, 2, 3, 4)
     assert Place.of(str(tmp_path)) == Place.of(f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["huge.png", "huge.txt"])
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_a_member_that_claims_more_than_the_rest_of_the_shard_is_one_row_with_the_error(
+    tmp_path: Path, kind: str, name: str
+) -> None:
+    claim = tarfile.TarInfo(name)
+    claim.size = 1 << 40
+    shard = io.BytesIO()
+    with tarfile.open(fileobj=shard, mode="w") as archive:
+        member = tarfile.TarInfo("1.png")
+        member.size = len(PICTURES["sad"])
+        archive.addfile(member, io.BytesIO(PICTURES["sad"]))
+    content = shard.getvalue().rstrip(b"\0")
+    content += bytes(-len(content) % 512) + claim.tobuf(tarfile.GNU_FORMAT) + bytes(5000)
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(gzip.compress(content) if kind == "tar.gz" else content)
+    (_row, good), *others = rows_of(read_all(WebDataset(Place.of(str(path)), InputOptions())))
+    assert good == PICTURES["sad"]
+    assert others[-1][0]["key"] is None
+    assert "the shard is damaged or cut short after this point" in str(others[-1][1])

@@ -7,7 +7,6 @@ streamed.
 from __future__ import annotations
 
 import tarfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -20,23 +19,13 @@ from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place
 from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged
+from fer_deploy.tars import DAMAGE, members_of
 
 SUFFIXES = (b".tar", b".tar.gz", b".tgz")
 """Endings of shards."""
 
-_HEADER_BYTES = 1 << 20
 _HELD_BYTES = 64 * 1024 * 1024
 """A block ends early when its encoded pictures take more bytes than this."""
-
-
-class _BoundedTarInfo(tarfile.TarInfo):
-    """A member that refuses a huge extended header: tarfile reads the whole header into memory, whatever its size."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.size > _HEADER_BYTES:
-            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
-        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return member
 
 
 @dataclass
@@ -103,7 +92,7 @@ class WebDataset:
                         sample = _Sample(key)
                     if picture is not None:
                         sample.pictures.setdefault(suffix, picture)
-        except (tarfile.TarError, EOFError, zlib.error, OSError, ValueError) as error:
+        except DAMAGE as error:
             if sample is not None and sample.pictures:
                 yield sample.key, self._chosen(sample)
             yield None, DataError(f"the shard is damaged or cut short after this point: {one_line(error)}")
@@ -112,25 +101,22 @@ class WebDataset:
             yield sample.key, self._chosen(sample)
 
     def _members(self, stream: IO[bytes]) -> Iterator[tuple[str, str, InputPicture | None]]:
-        # `r|*` never seeks back and reads packed shards too.
-        with tarfile.open(fileobj=stream, mode="r|*", errorlevel=2, tarinfo=_BoundedTarInfo) as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every member in memory
-                folder, slash, name = member.name.rpartition("/")
-                stem, _dot, suffix = name.partition(".")
-                if not stem or not member.isfile():
-                    continue
-                key, suffix = shown(f"{folder}{slash}{stem}"), suffix.lower()
-                if not self._wanted(suffix):
-                    yield key, suffix, None
-                elif member.size > MAXIMUM_BYTES:
-                    yield key, suffix, DataError(f"{member.size:,} bytes, more than a picture may have")
-                else:
-                    content = archive.extractfile(member)
-                    data = content.read() if content is not None else b""
-                    if len(data) != member.size:
-                        raise tarfile.ReadError(f"{shown(member.name)} is cut short")
-                    yield key, suffix, data
+        for member, archive in members_of(stream):
+            folder, slash, name = member.name.rpartition("/")
+            stem, _dot, suffix = name.partition(".")
+            if not stem or not member.isfile():
+                continue
+            key, suffix = shown(f"{folder}{slash}{stem}"), suffix.lower()
+            if not self._wanted(suffix):
+                yield key, suffix, None
+            elif member.size > MAXIMUM_BYTES:
+                yield key, suffix, DataError(f"{member.size:,} bytes, more than a picture may have")
+            else:
+                content = archive.extractfile(member)
+                data = content.read() if content is not None else b""
+                if len(data) != member.size:
+                    raise tarfile.ReadError(f"{shown(member.name)} is cut short")
+                yield key, suffix, data
 
     def _wanted(self, suffix: str) -> bool:
         if self.options.column:
