@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Self, get_args
 
 import click
 
-from fer_deploy.cli.options import Millions, model_option, options_of, provider_option, restart_option, threads_option
+from fer_deploy.cli.options import (
+    FiniteRange,
+    Millions,
+    model_option,
+    options_of,
+    provider_option,
+    restart_option,
+    threads_option,
+)
 from fer_deploy.score.options import InputKind, InputOptions, ScoreJob, WorkerOptions
 from fer_deploy.score.watcher import ScoreWatcher
 
@@ -53,7 +61,12 @@ _SECONDS_BETWEEN_LINES = 60
     kinds={"rows_per_part": click.IntRange(1), "block_rows": click.IntRange(1), "maximum_pixels": Millions(0.001, 80)},
     into="options",
 )
-@options_of(WorkerOptions, ["workers", "address"], kinds={"workers": click.IntRange(1)}, into="workers")
+@options_of(
+    WorkerOptions,
+    ["workers", "part_minutes", "address"],
+    kinds={"workers": click.IntRange(1), "part_minutes": FiniteRange(0.01, 100_000)},
+    into="workers",
+)
 @threads_option(default=1, each="worker")
 @provider_option
 @restart_option

@@ -42,6 +42,9 @@ class WorkerOptions:
     providers: tuple[str, ...] = ("cpu",)
     """ONNX Runtime's execution providers, best first. If the first is not `cpu`, each worker reserves one GPU."""
 
+    part_minutes: float = 60.0
+    """Minutes that a part may take. A part that takes longer is given up and reported; the others are computed."""
+
     address: str = ""
     """A running Ray cluster, as HOST:PORT, or `auto` on one of its machines. Default: start Ray on this machine."""
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -34,6 +36,9 @@ _DECODED_BYTES = 32 * 1024 * 1024
 
 RETRIES = 3
 """How often a part is tried again after its worker has died."""
+
+_TOO_SLOW = "not finished"
+_NOTE_SECONDS = 30
 
 _GROUP_ROWS = 20_000
 _GROUP_BYTES = 32 * 1024 * 1024
@@ -77,7 +82,7 @@ def score_part(
     if finished is not None:
         return finished
     started = time.monotonic()
-    attempts = f".attempts-{number:08d}"
+    attempts = _attempts_name(number)
     _count_attempt(output, attempts, number)
     labels: Counter[str] = Counter()
     rows = bad_rows = 0
@@ -110,12 +115,44 @@ def _count_attempt(output: Place, name: str, number: int) -> None:
     attempts = 0
     if output.exists(name):
         try:
-            attempts = int(output.read(name.encode(), maximum_bytes=100))
-        except (DataError, ValueError):  # the worker that wrote it died while writing
+            text = output.read(name.encode(), maximum_bytes=100, what="count of attempts").decode(errors="replace")
+            if text.startswith(_TOO_SLOW):
+                raise DataError(f"part {number}: {text}: see --part-minutes")
+            attempts = int(text)
+        except ValueError:  # damaged
             attempts = 1
     if attempts > RETRIES:
         raise DataError(f"part {number}: {attempts} workers in a row died while computing it: look for a bad picture")
     output.write(name, str(attempts + 1).encode())
+
+
+@contextmanager
+def deadline(output: Place, number: int, *, seconds: float) -> Iterator[None]:
+    """Kill this process if the block takes longer, after leaving a note that makes other workers refuse the part.
+
+    Only the end of the process stops a reader that hangs in a system call or in a library.
+    """
+
+    def note() -> None:
+        output.write(_attempts_name(number), f"{_TOO_SLOW} within {seconds / 60:g} minutes".encode())
+
+    def expire() -> None:
+        writer = threading.Thread(target=note, daemon=True)
+        writer.start()
+        writer.join(_NOTE_SECONDS)  # the output may be what hangs
+        os._exit(1)
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _attempts_name(number: int) -> str:
+    return f".attempts-{number:08d}"
 
 
 class _Writer:

@@ -18,7 +18,7 @@ import numpy as np
 from fer_deploy.errors import FerDeployError, UnavailableError, install, one_line
 from fer_deploy.recognizer import Recognizer
 from fer_deploy.score.options import WorkerOptions
-from fer_deploy.score.part import PartResult, score_part
+from fer_deploy.score.part import PartResult, deadline, score_part
 from fer_deploy.score.places import Place
 from fer_deploy.score.plan import ScorePlan
 
@@ -141,6 +141,7 @@ class _Scorer:
         self._parts = plan.list_parts()
         self._source = plan.source()
         self._output = Place(plan.output)
+        self._seconds = 60 * options.part_minutes
         self._recognizer = Recognizer(content, threads=options.threads, providers=list(options.providers))
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[str]]:
@@ -150,7 +151,8 @@ class _Scorer:
     def _score(self, number: int) -> PartResult:
         part = self._parts[number]
         try:
-            return score_part(self._recognizer, self._plan, self._source, part, number=number, output=self._output)
+            with deadline(self._output, number, seconds=self._seconds):
+                return score_part(self._recognizer, self._plan, self._source, part, number=number, output=self._output)
         except FerDeployError as error:
             return PartResult(number, problem=str(error))
         except Exception as error:  # a problem of this part: the others are still computed

@@ -275,6 +275,16 @@ def test_workers_are_as_many_as_have_room_and_work(
     assert plan_workers(WorkerOptions(**options), machines, parts) == expected
 
 
+def test_a_part_that_takes_too_long_is_given_up_and_the_others_are_computed(tmp_path: Path, model: Path) -> None:
+    write_parquet(tmp_path / "in" / "quick.parquet", some_labels(5))
+    write_parquet(tmp_path / "in" / "slow.parquet", some_labels(20_000), first=5)
+    workers = {"workers": 1, "part_minutes": 0.0125}
+    summary = run(job(tmp_path, model, workers=workers, options={"rows_per_part": 20_000}))
+    assert not summary.is_whole
+    assert (summary.parts, summary.parts_done, summary.rows) == (2, 1, 5)
+    assert summary.problems == ("part 1: not finished within 0.0125 minutes: see --part-minutes",)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "images", "webdataset"])
 def test_an_object_store_holds_input_and_output(tmp_path: Path, model: Path, s3_bucket: str, kind: str) -> None:
     labels = some_labels(60)

@@ -222,6 +222,34 @@ def test_a_parquet_file_that_changes_while_it_is_read_is_refused(tmp_path: Path)
         list(blocks)
 
 
+def varint(number: int) -> bytes:
+    """A whole number as Thrift writes it: zigzag, seven bits to a byte."""
+    number = number << 1 if number >= 0 else (-number << 1) - 1
+    coded = bytearray()
+    while number > 127:
+        coded.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*coded, number])
+
+
+@pytest.mark.parametrize("claim", [10**12, 2**62, 10**8, -5])
+def test_a_parquet_file_that_claims_rows_which_it_cannot_hold_is_refused(tmp_path: Path, claim: int) -> None:
+    honest = tmp_path / "honest.parquet"
+    pq.write_table(pa.table({"image": pa.array([PICTURES["sad"]] * 123_457, pa.binary())}), honest)
+    content = honest.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8].replace(varint(123_457), varint(claim))
+    changed = content[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+    (tmp_path / "claims.parquet").write_bytes(changed)
+    left_out = LeftOut()
+    parts = list(ParquetFiles(Place.of(str(tmp_path)), InputOptions()).parts(left_out))
+    assert {part.file for part in parts} == {b"honest.parquet"}
+    assert sum(part.rows for part in parts) == 123_457
+    (problem,) = left_out.problems
+    assert "claims.parquet: " in problem
+    assert "\n" not in problem
+
+
 def test_an_empty_file_has_no_part(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", [])
     source = ParquetFiles(Place.of(str(tmp_path)), InputOptions())

@@ -31,6 +31,9 @@ RESERVED = ("file", "row", "label", "probability", "error", "angry", "disgust", 
 
 _USUAL_NAMES = ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png", "bytes", "content", "pixels")
 _HELD_BYTES = 32 * 1024 * 1024
+_ROWS_PER_BYTE = 1000
+"""Honest files have fewer rows per byte: writers begin a new page after a million rows at most."""
+
 _MOST_PIECES = 16
 """Pieces of one row group. Each piece reads past the rows before it, so the cost grows with the square of this."""
 
@@ -54,6 +57,7 @@ class ParquetFiles:
             try:
                 with self._open(entry.name) as file:
                     schema, groups = file.schema_arrow, _rows_of_groups(file)
+                    self._refuse_claims(entry, groups)
             except DataError as error:
                 left_out.problems.append(str(error))
                 continue
@@ -97,6 +101,12 @@ class ParquetFiles:
             except DataError:
                 continue
         raise DataError(f"{self.place}: holds no readable Parquet file")
+
+    def _refuse_claims(self, entry: Entry, groups: Sequence[int]) -> None:
+        """Refuse a footer that claims rows which the file cannot hold. Each would become a row about damage."""
+        if min(groups, default=0) < 0 or (entry.size >= 0 and sum(groups) > entry.size * _ROWS_PER_BYTE):
+            name = shown(self.place.path(entry.name))
+            raise DataError(f"{name}: damaged: it claims {sum(groups):,} rows in {entry.size:,} bytes")
 
     def _entries(self, left_out: LeftOut) -> Iterator[Entry]:
         if self.place.kind() == "file":
