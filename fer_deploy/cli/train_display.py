@@ -23,11 +23,12 @@ from fer_deploy.faces import Dataset
 from fer_deploy.machine import available_cores
 from fer_deploy.recipes import Recipe
 from fer_deploy.training.curves import draw_curves
-from fer_deploy.training.devices import choose_device, join_processes
+from fer_deploy.training.devices import choose_device, join_processes, launcher_number
 from fer_deploy.training.estimate import epochs_left, measure_rate
 from fer_deploy.training.fit import Outcome, Settings, train
 from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.queue import End, QueueResult, TrainingProcess, run_in_order, run_side_by_side
+from fer_deploy.training.record import required
 from fer_deploy.training.run import Run
 from fer_deploy.training.watcher import BatchReport, EpochRow, Silent, Watcher
 
@@ -252,13 +253,15 @@ def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
         say(f"[bold]{run.name}[/] stopped after {outcome.epochs_run} epochs, saved.")
         return
     opened = Run.open(outcome.folder)
-    accuracy = f"{opened.validation_accuracy:.2%} validation accuracy at epoch {opened.record['best']['epoch']}"
+    epoch = required(opened.record, "best.epoch", outcome.folder / "run.json")
+    accuracy = f"{opened.validation_accuracy:.2%} validation accuracy at epoch {epoch}"
     if outcome.status == "already complete":
         say(f"[bold]{run.name}[/] is already complete: {accuracy}. --restart trains it again.")
         return
     draw_curves(outcome.folder)
     folder = outcome.folder.relative_to(workspace) if outcome.folder.is_relative_to(workspace) else outcome.folder
-    say(f"[bold]{run.name}[/] complete: {accuracy}, in {duration(opened.record['seconds'])}. {escape(str(folder))}/")
+    seconds = duration(opened.record.get("seconds", 0))
+    say(f"[bold]{run.name}[/] complete: {accuracy}, in {seconds}. {escape(str(folder))}/")
 
 
 def report_seeds(complete: Sequence[tuple[PlannedRun, Path]]) -> None:
@@ -279,7 +282,7 @@ def report_seeds(complete: Sequence[tuple[PlannedRun, Path]]) -> None:
 
 def _writes() -> bool:
     """Whether this process is the one of several that prints."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return launcher_number("RANK", 0) == 0
 
 
 class Stop:

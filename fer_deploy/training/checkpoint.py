@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fer_deploy.errors import RunError
-from fer_deploy.files import replacing
+from fer_deploy.errors import RunError, one_line
+from fer_deploy.files import check_regular, replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: it cannot be written (disk full, folder read-only); the old one is unchanged.
     """
-    save_tensors(path, checkpoint.tensors, metadata={"state": json.dumps(dict(checkpoint.state))})
+    # With the names of all tensors, `read_checkpoint` can tell whether one is missing.
+    state = {**checkpoint.state, "tensors": sorted(checkpoint.tensors)}
+    save_tensors(path, checkpoint.tensors, metadata={"state": json.dumps(state)})
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, metadata: dict[str, str] | None = None) -> None:
@@ -65,14 +68,33 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: the file is damaged, or no regular file.
+    """
+    check_regular(path, what="checkpoint", error=RunError)
+    with damage_in_words(path):
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])  # a loss in it may be NaN, which files.parse_json refuses
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if not isinstance(state, dict):
+            raise ValueError("its state is no table")
+        if sorted(state.pop("tensors", tensors)) != sorted(tensors):
+            raise ValueError("a tensor is missing or unknown")
+        return Checkpoint(tensors, state)
+
+
+@contextmanager
+def damage_in_words(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged checkpoint raises, while it is read or restored, into one error.
+
+    Raises:
+        RunError: the block raised anything but RunError.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, state)  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path}: the checkpoint is damaged ({error}): train again with --restart") from error
+        yield
+    except (RunError, OSError):
+        raise
+    except Exception as error:  # safetensors, PyTorch and a wrong type somewhere in the state: each has its own
+        raise RunError(f"{path}: the checkpoint is damaged ({one_line(error)}): train again with --restart") from error
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -91,6 +113,9 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, to
 
     Moments get their parameter's memory layout: PyTorch's fused optimisers walk storage in order, and would silently
     pair the wrong numbers of a channels-last parameter and a contiguous moment.
+
+    Raises:
+        ValueError: a moment has another shape than its parameter.
     """
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -99,5 +124,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, to
         parameter = parameters[int(number)]
         if tensor.shape == parameter.shape:
             tensor = torch.empty_like(parameter).copy_(tensor)
+        elif tensor.numel() != 1:  # a counter
+            raise ValueError(f"optimiser.{name} has shape {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
         state.setdefault(int(number), {})[moment] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

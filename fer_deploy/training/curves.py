@@ -6,9 +6,11 @@ import csv
 from itertools import pairwise
 from pathlib import Path
 
-from fer_deploy.errors import RunError
-from fer_deploy.files import replacing
-from fer_deploy.training.record import read_record
+from fer_deploy.errors import RunError, one_line
+from fer_deploy.files import read_text, replacing
+from fer_deploy.training.record import read_record, required
+
+_COLUMNS = ("training_loss", "validation_loss", "training_accuracy", "validation_accuracy", "lr")
 
 
 def draw_curves(folder: Path) -> Path:
@@ -29,12 +31,15 @@ def draw_curves(folder: Path) -> Path:
     path = folder / "history.csv"
     if not path.exists():
         raise RunError(f"{folder}: has no history.csv yet")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    epochs = [int(row["epoch"]) for row in rows]
-
-    def column(name: str) -> list[float]:
-        return [float(row[name]) for row in rows]
+    rows = list(csv.DictReader(read_text(path, what="history", error=RunError).splitlines()))
+    try:
+        epochs = [int(row["epoch"]) for row in rows]
+        columns = {name: [float(row[name]) for row in rows] for name in _COLUMNS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: damaged history ({one_line(error)}): train again with --restart") from error
+    if not rows:
+        raise RunError(f"{path}: has no epoch yet")
+    column = columns.__getitem__
 
     figure = Figure(figsize=(8, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -76,6 +81,7 @@ def draw_curves(folder: Path) -> Path:
 def _best(folder: Path, epochs: list[int], accuracies: list[float]) -> int:
     """The index of the epoch whose weights were saved; without a record of it, of the most accurate one."""
     try:
-        return epochs.index((read_record(folder / "run.json").get("best") or {})["epoch"])
-    except (RunError, KeyError, ValueError):
+        path = folder / "run.json"
+        return epochs.index(required(read_record(path), "best.epoch", path))
+    except (RunError, ValueError):
         return max(range(len(epochs)), key=accuracies.__getitem__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed
 
-from fer_deploy.errors import UnavailableError
+from fer_deploy.errors import UnavailableError, one_line
 from fer_deploy.machine import processor_name
 
 
@@ -57,13 +57,29 @@ def join_processes(device: torch.device) -> Processes:
     The group serves all runs of a command, until the process ends: a second group would find the first one's keys in
     the launcher's store, and wait for ever.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = launcher_number("WORLD_SIZE", 1)
     if count == 1:
         return Processes()
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(torch.distributed.destroy_process_group)
-    return Processes(torch.distributed.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+    return Processes(torch.distributed.get_rank(), count, launcher_number("LOCAL_RANK", 0))
+
+
+def launcher_number(name: str, default: int) -> int:
+    """A whole number that a launcher of several processes set in the environment.
+
+    Raises:
+        UnavailableError: the variable holds something else.
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise UnavailableError(
+            f"${name} is {one_line(text, limit=40)!r}, not a whole number: unset it, or use torchrun"
+        )
+    return int(text)
 
 
 def choose_device(name: str) -> torch.device:
@@ -81,7 +97,7 @@ def choose_device(name: str) -> torch.device:
     if name == "mps" and not mps:
         raise UnavailableError("--device mps: PyTorch finds no Apple GPU: use --device cpu")
     if name == "cuda":
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        local_rank = launcher_number("LOCAL_RANK", 0)
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
     return torch.device(name)

@@ -73,4 +73,4 @@ def epochs_left(recipe: Recipe, folder: Path) -> int:
         record = Run.open(folder, partial=True).record
     except RunError:
         return planned
-    return 0 if record["status"] == "complete" else max(0, planned - int(record["epochs_run"]))
+    return 0 if record["status"] == "complete" else max(0, planned - int(record.get("epochs_run", 0)))

@@ -23,7 +23,7 @@ from fer_deploy.faces import Dataset
 from fer_deploy.files import lock
 from fer_deploy.models import initialise, measure_cost
 from fer_deploy.recipes import Recipe, Stage
-from fer_deploy.training.checkpoint import Checkpoint, read_checkpoint
+from fer_deploy.training.checkpoint import Checkpoint, damage_in_words, read_checkpoint
 from fer_deploy.training.clock import Clock
 from fer_deploy.training.data import TrainingData
 from fer_deploy.training.devices import (
@@ -33,6 +33,7 @@ from fer_deploy.training.devices import (
     describe_failure,
     half_type,
     join_processes,
+    launcher_number,
 )
 from fer_deploy.training.evaluate import logits_of, validate, with_precise_bn
 from fer_deploy.training.kernels import accelerate_network
@@ -40,7 +41,7 @@ from fer_deploy.training.lesson import Lesson
 from fer_deploy.training.optim import Updater
 from fer_deploy.training.progress import Progress
 from fer_deploy.training.record import fingerprint, is_complete
-from fer_deploy.training.run import Run, find_weights, load_half_precision, make_network
+from fer_deploy.training.run import Run, find_weights, load_half_precision, make_network, mismatch
 from fer_deploy.training.stages import seed_at, share_budget
 from fer_deploy.training.step import BatchSizes, Losses, LossNotFiniteError, draw_epoch, take_step
 from fer_deploy.training.teachers import Teachers
@@ -144,12 +145,12 @@ class _Order:
         return not self.settings.restart and is_complete(self.folder, wanted)
 
     def already_complete(self) -> Outcome:
-        return Outcome("already complete", self.folder, int(Run.open(self.folder).record["epochs_run"]))
+        return Outcome("already complete", self.folder, int(Run.open(self.folder).record.get("epochs_run", 0)))
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint to resume from, if there is one."""
         path = self.folder / CHECKPOINT_NAME
-        if self.settings.restart or not (self.folder / "run.json").exists() or not path.exists():
+        if self.settings.restart or not (self.folder / "run.json").exists() or not os.path.lexists(path):
             return None
         return read_checkpoint(path)
 
@@ -172,7 +173,7 @@ def _failures_in_words(folder: Path) -> Iterator[None]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Lock the run's folder, so that no other command trains it at the same time."""
-    if int(os.environ.get("RANK", "0")):  # the first of several processes holds the lock for all
+    if launcher_number("RANK", 0):  # the first of several processes holds the lock for all
         yield
         return
     with lock(folder.parent / f".{folder.name}.lock", wait=False) as locked:
@@ -230,12 +231,20 @@ class _Training:
             )
             progress = Progress(initialisation, started=now())
         else:
-            network.load_state_dict(checkpoint.part("network"))
+            with damage_in_words(order.folder / CHECKPOINT_NAME):
+                saved = checkpoint.part("network")
+                progress = Progress.from_checkpoint(checkpoint)
+                for weights in (saved, *filter(None, (progress.best, progress.stage_best))):
+                    # Whether the network's own weights are finite is for the next loss to show.
+                    if problem := mismatch(weights, network.state_dict(), finite=weights is not saved):
+                        raise ValueError(problem)
+                network.load_state_dict(saved)
+                if progress.stage >= len(recipe.stages):
+                    raise ValueError(f"it is in stage {progress.stage + 1} of {len(recipe.stages)}")
             if checkpoint.state.get("unlabelled_sha256", "") != data.unlabelled_sha256:
                 raise RunError(
                     f"{order.folder}: began with other unlabelled faces: restore them, or begin again with --restart"
                 )
-            progress = Progress.from_checkpoint(checkpoint)
         network = network.to(device)
         if device.type in ("cpu", "cuda"):
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
@@ -279,7 +288,10 @@ class _Training:
             progress.begin_stage(index)
         updater = Updater.of(self.network, stage, batches=sizes.count, device=self.device)
         if checkpoint is not None:
-            updater.restore(checkpoint)
+            with damage_in_words(self.order.folder / CHECKPOINT_NAME):
+                updater.restore(checkpoint)
+                if progress.batch > sizes.count:
+                    raise ValueError(f"it is at batch {progress.batch} of {sizes.count}")
         trained = self.network
         if self.processes.count > 1:
             trained = nn.parallel.DistributedDataParallel(self.network)

@@ -200,8 +200,11 @@ class Updater:
         restore_optimiser(self.optimiser, checkpoint.part("optimiser"))
         self.scheduler.restore(checkpoint.state["scheduler"])
         if self.average is not None:
-            for name, tensor in checkpoint.part("average").items():
-                self.average.tensors[name].copy_(tensor)
+            saved = checkpoint.part("average")
+            for name, tensor in self.average.tensors.items():
+                if saved[name].shape != tensor.shape:
+                    raise ValueError(f"average.{name} has shape {tuple(saved[name].shape)}, not {tuple(tensor.shape)}")
+                tensor.copy_(saved[name])
             self.average.steps = int(checkpoint.state["average_steps"])
         if self.scaler.is_enabled() and checkpoint.state["scaler"]:  # empty if written on a device without a scaler
             self.scaler.load_state_dict(checkpoint.state["scaler"])

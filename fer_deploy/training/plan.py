@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RecipeError, RunError
-from fer_deploy.recipes import Recipe, apply_settings, load_recipe, recipe_from_dict
+from fer_deploy.recipes import Recipe, apply_settings, load_recipe
 from fer_deploy.study import STUDY_ENSEMBLES, STUDY_VARIANTS
-from fer_deploy.training.record import read_record
+from fer_deploy.training.record import read_record, recorded_recipe, required
 from fer_deploy.training.request import TrainingRequest
 from fer_deploy.training.run import Run, find_weights, is_complete_run
 from fer_deploy.training.stages import share_budget
@@ -152,7 +152,7 @@ def _plan_dependency(name: str, student: PlannedRun, workspace: Path) -> Planned
     path = workspace / "training" / name / "run.json"
     if path.exists():
         record = read_record(path)
-        return PlannedRun(name, recipe_from_dict(record["recipe"], source=str(path)), int(record["seed"]))
+        return PlannedRun(name, recorded_recipe(record, path), required(record, "seed", path))
     try:
         return PlannedRun(name, load_recipe(name, workspace=workspace), 0)
     except RecipeError as error:

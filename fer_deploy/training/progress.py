@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fer_deploy.errors import one_line
 from fer_deploy.recipes import Stage
 from fer_deploy.training.checkpoint import Checkpoint
 from fer_deploy.training.optim import Updater
@@ -78,17 +79,29 @@ class Progress:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Progress:
-        """The progress that `to_checkpoint` kept."""
+        """The progress that `to_checkpoint` kept.
+
+        Raises:
+            ValueError, KeyError, TypeError: the checkpoint is damaged.
+        """
         state = checkpoint.state
         names = {entry.name for entry in _number_fields()}
         best = checkpoint.part("best")
-        return cls(
+        progress = cls(
             **{name: value for name, value in state["progress"].items() if name in names},
             best=best,
             stage_best=checkpoint.part("stage_best") or best,
             initialisation=state["initialisation"],
             weights_sha256=state["weights_sha256"],
         )
+        _check_types(progress, "progress")
+        for row in progress.rows:
+            _check_types(EpochRow(**row), "a row of the history")
+        if len(progress.rows) != progress.epochs_run or progress.best_epoch > progress.epochs_run:
+            raise ValueError(f"{progress.epochs_run} epochs with {len(progress.rows)} rows of history")
+        if bool(best) != bool(progress.best_epoch):
+            raise ValueError("the best weights are missing")
+        return progress
 
     def begin_stage(self, index: int) -> None:
         """Go to the start of a stage, counted from 0."""
@@ -156,6 +169,22 @@ class Progress:
 
 def _number_fields() -> list[Any]:
     return [entry for entry in fields(Progress) if entry.name not in _NO_NUMBERS]
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,)}
+
+
+def _check_types(values: Progress | EpochRow, what: str) -> None:
+    """Check that fields of int, float and str hold such values, and no negative counts: ValueError if not.
+
+    Losses may be NaN or infinite: a run may have had such an epoch under a gradient scaler.
+    """
+    for entry in fields(values):
+        value: Any = getattr(values, entry.name)
+        kinds = _TYPES.get(str(entry.type), (object,))
+        is_negative = isinstance(value, int) and value < 0
+        if not isinstance(value, kinds) or isinstance(value, bool) or is_negative:
+            raise ValueError(f"{what}: {entry.name} is {one_line(repr(value), limit=40)}")
 
 
 def _score(loss: float, accuracy: float, best_by: Literal["accuracy", "loss"]) -> float:

@@ -1,14 +1,20 @@
-"""A run's record, `run.json`: read and compared without loading PyTorch."""
+"""A run's record, `run.json`: read, checked and compared without loading PyTorch.
+
+Records come from elsewhere too, with downloaded runs: whatever the package uses of one has been checked here first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_deploy.errors import RecipeError, RunError
-from fer_deploy.files import read_json
+from fer_deploy.errors import RecipeError, RunError, one_line
+from fer_deploy.files import read_json, shown
 from fer_deploy.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
@@ -18,19 +24,140 @@ RUN_FORMAT = 1
 """Version of run.json's layout."""
 
 
+MAXIMUM_BYTES = 8 * 1024 * 1024
+"""Of a record. Usual ones have 5 kB."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a value of the record may be."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+
+
+def _whole(low: int, high: int) -> _Kind:
+    return _Kind(
+        f"a whole number from {low:,} to {high:,}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def _number(low: float, high: float) -> _Kind:
+    return _Kind(
+        f"a number from {low:,} to {high:,}",
+        lambda value: isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def _optional(kind: _Kind) -> _Kind:
+    return _Kind(f"{kind.words}, or null", lambda value: value is None or kind.accepts(value))
+
+
+_TEXT = _Kind(
+    "printable text of at most 2,000 characters",
+    lambda value: isinstance(value, str) and len(value) <= 2000 and value.isprintable(),
+)
+_TABLE = _Kind("a table", lambda value: isinstance(value, dict))
+_FLAG = _Kind("true or false", lambda value: isinstance(value, bool))
+_SHA256 = _Kind(
+    "64 hexadecimal digits", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+)
+_COUNT = _whole(0, 10**15)
+
+_KINDS: Mapping[str, _Kind] = {
+    "status": _Kind("'training' or 'complete'", lambda value: value in ("training", "complete")),
+    "name": _TEXT,
+    "title": _Kind("text", lambda value: isinstance(value, str)),
+    "best": _optional(_TABLE),
+    "best.stage": _whole(1, 10**12),
+    "best.epoch": _whole(1, 10**12),
+    "best.validation_accuracy": _number(0, 1),
+    "temperature": _optional(_number(0.05, 20)),  # the range of ensemble.fit_temperature
+    "weights_sha256": _Kind("64 hexadecimal digits, or empty", lambda value: value == "" or _SHA256.accepts(value)),
+    "parameters": _COUNT,
+    "gflops": _number(0, 10**6),
+    "epochs_run": _whole(0, 10**12),
+    "epochs_planned": _whole(0, 10**12),
+    "images_seen": _COUNT,
+    "initialisation": _TEXT,
+    "seed": _whole(0, 2**63),
+    "data": _TABLE,
+    "data.name": _TEXT,
+    "data.official": _FLAG,
+    "data.sha256": _SHA256,
+    "data.training_rows": _COUNT,
+    "data.copies_left_out": _COUNT,
+    "data.validation_rows": _COUNT,
+    "data.unlabelled_faces": _COUNT,
+    "data.unlabelled_sha256": _SHA256,
+    "started": _TEXT,
+    "finished": _optional(_TEXT),
+    "seconds": _number(0, 10**10),
+    "machine": _TABLE,
+    "machine.device": _TEXT,
+    "versions": _TABLE,
+    "recipe": _TABLE,
+    "fingerprint": _TABLE,
+}
+"""The values that a record may have, by key; `a.b` is key b of table a. Other keys are not used by anything."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
-    """A `run.json`'s content, which has at least `format` and `status`.
+    """A `run.json`'s content, which has at least `format` and `status`; every value in it has its type and range.
 
     Raises:
-        RunError: it cannot be read, or is no record of this format.
+        RunError: it cannot be read, is no record of this format, or a value is of another type or out of range.
     """
     try:
-        record = read_json(path, what="run record", error=RunError)
+        record = read_json(path, what="run record", error=RunError, maximum_bytes=MAXIMUM_BYTES)
     except RunError as error:
-        raise RunError(f"{error}: fetch it again, or move its folder away") from error
+        raise RunError(f"{error}: {REMEDY}") from error
     if not isinstance(record, dict) or record.get("format") != RUN_FORMAT or "status" not in record:
-        raise RunError(f"{path}: is not a run record of format {RUN_FORMAT}")
+        raise RunError(f"{shown(path)}: is not a run record of format {RUN_FORMAT}")
+    for key, kind in _KINDS.items():
+        table: Any = record
+        *tables, name = key.split(".")
+        for part in tables:
+            table = table.get(part) or {}
+        if name in table and not kind.accepts(table[name]):
+            value = one_line(repr(table[name]), limit=60)
+            raise RunError(f"{shown(path)}: damaged run record: {key} must be {kind.words}, got {value}: {REMEDY}")
     return record
+
+
+REMEDY = "fetch the run again, or train it with --restart"
+
+
+def required(record: Mapping[str, Any], key: str, path: Path) -> Any:
+    """A value that a use of the record needs.
+
+    Args:
+        record: from `read_record`.
+        key: the value's, `a.b` for key b of table a.
+        path: the record's, for the error.
+
+    Raises:
+        RunError: it is missing.
+    """
+    value: Any = record
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None:
+        raise RunError(f"{shown(path)}: damaged run record: {key} is missing: {REMEDY}")
+    return value
+
+
+def recorded_recipe(record: Mapping[str, Any], path: Path) -> Recipe:
+    """The recipe of a record.
+
+    Raises:
+        RunError: it is missing, or has a key or value that the schema refuses.
+    """
+    try:
+        return recipe_from_dict(required(record, "recipe", path), source="recipe")
+    except RecipeError as error:
+        raise RunError(f"{shown(path)}: damaged run record: {error}: {REMEDY}") from error
 
 
 def fingerprint(recipe: Recipe, dataset: Dataset, *, seed: int) -> dict[str, Any]:
@@ -45,7 +172,7 @@ def is_complete(folder: Path, wanted: dict[str, Any]) -> bool:
         RunError: it holds another run, or its record is damaged.
     """
     path = folder / "run.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return False
     try:
         record = read_record(path)

@@ -7,23 +7,26 @@ hashed, so that a committed folder reproduces its ONNX file exactly.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
-from fer_deploy.errors import RunError
-from fer_deploy.files import write_bytes
+from fer_deploy.errors import RunError, one_line
+from fer_deploy.files import read_file, write_bytes
 from fer_deploy.models import build_network
-from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes, recipe_from_dict
-from fer_deploy.training.record import read_record
+from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes
+from fer_deploy.training.record import REMEDY, read_record, recorded_recipe, required
 
 if TYPE_CHECKING:
     from torch import nn
+
+MAXIMUM_WEIGHTS = 2**31
+"""Bytes of a weights file. VGG19 has 78 MB in half precision."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +50,14 @@ class Run:
             RunError: the folder is missing, unfinished or damaged.
         """
         path = folder / "run.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             raise RunError(f"{folder}: there is no run here{_remedy(folder)}")
         record = read_record(path)
         if record.get("status") != "complete" and not partial:
             raise RunError(f"{folder}: this run has not finished: resume it with `{_command(folder, record)}`")
         if not record.get("weights_sha256"):
             raise RunError(f"{folder}: this run has no weights yet: resume it with `{_command(folder, record)}`")
-        return cls(folder.absolute().name, folder, recipe_from_dict(record["recipe"], source=str(path)), record)
+        return cls(folder.absolute().name, folder, recorded_recipe(record, path), record)
 
     @property
     def weights_path(self) -> Path:
@@ -78,8 +81,12 @@ class Run:
 
     @property
     def validation_accuracy(self) -> float:
-        """Accuracy of the rounded weights on validation faces, 0 to 1."""
-        return float(self.record["best"]["validation_accuracy"])
+        """Accuracy of the rounded weights on validation faces, 0 to 1.
+
+        Raises:
+            RunError: the record does not have it.
+        """
+        return float(required(self.record, "best.validation_accuracy", self.folder / "run.json"))
 
     def network(self) -> nn.Module:
         """The network in evaluation mode with the saved weights: float32, every value one of half precision.
@@ -88,14 +95,14 @@ class Run:
             RunError: the weights are missing, differ from the record, or do not fit the network.
         """
         try:
-            content = self.weights_path.read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunError(f"{self.weights_path}: {reason}: train again, or fetch the file") from error
+            content = read_file(self.weights_path, maximum_bytes=MAXIMUM_WEIGHTS, what="weights file", error=RunError)
+        except RunError as error:
+            raise RunError(f"{error}: {REMEDY}") from error
         if hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise RunError(f"{self.weights_path}: does not match its record in run.json: fetch both again")
+        state = _as_float32(_parse(content, self.weights_path))
         network = make_network(self.recipe.network)
-        load_weights(network, load_half_precision(self.weights_path), source=self.weights_path)
+        load_weights(network, state, source=self.weights_path)
         return network.eval()
 
 
@@ -162,28 +169,56 @@ def load_half_precision(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         RunError: the file is missing or not safetensors.
     """
+    return _as_float32(
+        _parse(read_file(path, maximum_bytes=MAXIMUM_WEIGHTS, what="weights file", error=RunError), path)
+    )
+
+
+def _parse(content: bytes, path: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read as safetensors ({error})") from error
+        return load(content)
+    except Exception as error:  # safetensors has no error class for all that can be wrong
+        raise RunError(f"{path}: damaged weights file: not safetensors: {one_line(error)}: {REMEDY}") from error
+
+
+def _as_float32(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
 def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], *, source: Path) -> None:
-    """Load a state into a network; names and shapes must all fit.
+    """Load a state into a network; names, shapes and kinds of number must all fit, and all values be finite.
 
     Raises:
-        RunError: a name or shape does not fit; names the first.
+        RunError: a tensor does not fit; names the first. The network is unchanged.
     """
-    wanted = network.state_dict()
-    for name in sorted(wanted.keys() | state.keys()):
-        if name not in state or name not in wanted:
-            where = "missing in the file" if name not in state else "unknown to the network"
-            raise RunError(f"{source}: tensor {name} is {where}: the file belongs to another network")
-        if wanted[name].shape != state[name].shape:
-            expected, got = tuple(wanted[name].shape), tuple(state[name].shape)
-            raise RunError(f"{source}: tensor {name} has shape {got}, the network needs {expected}")
+    problem = mismatch(state, network.state_dict())
+    if problem:
+        raise RunError(f"{source}: {problem}: {REMEDY}")
     network.load_state_dict(dict(state))
+
+
+def mismatch(state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], *, finite: bool = True) -> str:
+    """The first tensor of a file that is not as in a network, in words; empty if all are.
+
+    Args:
+        state: the file's tensors by name.
+        wanted: the network's, which must have the same names, shapes and kinds of number.
+        finite: NaN and infinite values count as mismatches.
+    """
+    for name in sorted(wanted.keys() | state.keys()):
+        where = f"tensor {one_line(name)}"
+        if name not in state:
+            return f"{where} is missing in the file, which is damaged or belongs to another network"
+        if name not in wanted:
+            return f"{where} is unknown to the network: the file is damaged or belongs to another one"
+        tensor, place = state[name], wanted[name]
+        if place.shape != tensor.shape:
+            return f"{where} has shape {tuple(tensor.shape)}, the network needs {tuple(place.shape)}"
+        if tensor.is_complex() or tensor.is_floating_point() != place.is_floating_point():
+            return f"{where} has numbers of type {tensor.dtype}, the network needs {place.dtype}"
+        if finite and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return f"{where} has values that are NaN or infinite"
+    return ""
 
 
 def _remedy(folder: Path) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from fer_deploy import __version__
-from fer_deploy.errors import RunError
+from fer_deploy.errors import RunError, printable
 from fer_deploy.faces import Dataset
-from fer_deploy.files import write_json
+from fer_deploy.files import open_regular, write_json
 from fer_deploy.models.cost import Cost
 from fer_deploy.recipes import Recipe, recipe_to_dict
 from fer_deploy.training.checkpoint import Checkpoint, write_checkpoint
@@ -79,13 +79,16 @@ class RunWriter:
         for row in progress.rows:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
         wanted = buffer.getvalue().encode()
-        present = path.read_bytes() if path.exists() else b""
+        present = b""
+        if path.exists():
+            with open_regular(path, what="history", error=RunError) as file:
+                present = file.read(len(wanted) + 1)
         if not wanted.startswith(present):
             raise RunError(f"{path}: was changed by something else: restore it, or train again with --restart")
-        with path.open("ab") as file:
-            file.write(wanted[len(present) :])
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("ab") as output:
+            output.write(wanted[len(present) :])
+            output.flush()
+            os.fsync(output.fileno())
 
     def write_record(
         self, progress: Progress, *, rounded_accuracy: float | None = None, temperature: float | None = None
@@ -118,7 +121,7 @@ class RunWriter:
             "epochs_run": progress.epochs_run,
             "epochs_planned": progress.epochs_planned(self.recipe.stages),
             "images_seen": progress.images_seen,
-            "initialisation": progress.initialisation,
+            "initialisation": printable(progress.initialisation),
             "seed": self.seed,
             "data": self._data(),
             "started": progress.started,
@@ -145,7 +148,7 @@ class RunWriter:
     def _data(self) -> dict[str, Any]:
         """The record's facts about the faces."""
         facts = {
-            "name": self.dataset.name,
+            "name": printable(self.dataset.name),
             "official": self.dataset.official,
             "sha256": self.dataset.sha256,
             "training_rows": self.data.labelled,

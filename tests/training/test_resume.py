@@ -150,7 +150,9 @@ sys.path.insert(0, sys.argv[2])
 from small_recipe import SMALL
 from fer_deploy.faces.synthetic import synthetic_dataset
 from fer_deploy.recipes import parse_recipe, apply_settings
+from fer_deploy.training.checkpoint import read_checkpoint
 from fer_deploy.training.fit import train, Settings
+from fer_deploy.training.record import read_record
 workspace = Path(sys.argv[1])
 recipe = apply_settings(parse_recipe(SMALL, source="small.toml"), ["stage.0.epochs=12", "stage.1.epochs=8"])
 faces = synthetic_dataset(280)
@@ -189,8 +191,10 @@ while True:
     grew = grew and now.startswith(before)
     longest = usual if len(now) > len(before) else longest * 1.2  # more, until a start gets somewhere
     before = now
-    record = folder / "run.json"
-    if record.exists() and json.loads(record.read_text())["status"] == "complete":
+    record, checkpoint = folder / "run.json", folder / "checkpoint.safetensors"
+    if checkpoint.exists():
+        read_checkpoint(checkpoint)  # whole, or it raises
+    if record.exists() and read_record(record)["status"] == "complete":
         break
 print(json.dumps({"kills": kills, "grew": grew}))
 """

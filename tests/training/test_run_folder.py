@@ -156,7 +156,7 @@ def test_a_copied_run_has_its_folders_name(tmp_path: Path, finished: Path) -> No
     assert Run.open(tmp_path / "training/older").name == "older"
     assert [run.name for run in list_runs(tmp_path)] == ["older"]
     (tmp_path / "training/older/run.json").write_text("<<<<<<< HEAD")
-    with pytest.raises(RunError, match=r"older/run.json: cannot be read"):
+    with pytest.raises(RunError, match=r"older/run.json: damaged run record: not JSON"):
         list_runs(tmp_path)
 
 
