@@ -8,10 +8,11 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut, decode_text, is_hidden, shown, walk
+from fer_deploy.files import LeftOut, decode_text, is_hidden, open_regular, shown, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
@@ -59,6 +60,12 @@ _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://?", re.IGNORECASE)
 """The start of an address, perhaps with one of its slashes lost in a path. A single letter is a drive of Windows."""
 
+_VIDEO_STARTS = (
+    *(b"\x1aE\xdf\xa3", b"FLV\x01", b"OggS", b"0&\xb2u\x8ef\xcf\x11", b"DKIF", b"YUV4MPEG2 ", b"\x06\x0e+4"),
+    *(b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"),
+)
+"""First bytes of Matroska, Flash, Ogg, ASF, IVF, YUV4MPEG, MXF, and MPEG program and video streams."""
+
 STANDARD_INPUT = "-"
 """The word for a picture on standard input."""
 
@@ -81,10 +88,13 @@ class Source:
         """The path as one printable line."""
         return shown(self.path)
 
-    @property
+    @cached_property
     def is_video(self) -> bool:
-        """Whether the file is read as a video, judged by its ending."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether the file is read as a video: judged by its ending or, if that is unknown, by its first bytes."""
+        ending = self.path.suffix.lower()
+        if ending in PICTURE_SUFFIXES or self.is_standard_input:
+            return False
+        return ending in VIDEO_SUFFIXES or _begins_as_video(self.path)
 
     @property
     def is_standard_input(self) -> bool:
@@ -151,6 +161,20 @@ def _utf16_without_mark(content: bytes) -> str | None:
     if odd == {0} and 0 not in even:
         return "utf-16-le"
     return "utf-16-be" if even == {0} and 0 not in odd else None
+
+
+def _begins_as_video(path: Path) -> bool:
+    """Whether a file begins as those video containers do that can be told by their first bytes."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(400)
+    except (DataError, OSError):
+        return False
+    if start[4:8] == b"ftyp":  # HEIC and AVIF pictures are files of this family too
+        return start[8:12] not in (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
+    is_transport_stream = any(start[at::packet][:2] == b"GG" for at, packet in ((0, 188), (4, 192)))
+    is_avi = start[:4] == b"RIFF" and start[8:12] == b"AVI "
+    return is_transport_stream or is_avi or start.startswith(_VIDEO_STARTS) or start[4:8] in (b"moov", b"mdat", b"wide")
 
 
 class _Search:

@@ -220,14 +220,13 @@ class Timeline:
         """Remarks on what was assumed."""
         notes = []
         if self.leading:
-            notes.append(
-                f"cut out of another video: {self.leading:,} frames before the first keyframe cannot be decoded"
-            )
+            count = _counted(self.leading, "frame")
+            notes.append(f"cut out of another video: {count} before the first keyframe cannot be decoded")
         if self.jumps:
             times = "once" if self.jumps == 1 else f"{self.jumps:,} times"
             notes.append(f"its clock jumps {times}, as in joined files: times continue after the last frame before")
         if self.patched:
-            notes.append(f"{self.patched:,} frames are damaged in part and were read as the decoder repaired them")
+            notes.append(f"read as the decoder repaired them: {_counted(self.patched, 'frame')} with damaged parts")
         return notes
 
     def _lost_before(self, time_s: float, passed: int) -> int:
@@ -292,3 +291,7 @@ class Timeline:
         last_s = max(0.0, before_s - self.facts.frame_s)
         first_s = self._time_s + self.facts.frame_s if self.frames else 0.0
         self._spans.append((min(first_s, last_s), last_s))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

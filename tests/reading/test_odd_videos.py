@@ -14,6 +14,7 @@ import pytest
 
 from fer_deploy.errors import DataError
 from fer_deploy.reading.decode import Frame, Video
+from fer_deploy.reading.inputs import find_inputs
 
 av = pytest.importorskip("av")
 
@@ -119,6 +120,29 @@ def test_every_container_and_codec(tmp_path: Path, name: str, options: str) -> N
     ffmpeg(*SCENE, *options.split(), path)
     _, notes = check_as_players_show_it(path)
     assert notes == []
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "matroska", "avi", "mpegts", "flv", "ogg", "asf", "ivf", "mpeg", "mxf"])
+def test_a_video_without_a_known_ending_is_known_by_its_first_bytes(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "video"
+    codec = {"ogg": "libvpx", "ivf": "libvpx", "mpeg": "mpeg2video", "mxf": "mpeg2video"}.get(kind, "mpeg4")
+    with av.open(str(path), "w", format=kind) as container:
+        stream = container.add_stream({"flv": "flv"}.get(kind, codec), rate=25, width=64, height=48, pix_fmt="yuv420p")
+        for level in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 50 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (source,) = find_inputs([path]).sources
+    assert source.is_video
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"G", b"GIF89a", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"RIFF\0\0\0\0WEBPVP8 "]
+)
+def test_other_files_without_a_known_ending_are_no_videos(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    (source,) = find_inputs([tmp_path / "file"]).sources
+    assert not source.is_video
 
 
 @NEEDS_FFMPEG
@@ -322,7 +346,7 @@ class TestDamage:
             assert loss is not None
             assert f"{100 - len(frames)} of 100 frames cannot be decoded" in loss
         else:  # an MPEG-4 decoder fills the hole
-            assert "damaged in part" in notes[0]
+            assert "with damaged parts" in notes[0]
 
     def test_an_mp4_file_without_its_index_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"its index \(moov\) is missing"):
