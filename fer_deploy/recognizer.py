@@ -121,6 +121,7 @@ class Recognizer:
             once, 1 thread per call and as many callers as cores gives the most faces per second.
         providers: where to compute, best first: short names (`cpu`, `cuda`, ...) or ONNX Runtime's. The first must
             really be in use: ONNX Runtime's silent step down to the CPU is an error here.
+        source: what to call a model that is given as bytes, in errors.
 
     Raises:
         ModelFileError: the file is missing, unsafe, or breaks the contract (input `faces`, output `probabilities`).
@@ -134,10 +135,12 @@ class Recognizer:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        source: str = "the model's bytes",
     ) -> None:
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
-        self.__setstate__(open_model(default_model() if model is None else model, threads=threads, providers=providers))
+        model = default_model() if model is None else model
+        self.__setstate__(open_model(model, source=source, threads=threads, providers=providers))
 
     def __getstate__(self) -> Model:
         return self._model  # which carries its file; the lock and the detector stay behind

@@ -180,7 +180,8 @@ def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDA
         problem = f"rows that do not sum to 1 but differ by up to {worst:.3g}"
     else:
         return values
-    raise ModelFileError(f"{source}: computed no probabilities for {faces} faces: {problem}: the model is damaged")
+    count = "1 face" if faces == 1 else f"{faces} faces"
+    raise ModelFileError(f"{source}: computed no probabilities for {count}: {problem}: the model is damaged")
 
 
 def open_model(

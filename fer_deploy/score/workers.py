@@ -142,7 +142,9 @@ class _Scorer:
         self._source = plan.source()
         self._output = Place(plan.output)
         self._seconds = 60 * options.part_minutes
-        self._recognizer = Recognizer(content, threads=options.threads, providers=list(options.providers))
+        self._recognizer = Recognizer(
+            content, threads=options.threads, providers=list(options.providers), source=plan.model
+        )
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[str]]:
         """Score the parts with these numbers; one result each, as JSON."""
