@@ -18,8 +18,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from fer_deploy.errors import DataError, FerDeployError, RecipeError, RunError, one_line, printable
 
@@ -83,8 +84,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """The SHA-256 of a regular file's bytes, as 64 hexadecimal digits. DataError, as `open_regular`."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -121,7 +122,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployError] = DataError) -> BinaryIO:
+def open_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployError] = DataError) -> BufferedReader:
     """Open a regular file for reading. Never blocks on a named pipe, and refuses pipes, devices and folders.
 
     Args:

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.files import LeftOut, parse_json
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place
 from fer_deploy.score.sources import InputPart, InputSource
@@ -130,7 +130,7 @@ def open_plan(output: Place) -> ScorePlan | None:
         return None
     try:
         with output.open(PLAN) as stream:
-            content = json.loads(stream.read())
+            content = parse_json(bytes(stream.read()), source=PLAN, what="plan", error=DataError)
         if content.pop("format") != FORMAT:
             raise ValueError("another version of ferdeploy wrote it")
         options = InputOptions(**content.pop("options") | {})
@@ -138,8 +138,8 @@ def open_plan(output: Place) -> ScorePlan | None:
             options = InputOptions(**asdict(options) | {"keep": tuple(options.keep)})
         restored = {"options": options, "problems": tuple(content["problems"]), "output": output.address}
         return ScorePlan(**content | restored)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{output}/{PLAN} cannot be read ({error}): start over with --restart") from error
+    except (DataError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{output}/{PLAN} cannot be read ({one_line(error)}): start over with --restart") from error
 
 
 def make_plan(

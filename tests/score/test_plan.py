@@ -109,7 +109,7 @@ def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     path = tmp_path / "out" / PLAN
     content = json.loads(path.read_text())
-    for text in ("{", json.dumps(content | {"format": 99}), json.dumps({"format": 1}), "[]"):
+    for text in ("{", json.dumps(content | {"format": 99}), json.dumps({"format": 1}), "[]", "null", "[" * 100_000):
         path.write_text(text)
         with pytest.raises(DataError, match=r"cannot be read .*--restart"):
             open_plan(Place.of(str(tmp_path / "out")))
