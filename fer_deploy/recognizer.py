@@ -298,7 +298,7 @@ class Recognizer:
         """As `probabilities`, for faces of mixed sizes: faces of one size are classified together.
 
         Args:
-            faces: pictures, each uint8 (height, width, 3), RGB. All of them are copied once.
+            faces: pictures, each uint8 (height, width, 3), RGB. Pictures of one size are copied once.
 
         Returns:
             float32 (n, 7), one row per face, in the same order.
@@ -311,7 +311,9 @@ class Recognizer:
         for position, pixels in enumerate(faces):
             by_size.setdefault(pixels.shape, []).append(position)
         for positions in by_size.values():
-            rows[positions] = self.probabilities(np.stack([faces[position] for position in positions]))
+            alone = len(positions) == 1  # a stack would copy it
+            stack = faces[positions[0]][np.newaxis] if alone else np.stack([faces[position] for position in positions])
+            rows[positions] = self.probabilities(stack)
         return rows
 
     def _predict_pixels(self, faces: Iterable[Pixels]) -> list[Recognition]:

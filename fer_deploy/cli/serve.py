@@ -29,7 +29,7 @@ SIGTERM stops the service gracefully.
     ServiceSettings,
     (
         "host", "port", "allowed_hosts", "allowed_origins", "threads", "maximum_queue", "maximum_batch",
-        "maximum_bytes", "maximum_pixels",
+        "maximum_bytes", "maximum_pixels", "maximum_large_pixels",
         "maximum_seconds", "drain_seconds", "log",
     ),
     flags={
@@ -39,6 +39,7 @@ SIGTERM stops the service gracefully.
         "maximum_batch": "--batch",
         "maximum_bytes": "--megabytes",
         "maximum_pixels": "--megapixels",
+        "maximum_large_pixels": "--large-megapixels",
         "maximum_seconds": "--seconds",
         "drain_seconds": "--drain",
     },
@@ -49,6 +50,7 @@ SIGTERM stops the service gracefully.
         "maximum_batch": click.IntRange(1, 1024),
         "maximum_bytes": Millions(0.001, 1024),
         "maximum_pixels": Millions(0.001, 80),
+        "maximum_large_pixels": Millions(0.001, 100_000),
         "maximum_seconds": FiniteRange(0.1, 600),
         "drain_seconds": FiniteRange(0, 600),
     },

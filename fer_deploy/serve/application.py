@@ -65,6 +65,7 @@ class Service:
             maximum_queue=settings.maximum_queue,
             maximum_batch=settings.maximum_batch,
             maximum_pixels=settings.maximum_pixels,
+            maximum_large_pixels=settings.large_pixels_limit,
             observer=self.metrics,
         )
         app = _allow_origins(_build_app(self), settings.allowed_origins)

@@ -4,8 +4,9 @@ A free thread takes everything in the queue, up to one batch; it never waits for
 busy the queue grows, and so do the batches: throughput rises with load, and a single request is not delayed.
 Pillow and ONNX Runtime release Python's lock while they work, so the threads run in parallel.
 
-The thread that computes a face also decodes it. The queue therefore holds encoded pictures, which are small, and the
-memory for decoded ones depends on the number of threads, not on the number of requests.
+The thread that computes a face also decodes it. The queue therefore holds encoded pictures, which are small. Large
+pictures take turns: a picture costs far more memory while the model resizes it than its own bytes, and threads that
+read large pictures at the same time would multiply that.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,14 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError, FerDeployError
-from fer_deploy.pictures import Pixels
+from fer_deploy.pictures import Pixels, stated_pixels
 from fer_deploy.serve.decoding import decode_picture
 
 _SMALL = 256 * 1024
 """Encoded bytes that end a batch: large pictures take long to decode, and other requests should not wait for them."""
 
-_BATCH_PIXELS = 4_000_000
-"""Decoded pixels that end a batch too (12 MB)."""
+BATCH_PIXELS = 4_000_000
+"""Decoded pixels that end a batch too (12 MB). A picture with more is a batch of its own, and counts as large."""
 
 
 class OverloadedError(FerDeployError):
@@ -67,6 +68,51 @@ class _Job:
     queued: float = field(default_factory=time.monotonic)
 
 
+_Answer = tuple[_Job, NDArray[np.float32] | BaseException]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Decoded faces that are computed together, and the answers of those that could not be decoded."""
+
+    faces: list[tuple[_Job, Pixels]] = field(default_factory=list)
+    answers: list[_Answer] = field(default_factory=list)
+    pixels: int = 0
+    decode_seconds: float = 0.0
+
+    def clear(self) -> None:
+        """Empty it, so that its pictures can be freed."""
+        self.faces.clear()
+        self.answers.clear()
+        self.pixels, self.decode_seconds = 0, 0.0
+
+
+class LargePictures:
+    """Bounds the pixels of large pictures that all threads together decode and compute at a time.
+
+    Args:
+        maximum_pixels: the bound; a single picture may always be read.
+    """
+
+    def __init__(self, maximum_pixels: int) -> None:
+        self._maximum_pixels = maximum_pixels
+        self._pixels = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, pixels: int) -> Iterator[None]:
+        """Wait until a picture of so many pixels fits beside the others, and count it for the length of the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= self._maximum_pixels)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
 class Batcher:
     """A bounded queue of encoded faces, emptied by threads.
 
@@ -76,6 +122,8 @@ class Batcher:
         maximum_queue: faces that may wait; see `submit`.
         maximum_batch: faces that a thread takes at a time.
         maximum_pixels: pixels that a picture may have; see `decode_picture`.
+        maximum_large_pixels: pixels of large pictures that are read at a time; see `LargePictures`. None is
+            `maximum_pixels`.
         observer: receives waiting times and batches.
     """
 
@@ -87,12 +135,14 @@ class Batcher:
         maximum_queue: int,
         maximum_batch: int,
         maximum_pixels: int,
+        maximum_large_pixels: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._model = model
         self._maximum_queue = maximum_queue
         self._maximum_batch = maximum_batch
         self._maximum_pixels = maximum_pixels
+        self._large_pictures = LargePictures(maximum_large_pixels or maximum_pixels)
         self._observer = observer
         self._queue: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -183,62 +233,72 @@ class Batcher:
             try:
                 self._run(jobs)
             except BaseException as error:  # the requests must get any error, and the thread must survive it
-                _answer([(job, error) for job in jobs])
+                _deliver([(job, error) for job in jobs])
+            jobs.clear()  # the thread may now wait for long, and keeps no pictures meanwhile
 
     def _run(self, jobs: list[_Job]) -> None:
-        started = time.monotonic()
-        answers: list[tuple[_Job, NDArray[np.float32] | BaseException]] = []
-        batch: list[_Job] = []
-        pictures: list[Pixels] = []
-        pixels = 0
+        """Decode and compute faces in order, as batches of at most `BATCH_PIXELS`."""
+        taken = time.monotonic()
+        batch = _Batch()
         for job in jobs:
             if self._observer is not None:
-                self._observer.waited(started - job.queued)
-            if time.monotonic() > job.deadline:
-                answers.append((job, TooLateError("the time limit passed while the request waited: try later")))
-                continue
-            try:
-                picture = decode_picture(job.content, name=job.name, maximum_pixels=self._maximum_pixels)
-            except DataError as error:
-                answers.append((job, error))
-                continue
-            if pictures and pixels + picture.size // 3 > _BATCH_PIXELS:
-                _answer(
-                    [*answers, *self._compute(batch, pictures, started)]
-                )  # these faces need not wait for the others
-                answers = []
-                batch, pictures, pixels, started = [], [], 0, time.monotonic()
-            batch.append(job)
-            pictures.append(picture)
-            pixels += picture.size // 3
-        if pictures:
-            answers += self._compute(batch, pictures, started)
-        _answer(answers)
+                self._observer.waited(taken - job.queued)
+            pixels = stated_pixels(job.content)
+            if batch.pixels + pixels > BATCH_PIXELS:
+                self._finish(batch)  # these faces need not wait for a larger one
+            if BATCH_PIXELS < pixels <= self._maximum_pixels:
+                with self._large_pictures.turn(pixels):
+                    self._decode(job, batch)
+                    self._finish(batch)
+            else:
+                self._decode(job, batch)
+        self._finish(batch)
 
-    def _compute(
-        self, batch: list[_Job], pictures: list[Pixels], started: float
-    ) -> list[tuple[_Job, NDArray[np.float32] | BaseException]]:
-        decoded = time.monotonic()
+    def _decode(self, job: _Job, batch: _Batch) -> None:
+        """Add a face to a batch, or its error to the batch's answers."""
+        started = time.monotonic()
+        if started > job.deadline:
+            late = TooLateError("the time limit passed while the request waited: try later")
+            batch.answers.append((job, late))
+            return
         try:
-            rows = self._model.probabilities_of(pictures)
+            picture = decode_picture(job.content, name=job.name, maximum_pixels=self._maximum_pixels)
+        except DataError as error:
+            batch.answers.append((job, error))
+            return
+        batch.faces.append((job, picture))
+        batch.pixels += picture.size // 3
+        batch.decode_seconds += time.monotonic() - started
+
+    def _finish(self, batch: _Batch) -> None:
+        """Compute a batch, deliver its answers, and empty it."""
+        if batch.faces:
+            batch.answers += self._compute(batch.faces, batch.decode_seconds)
+        _deliver(batch.answers)
+        batch.clear()
+
+    def _compute(self, faces: Sequence[tuple[_Job, Pixels]], decode_seconds: float) -> list[_Answer]:
+        started = time.monotonic()
+        try:
+            rows = self._model.probabilities_of([picture for _job, picture in faces])
         except Exception as error:
-            if len(batch) == 1:
-                return [(batch[0], error)]
+            if len(faces) == 1:
+                return [(faces[0][0], error)]
             # One picture may be the cause (a size that a model of fixed size rejects): retry each on its own.
-            alone = [self._compute([job], [picture], decoded) for job, picture in zip(batch, pictures, strict=True)]
-            return [answer for answers in alone for answer in answers]
+            return [answer for face in faces for answer in self._compute([face], decode_seconds / len(faces))]
         if self._observer is not None:
-            self._observer.computed(len(batch), decoded - started, time.monotonic() - decoded)
-        return list(zip(batch, rows, strict=True))
+            self._observer.computed(len(faces), decode_seconds, time.monotonic() - started)
+        return [(job, row) for (job, _picture), row in zip(faces, rows, strict=True)]
 
 
-def _answer(answers: Sequence[tuple[_Job, NDArray[np.float32] | BaseException]]) -> None:
+def _deliver(answers: Sequence[_Answer]) -> None:
     """Hand results to the event loop, in one call per batch."""
     if not answers:
         return
+    delivered = list(answers)  # the event loop reads them later
 
     def deliver() -> None:
-        for job, answer in answers:
+        for job, answer in delivered:
             if job.future.done():
                 continue
             if isinstance(answer, BaseException):
@@ -247,6 +307,6 @@ def _answer(answers: Sequence[tuple[_Job, NDArray[np.float32] | BaseException]])
                 job.future.set_result(answer)
 
     try:
-        answers[0][0].future.get_loop().call_soon_threadsafe(deliver)
+        delivered[0][0].future.get_loop().call_soon_threadsafe(deliver)
     except RuntimeError:  # the loop is closed: the service has stopped and no request waits
         return

@@ -13,6 +13,10 @@ from fer_deploy.machine import available_cores
 class ServiceSettings:
     """How a service behaves. All limits are per process.
 
+    Memory beyond what the idle process has: 22 bytes for each pixel of large pictures that are read at a time
+    (`large_pixels_limit`), as much for 4 million pixels in each further thread, and up to twice `held_bytes_limit`.
+    docs/serve.md has the measurement.
+
     Raises:
         ValueError: a limit is out of its range.
     """
@@ -49,6 +53,10 @@ class ServiceSettings:
     of `maximum_bytes` if that is more."""
     maximum_pixels: int = 25_000_000
     """Size of a picture by its header, at most. More is refused with 422 before anything is decoded."""
+    maximum_large_pixels: int | None = None
+    """Size of all pictures of over 4 megapixels that are read at a time, at most. Default: one picture.
+
+    The others wait. Reading a picture takes up to 22 bytes of memory per pixel."""
     maximum_pictures: int = 64
     """Pictures in one form, and never more than `maximum_queue`."""
     maximum_seconds: float = 10.0
@@ -73,7 +81,8 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         for name in ("maximum_queue", "maximum_batch", "maximum_bytes", "held_bytes_limit", "maximum_pixels",
-                     "maximum_pictures", "maximum_head_bytes", "maximum_connections"):  # fmt: skip
+                     "large_pixels_limit", "maximum_pictures", "maximum_head_bytes",
+                     "maximum_connections"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("maximum_seconds", "header_seconds", "stop_seconds"):
@@ -105,6 +114,11 @@ class ServiceSettings:
         if self.maximum_held_bytes is None:
             return max(256_000_000, self.maximum_bytes)
         return self.maximum_held_bytes
+
+    @property
+    def large_pixels_limit(self) -> int:
+        """Pixels of large pictures that all threads together read at a time."""
+        return self.maximum_pixels if self.maximum_large_pixels is None else self.maximum_large_pixels
 
     @property
     def pictures_per_form(self) -> int:
