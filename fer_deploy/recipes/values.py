@@ -34,7 +34,7 @@ class KeyPath:
 
     def wrong(self, message: str) -> RecipeError:
         """An error that begins with the file and the key."""
-        return RecipeError(f"{self.source}: {self.key or 'the recipe'} {message}")
+        return RecipeError(f"{self.source}: {one_line(self.key, limit=120) if self.key else 'the recipe'} {message}")
 
 
 def build(table: type[T], content: object, place: KeyPath) -> T:
@@ -44,7 +44,7 @@ def build(table: type[T], content: object, place: KeyPath) -> T:
         RecipeError: a key is unknown or missing, or a value is wrong; names the file and the key.
     """
     if not isinstance(content, Mapping):
-        raise place.wrong(f"must be a table, got {content!r}")
+        raise place.wrong(f"must be a table, got {_brief(content)}")
     fields = {SPELLINGS.get(field.name, field.name): field for field in dataclasses.fields(typing.cast(Any, table))}
     for key in content:
         if key not in fields:
@@ -60,7 +60,8 @@ def build(table: type[T], content: object, place: KeyPath) -> T:
     try:
         return table(**values)
     except ValueError as error:  # the schema's own checks, which begin with the field
-        raise RecipeError(f"{place.source}: {place.key + '.' if place.key else ''}{one_line(error)}") from error
+        prefix = one_line(place.key, limit=120) + "." if place.key else ""
+        raise RecipeError(f"{place.source}: {prefix}{one_line(error)}") from error
 
 
 def convert(hint: Any, value: object, place: KeyPath) -> Any:
@@ -86,6 +87,8 @@ def _union(hint: Any, value: object, place: KeyPath) -> Any:
         return convert(kinds[0], value, place)
     if isinstance(value, list):  # a network's option: lists become tuples, so that recipes can be compared and hashed
         return tuple(convert(hint, entry, place) for entry in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise place.wrong(f"must be a finite number, got {value}")
     if isinstance(value, bool | int | float | str | tuple):
         return value
     raise place.wrong(f"must be a plain value, got {_brief(value)}")

@@ -251,6 +251,16 @@ def test_recipes_from_windows_are_read(tmp_path: Path, encoding: str, line_end: 
         (b"name = " + b"1" * 10_000, "not a valid recipe"),
         (MINIMAL.replace("2", f"'{'x' * 100_000}'").encode(), "epochs must be a whole number, got 'xxx"),
         (MINIMAL.replace("epochs", "e" * 100_000).encode(), "unknown key 'stage.0.eee"),
+        (
+            f"{MINIMAL}network.options.{'k' * 10_000} = 1979-05-27\n".encode(),
+            "not a valid recipe|must be a plain value",
+        ),
+        (
+            MINIMAL.replace('"plain"', f'"plain", options = {{ {"k" * 10_000} = nan }}').encode(),
+            "must be a finite number",
+        ),
+        (MINIMAL.replace('"mine"', f"'{'n' * 10_000}'").encode(), "at most 200 characters"),
+        (MINIMAL.replace('"mine"', f"'{' ' * 10_000}'").encode(), "letters, digits"),
         (MINIMAL.replace("title", '"ti\\u001btle"').encode(), "unknown key 'ti.x1btle'"),
     ],
 )
@@ -274,6 +284,14 @@ def test_a_named_pipe_and_a_folder_are_no_recipes(tmp_path: Path) -> None:
     os.mkfifo(folder / "mine.toml")
     with pytest.raises(RecipeError, match="a named pipe, not a recipe"):
         load_recipe("mine", workspace=tmp_path)
+
+
+@pytest.mark.parametrize("key", ["a b", "", "ü", 'q"', "a.b", "\x7f", "\n"])
+def test_options_of_any_name_survive_the_round_trip(key: str) -> None:
+    network = {"name": "plain", "options": {key: key}}
+    content = {"name": "mine", "title": key, "network": network, "stage": [{"epochs": 1}]}
+    recipe = recipe_from_dict(content, source="mine")
+    assert parse_recipe(recipe_to_toml(recipe), source="again") == recipe
 
 
 @pytest.mark.parametrize("content", [None, [], 5, "x", {"stage": 3}, {"network": []}, {1: 2}])
