@@ -25,7 +25,7 @@ from fer_deploy.errors import FerDeployError, printable
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))
-EXAMPLES_PER_ROUND = 200
+EXAMPLES_PER_ROUND = 50
 
 _share = SECONDS
 

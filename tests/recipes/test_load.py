@@ -35,6 +35,7 @@ from fer_deploy.study import STUDY_VARIANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = 'name = "mine"\ntitle = "t"\nnetwork = { name = "plain" }\n[[stage]]\nepochs = 2\n'
+LONG = "k" * 10_000
 TAUGHT = 'distillation = { teachers = ["a"], view = "cached", mixup_alpha = 1.0 }\n' + MINIMAL
 
 # optimiser lr, betas, decay; schedule; clip, most epochs, patience, epochs run: the study's published notebook.
@@ -251,14 +252,8 @@ def test_recipes_from_windows_are_read(tmp_path: Path, encoding: str, line_end: 
         (b"name = " + b"1" * 10_000, "not a valid recipe"),
         (MINIMAL.replace("2", f"'{'x' * 100_000}'").encode(), "epochs must be a whole number, got 'xxx"),
         (MINIMAL.replace("epochs", "e" * 100_000).encode(), "unknown key 'stage.0.eee"),
-        (
-            f"{MINIMAL}network.options.{'k' * 10_000} = 1979-05-27\n".encode(),
-            "not a valid recipe|must be a plain value",
-        ),
-        (
-            MINIMAL.replace('"plain"', f'"plain", options = {{ {"k" * 10_000} = nan }}').encode(),
-            "must be a finite number",
-        ),
+        (MINIMAL.replace(" }", f", options = {{ {LONG} = 1979-05-27 }} }}").encode(), "must be a plain value"),
+        (MINIMAL.replace(" }", f", options = {{ {LONG} = nan }} }}").encode(), "must be a finite number"),
         (MINIMAL.replace('"mine"', f"'{'n' * 10_000}'").encode(), "at most 200 characters"),
         (MINIMAL.replace('"mine"', f"'{' ' * 10_000}'").encode(), "letters, digits"),
         (MINIMAL.replace("title", '"ti\\u001btle"').encode(), "unknown key 'ti.x1btle'"),
@@ -294,10 +289,11 @@ def test_options_of_any_name_survive_the_round_trip(key: str) -> None:
     assert parse_recipe(recipe_to_toml(recipe), source="again") == recipe
 
 
-@pytest.mark.parametrize("content", [None, [], 5, "x", {"stage": 3}, {"network": []}, {1: 2}])
+@pytest.mark.parametrize("content", [None, [], 5, "x" * 10_000, {"stage": 3}, {"network": []}, {1: 2}])
 def test_what_is_no_recipe_at_all_gets_one_line(content: object) -> None:
-    with pytest.raises(RecipeError, match=r"^run.json: "):
+    with pytest.raises(RecipeError, match=r"^run.json: ") as caught:
         recipe_from_dict(content, source="run.json")
+    assert len(str(caught.value)) < 300
 
 
 def test_settings_change_single_values() -> None:
