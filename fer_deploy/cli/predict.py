@@ -136,6 +136,10 @@ def command(**options: Any) -> None:
     """Classify the emotion of each face in PHOTOS: files, folders, patterns, videos, or - for a picture on stdin.
 
     The result is the expression that a picture shows, as crowd workers labelled it, not what the person feels.
+
+    Pictures and frames are read as viewers and players show them: upright, with square pixels. Boxes are in those
+    pixels. What was left out, changed or assumed is printed on stderr. Exit code 1: a file could not be read, or only
+    in part.
     """
     options["kind"] = _output_kind(options["kind"], options["output"])
     settings = Settings(**options)

@@ -120,6 +120,7 @@ class Video:
         self._av = load_av()
         self._name = shown(path)
         self._remarks: list[str] = []
+        self._container: Any = None
         self._timeline: Timeline | None = None
         self._first_shape: Fraction | None = None
         self._size = (0, 0)
@@ -148,6 +149,8 @@ class Video:
         Raises:
             DataError: no frame can be decoded.
         """
+        if self._timeline is not None:  # the container has been read before
+            self._open()
         done = 0
         try:
             for number, time_s, frame in self._decode(threads=min(_THREADS, os.cpu_count() or 1), strict=True):
@@ -175,6 +178,8 @@ class Video:
 
     def _open(self) -> None:
         """Open the container from its start, and choose the stream."""
+        if self._container is not None:
+            self._container.close()
         self._file.seek(0)
         try:
             permitted = {"format_whitelist": ",".join(sorted(CONTAINERS))}  # checked before a demuxer opens other files
@@ -211,11 +216,10 @@ class Video:
             return bool(stream.disposition & self._av.stream.Disposition.default), context.width * context.height
 
         chosen = max(decodable, key=rank)
-        self._remarks.clear()
         if len(streams) > 1:
             context = chosen.codec_context
             size = f"{context.width}x{context.height}"
-            self._remarks.append(f"{len(streams)} videos in this file: only stream {chosen.index} ({size}) is read")
+            self._remark(f"{len(streams)} videos in this file: only stream {chosen.index} ({size}) is read")
         return chosen
 
     def _decode(self, *, threads: int, strict: bool) -> Iterator[tuple[int, float, Any]]:

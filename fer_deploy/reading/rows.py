@@ -9,7 +9,9 @@ from typing import Any
 from fer_deploy.recognizer import Recognition
 
 PLACE_COLUMNS = ("left", "top", "right", "bottom", "score")
-"""A face's box in pixels of the upright picture, and the detector's score; empty if the picture is one face."""
+"""A face's box and the detector's score; empty if the picture is one face.
+
+The box is in pixels of the picture or frame as it is shown: upright, with square pixels."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_the_largest_face_of_each_photo_becomes_a_picture(photos: Path, tmp_path
     assert len(read_unlabelled(output, synthetic_dataset(70))) == 2
 
 
-def test_a_stopped_run_goes_on_and_what_is_broken_is_named(photos: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_and_broken_photos_are_named(photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "faces"
     CliRunner().invoke(command, [str(photos / "more"), "--output", str(output)])
     kept = (output / "two.png").stat().st_mtime_ns

@@ -79,7 +79,9 @@ class TestCrops:
         assert "[bold]a.png" in result.stdout
         assert "disgust" in result.stdout
 
-    def test_a_long_table_is_cut_and_says_so(self, predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_long_table_is_cut_with_a_count_of_the_rest(
+        self, predict: Predict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("fer_deploy.cli.predict_display.TABLE_ROWS", 2)
         for number in range(5):
             write_face(Path(f"{number}.png"), "sad")
@@ -103,7 +105,7 @@ class TestCrops:
             "b c.png"
         ]
 
-    def test_a_name_too_long_in_a_list_has_one_line_and_the_rest_goes_on(self, predict: Predict) -> None:
+    def test_a_name_too_long_in_a_list_gives_one_line_and_the_rest_is_read(self, predict: Predict) -> None:
         write_face(Path("a.png"), "sad")
         long = "x" * 300
         result = predict("--files-from", "-", "--crops", "--json", "--draw", "out", stdin=f"{long}\na.png\n".encode())
@@ -127,7 +129,7 @@ class TestCrops:
         ("words", "folder"),
         [(["in/a.png"], "in"), (["in"], "in"), (["in/b.png", "in/a.png"], "./in"), (["in/a.png"], "link")],
     )
-    def test_no_source_is_written_over(self, predict: Predict, words: list[str], folder: str) -> None:
+    def test_no_input_is_overwritten(self, predict: Predict, words: list[str], folder: str) -> None:
         originals = {path: path.read_bytes() for path in (write_face(Path(f"in/{name}.png"), "sad") for name in "ab")}
         Path("link").symlink_to("in")
         result = predict(*words, "--crops", "--draw", folder, "--output", "out.csv")
@@ -169,7 +171,7 @@ class TestPhotos:
         first, second = (line["box"] for line in json_lines(predict(picture, "--json")))
         assert first["right"] < 460 < second["left"], "one in each half, from left to right"
 
-    def test_a_photo_without_a_face_is_said_and_is_no_failure(self, predict: Predict) -> None:
+    def test_a_photo_without_a_face_is_noted_and_is_no_failure(self, predict: Predict) -> None:
         write_face(Path("a.png"), "sad")
         result = predict("a.png", "--json")
         assert (result.exit_code, result.stdout) == (0, "")
@@ -222,7 +224,7 @@ def bad_folder(folder: Path) -> int:
 
 
 class TestBadInput:
-    def test_each_has_one_line_and_the_rest_goes_on(self, predict: Predict) -> None:
+    def test_each_bad_file_gives_one_line_and_the_rest_is_read(self, predict: Predict) -> None:
         Path("in").mkdir()
         bad = bad_folder(Path("in"))
         result = predict("in", "--crops", "--json")
@@ -286,7 +288,7 @@ class TestBadInput:
         assert result.exit_code == 1
         assert "ROCMExecutionProvider" in result.stderr
 
-    def test_the_provider_and_a_default_model_are_said(self, predict: Predict, model: Path) -> None:
+    def test_the_provider_and_a_default_model_are_printed(self, predict: Predict, model: Path) -> None:
         write_face(Path("a.png"), "sad")
         assert f"model: {model} on CPUExecutionProvider" in predict("a.png", "--crops", "--provider", "cpu").stderr
 
@@ -302,7 +304,7 @@ class TestOutput:
         assert Path(name).stat().st_size > 0
         assert sorted(path.name for path in Path().iterdir()) == ["in", name]
 
-    def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
+    def test_a_stopped_run_resumes_with_the_same_result_as_an_uninterrupted_one(
         self, predict: Predict, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for number, label in enumerate(EMOTIONS * 2):
@@ -360,7 +362,7 @@ class TestOutput:
         lines = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
         assert [line["label"] for line in lines] == ["happy", "sad"]
 
-    def test_what_a_killed_run_left_goes_and_what_another_run_writes_stays(self, predict: Predict) -> None:
+    def test_temporary_files_of_a_killed_run_are_removed_and_those_of_others_kept(self, predict: Predict) -> None:
         from fer_deploy.files import replacing
 
         write_face(Path("a.png"), "sad")
@@ -385,7 +387,7 @@ class TestOutput:
         assert (again.exit_code, again.stderr) == (0, "written: out.jsonl\n")
         assert json.loads(Path("out.jsonl").read_text())["label"] == "happy"
 
-    def test_other_options_begin_anew_and_say_so(self, predict: Predict, model: Path) -> None:
+    def test_other_options_start_again_with_a_note(self, predict: Predict, model: Path) -> None:
         write_face(Path("a.png"), "sad")
         Path("out.csv.partial").write_text('{"journal": 1, "settings": {}}\n')
         result = predict("a.png", "--crops", "--output", "out.csv")
@@ -522,7 +524,7 @@ class TestVideos:
         assert len(table) == 21
         assert table[20]["smoothed_label"] == "happy"
 
-    def test_a_video_is_sought_through_alike_beside_a_picture(
+    def test_videos_have_their_own_detection_side_even_among_pictures(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         sides: list[tuple[int, tuple[int, ...]]] = []
@@ -569,7 +571,7 @@ class TestVideos:
         plot = np.asarray(Image.open("out/clip.mp4.png").convert("RGB"))
         assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 50
 
-    def test_a_copy_of_another_kind_says_what_it_is_of(self, predict: Predict, clip: Path) -> None:
+    def test_a_copy_in_another_format_keeps_the_name_of_its_source(self, predict: Predict, clip: Path) -> None:
         Path("clip.mov").write_bytes(clip.read_bytes())
         original = clip.read_bytes()
         assert predict("clip.mov", "--crops", "--json", "--draw", ".").exit_code == 0
@@ -591,7 +593,7 @@ class TestVideos:
         assert "cannot be written" in errors[0]
         assert errors[1] == "error: 1 of 2 failed or were read in part"
 
-    def test_a_stopped_video_goes_on_after_its_last_frame(
+    def test_a_stopped_video_resumes_after_its_last_frame(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert predict(clip, "--crops", "--output", "whole.csv").exit_code == 0
@@ -612,7 +614,7 @@ class TestVideos:
         assert len(read) == 8 + 13  # twenty frames, seven of them done before
         assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
 
-    def test_what_could_not_be_read_is_tried_again(
+    def test_files_that_could_not_be_read_are_tried_again(
         self, predict: Predict, clip: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in ("a.png", "z.png"):

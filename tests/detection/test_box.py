@@ -35,7 +35,7 @@ def test_overlap_is_intersection_over_union(other: Box, expected: float) -> None
     assert other.overlap(box) == pytest.approx(expected)
 
 
-def test_of_boxes_for_one_face_the_surest_is_kept() -> None:
+def test_the_best_box_of_each_face_is_kept() -> None:
     weak, strong, apart = Box(0, 0, 10, 10, 0.6), Box(1, 0, 11, 10, 0.9), Box(50, 0, 60, 10, 0.7)
     assert keep_best([weak, strong, apart], maximum_overlap=0.4) == [strong, apart]
     assert keep_best([weak, strong, apart], maximum_overlap=0.9) == [strong, apart, weak]

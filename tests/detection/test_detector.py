@@ -52,21 +52,19 @@ class TestAroundADetector:
         assert fake.seen[0] == (250, 500, 3)
         assert found == [Box(40, 80, 240, 320, 0.9)]
 
-    def test_photos_that_fit_are_shown_as_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_photos_that_fit_are_not_resized(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = Fake()
         assert with_backend(monkeypatch, fake).detect(np.zeros((960, 700, 3), np.uint8)) == []
         assert fake.seen[0] == (960, 700, 3)
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (63, 3)])
-    def test_tiny_and_thin_photos_are_laid_on_a_larger_one(
-        self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
-    ) -> None:
+    def test_tiny_and_thin_photos_are_padded(self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
         fake = Fake()
         with_backend(monkeypatch, fake).detect(np.zeros((*shape, 3), np.uint8))
         assert min(fake.seen[0][:2]) == 64
         assert max(fake.seen[0][:2]) <= 960
 
-    def test_unsure_small_and_double_boxes_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_boxes_that_are_uncertain_small_or_double_are_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         good, right = Box(10, 10, 50, 50, 0.9), Box(100, 0, 150, 60, 0.6)
         fake = Fake(right, Box(12, 10, 52, 50, 0.8), good, Box(200, 0, 260, 60, 0.4), Box(300, 0, 310, 19, 0.9))
         photo = np.zeros((400, 400, 3), np.uint8)
@@ -86,7 +84,7 @@ class TestAroundADetector:
         first.detect(np.zeros((640, 640, 3), np.uint8))
         assert [shape[0] for shape in fake.seen] == [320, 640, 320]
 
-    def test_large_faces_are_sought_at_a_smaller_side_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_large_faces_are_found_at_a_smaller_side_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Shortsighted(Fake):
             """Sees only faces of at most 400 pixels: one of 800 in a photo of 960, and one of 90."""
 
@@ -128,7 +126,7 @@ class TestAroundADetector:
 
 
 class TestWithoutADetector:
-    def test_the_error_says_how_to_install_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_error_names_the_package_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def absent() -> Fake:
             raise ImportError("No module named 'fake'")
 

@@ -30,7 +30,7 @@ def test_some_frames_from_somewhere(clip: Path) -> None:
         assert [frame.number for frame in video.frames(every=5, start=6)] == [10, 15, 20]
 
 
-def test_a_codec_that_nobody_knows_is_said(clip: Path, tmp_path: Path) -> None:
+def test_an_unknown_codec_is_reported(clip: Path, tmp_path: Path) -> None:
     strange = tmp_path / "strange.mp4"
     content = clip.read_bytes()
     assert content.count(b"avc1") >= 1
@@ -145,7 +145,7 @@ class TestBadVideos:
                 Video(path)
 
 
-def test_without_pyav_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyav_the_error_names_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(UnavailableError, match=r"fer-deploy\[video\]"):
         load_av()

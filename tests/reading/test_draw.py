@@ -50,7 +50,7 @@ def test_saving_keeps_the_format_or_takes_png(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "a.tiff.png").format == "PNG"
 
 
-def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_write_failure_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot be written"):
         save(tmp_path / "file" / "a.png", np.zeros((4, 4, 3), np.uint8))

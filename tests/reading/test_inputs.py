@@ -40,7 +40,7 @@ def test_each_file_comes_once(folder: Path) -> None:
     assert names("b.jpg", "./b.jpg", ".", "*.jpg") == ["b.jpg", "a.PNG", "deep/clip.MP4", "deep/er/c.webp"]
 
 
-def test_patterns_are_for_shells_that_do_not_expand_them(folder: Path) -> None:
+def test_patterns_are_expanded(folder: Path) -> None:
     assert names("*.jpg") == ["b.jpg"]
     assert names("**/*.webp") == ["deep/er/c.webp"]
     assert names(f"{folder}/[ab].*") == [f"{folder}/a.PNG", f"{folder}/b.jpg"]
@@ -48,7 +48,7 @@ def test_patterns_are_for_shells_that_do_not_expand_them(folder: Path) -> None:
     assert names("[x].jpg") == ["[x].jpg"]
 
 
-def test_what_names_nothing_is_a_problem_of_one_line(folder: Path) -> None:
+def test_words_that_name_nothing_give_one_line_each(folder: Path) -> None:
     (folder / "empty").mkdir()
     found = find_inputs(["empty", "*.tiff", "b.jpg"])
     assert found.problems == (
@@ -106,7 +106,7 @@ def test_an_unreadable_folder_is_a_problem(folder: Path, monkeypatch: pytest.Mon
     assert found.problems == ("./deep: cannot be searched: Permission denied",)
 
 
-def test_names_too_long_or_in_a_locked_folder_are_left_to_their_turn(
+def test_names_too_long_or_in_a_locked_folder_are_reported_when_they_are_read(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.stat

@@ -23,7 +23,7 @@ def values(journal: Journal, key: str) -> list[object]:
     return [entry["value"] for entry in journal.entries(key)]
 
 
-def test_what_was_added_is_there_again(tmp_path: Path) -> None:
+def test_entries_are_read_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "out.partial"
     filled(path).close()
     again = Journal(path, SETTINGS)
@@ -58,7 +58,7 @@ def test_an_entry_that_a_kill_cut_short_is_dropped(tmp_path: Path, cut: int) -> 
     assert values(final, "c") == [5]
 
 
-def test_rubbish_at_the_end_is_dropped(tmp_path: Path) -> None:
+def test_garbage_at_the_end_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "out.partial"
     filled(path).close()
     with path.open("ab") as file:
@@ -68,7 +68,7 @@ def test_rubbish_at_the_end_is_dropped(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 4
 
 
-def test_other_settings_begin_anew(tmp_path: Path) -> None:
+def test_other_settings_start_a_new_journal(tmp_path: Path) -> None:
     path = tmp_path / "out.partial"
     filled(path).close()
     other = Journal(path, SETTINGS | {"every": 3})
@@ -78,7 +78,7 @@ def test_other_settings_begin_anew(tmp_path: Path) -> None:
     assert "other settings" in Journal(path, SETTINGS).discarded
 
 
-def test_restart_begins_anew(tmp_path: Path) -> None:
+def test_restart_starts_a_new_journal(tmp_path: Path) -> None:
     path = tmp_path / "out.partial"
     filled(path).close()
     assert Journal(path, SETTINGS, restart=True).discarded == "--restart was given"

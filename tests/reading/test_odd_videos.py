@@ -348,7 +348,20 @@ class TestDamage:
         else:  # an MPEG-4 decoder fills the hole
             assert "with damaged parts" in notes[0]
 
-    def test_an_mp4_file_without_its_index_says_so(self, tmp_path: Path) -> None:
+    def test_what_was_noted_before_the_damage_is_kept(self, tmp_path: Path) -> None:
+        _, loss, notes = self.damaged(tmp_path / "a.mkv", "cut", sample_aspect_ratio=Fraction(2))
+        assert loss is not None
+        assert "are read at 256x128" in notes[0]
+
+    def test_a_video_can_be_read_twice(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.mp4"
+        whole, _, _ = self.damaged(path, "hole", options={"movflags": "+faststart"})
+        with Video(path) as video:
+            for _ in range(2):
+                assert [frame.number for frame in video.frames()] == [frame.number for frame in whole]
+                assert video.loss() is not None
+
+    def test_an_mp4_file_without_its_index_is_named_as_such(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"its index \(moov\) is missing"):
             self.damaged(tmp_path / "a.mp4", "cut")
 
@@ -381,7 +394,7 @@ class TestDamage:
         assert (frames[0].number, frames[0].time_s, loss) == (0, 0.0, None)
         assert "before the first keyframe" in notes[0]
 
-    def test_reading_goes_on_from_any_frame_with_the_same_numbers(self, tmp_path: Path) -> None:
+    def test_reading_can_start_at_any_frame_with_the_same_numbers(self, tmp_path: Path) -> None:
         path = tmp_path / "a.mp4"
         whole, _, _ = self.damaged(path, "hole", options={"movflags": "+faststart"})
         with Video(path) as video:

@@ -86,7 +86,7 @@ def test_a_copy_does_not_overwrite_other_files_of_the_run(folder: Path) -> None:
         outputs_of(sources, draw=Path("out"), plot=None, others={"list of names": [Path("out/a.jpg")]})
 
 
-def test_what_would_be_written_over_a_source_is_refused(folder: Path) -> None:
+def test_an_output_over_an_input_is_refused(folder: Path) -> None:
     for name in ("in/1.jpg", "other/1.jpg", "clip.mp4", "clip.mp4.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"x")

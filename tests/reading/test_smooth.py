@@ -69,5 +69,5 @@ def test_nothing_is_smoothed_when_the_constant_is_zero() -> None:
         Smoother(-1)
 
 
-def test_the_box_is_the_frames_own() -> None:
+def test_the_smoothed_result_keeps_the_frames_box() -> None:
     assert Smoother().update(1, recognised(happy=1.0), 0.0).box == BOX

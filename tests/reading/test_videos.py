@@ -118,7 +118,7 @@ def test_frames_between_those_that_were_read_show_the_last_boxes(tmp_path: Path)
     assert changed == [False] * 3 + [True] * 3
 
 
-def test_a_plot_says_how_many_faces_it_leaves_out(tmp_path: Path) -> None:
+def test_a_plot_reports_how_many_faces_it_leaves_out(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     source = Source(tmp_path / "a.mp4", Path("a.mp4"))
     boxes = [Box(100 * number, 0, 100 * number + 40, 40) for number in range(8)]
