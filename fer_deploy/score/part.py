@@ -27,6 +27,7 @@ from fer_deploy.errors import DataError
 from fer_deploy.files import parse_json
 from fer_deploy.pictures import Pixels, read_picture
 from fer_deploy.recognizer import Recognizer
+from fer_deploy.score.folders import add_folder_columns
 from fer_deploy.score.places import Place
 from fer_deploy.score.plan import ScorePlan, part_name
 from fer_deploy.score.sources import InputPart, InputPicture, InputSource, RowBlock
@@ -90,7 +91,7 @@ def score_part(
     maximum_pixels = plan.options.maximum_pixels
     with output.writing(part_name(number)) as temporary, _Writer(temporary) as writer:
         for block in source.blocks(part):
-            table = score_block(recognizer, block, maximum_pixels=maximum_pixels)
+            table = score_block(recognizer, block, maximum_pixels=maximum_pixels, folders=plan.folders)
             writer.add(table)
             rows += table.num_rows
             bad_rows += table.num_rows - table.column("error").null_count
@@ -98,7 +99,7 @@ def score_part(
             labels.update(label for label in table.column("label").to_pylist() if label)
         if not rows:
             empty = RowBlock(source.schema().empty_table(), [])
-            writer.add(score_block(recognizer, empty, maximum_pixels=maximum_pixels))
+            writer.add(score_block(recognizer, empty, maximum_pixels=maximum_pixels, folders=plan.folders))
         content = {"plan": plan.identity, "rows": rows, "bad_rows": bad_rows, "labels": labels}
         writer.finish({_METADATA: json.dumps(content | {"first_error": first_error}).encode()})
     output.delete(attempts)
@@ -207,8 +208,16 @@ def read_result(output: Place, plan: ScorePlan, number: int) -> PartResult | Non
     return PartResult(number, content["rows"], bad_rows, labels, first_error=first_error)
 
 
-def score_block(recognizer: Recognizer, block: RowBlock, *, maximum_pixels: int) -> pa.Table:
+def score_block(
+    recognizer: Recognizer, block: RowBlock, *, maximum_pixels: int, folders: Sequence[str] = ()
+) -> pa.Table:
     """The block's keys with the model's answer for each picture, or the reason why there is none.
+
+    Args:
+        recognizer: the model.
+        block: the rows.
+        maximum_pixels: a larger picture is a bad one.
+        folders: names of values in the folders of the rows' files, see `folders`.
 
     Returns:
         The columns of the keys, then `label` (string), `probability` (float32), one float32 column per label, and
@@ -226,7 +235,8 @@ def score_block(recognizer: Recognizer, block: RowBlock, *, maximum_pixels: int)
                 values[position] = row
     bad = np.array([error is not None for error in errors], bool)
     best = np.where(bad, 0, np.argmax(np.nan_to_num(values, nan=-1.0), axis=1)) if count else np.zeros(0, np.int64)
-    columns = dict(zip(block.keys.column_names, block.keys.columns, strict=True))
+    keys = add_folder_columns(block.keys, folders)
+    columns = dict(zip(keys.column_names, keys.columns, strict=True))
     columns["label"] = pa.array([None if bad[i] else labels[best[i]] for i in range(count)], pa.string())
     columns["probability"] = pa.array(values[np.arange(count), best], pa.float32(), mask=bad)
     for number, label in enumerate(labels):

@@ -13,14 +13,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import LeftOut, parse_json
-from fer_deploy.score.options import InputOptions
+from fer_deploy.files import MAXIMUM_TEXT_BYTES, LeftOut, parse_json, shown
+from fer_deploy.score.folders import folder_names
+from fer_deploy.score.options import InputKind, InputOptions
 from fer_deploy.score.places import Place
 from fer_deploy.score.sources import InputPart, InputSource
 from fer_deploy.score.sources.images import LIST, Images
@@ -56,6 +57,7 @@ class ScorePlan:
         rows: rows of the input; -1 if the number is only known after reading.
         problems: what could not be read when the plan was made, one line each.
         left_out: what else was found and not taken, with counts.
+        folders: names of values in the input's folders (`label=happy/`), each a column of the output.
     """
 
     identity: str
@@ -69,6 +71,7 @@ class ScorePlan:
     rows: int
     problems: tuple[str, ...]
     left_out: dict[str, int]
+    folders: tuple[str, ...] = ()
 
     def source(self) -> InputSource:
         """The source that reads the parts."""
@@ -84,12 +87,18 @@ class ScorePlan:
         Raises:
             DataError: the list is missing or damaged.
         """
+        damaged = f"{Place(self.output)}/{PARTS} is damaged: start over with --restart"
         try:
             with Place(self.output).open(PARTS) as stream:
                 table = pq.read_table(stream)
-        except pa.ArrowException as error:
-            raise DataError(f"{Place(self.output)}/{PARTS} is damaged: start over with --restart") from error
-        return [InputPart(**row) for row in table.to_pylist()]
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(damaged) from error
+        if table.schema.remove_metadata() != _SCHEMA or any(column.null_count for column in table.columns):
+            raise DataError(damaged)
+        parts = [InputPart(**row) for row in table.to_pylist()]
+        if len(parts) != self.parts or any(part.first < 0 or part.rows < -1 for part in parts):
+            raise DataError(damaged)
+        return parts
 
 
 def part_name(number: int) -> str:
@@ -128,18 +137,32 @@ def open_plan(output: Place) -> ScorePlan | None:
     """
     if not output.exists(PLAN):
         return None
+    where = f"{output}/{PLAN}"
+    text = output.read(PLAN.encode(), maximum_bytes=MAXIMUM_TEXT_BYTES, what="plan")
     try:
-        with output.open(PLAN) as stream:
-            content = parse_json(bytes(stream.read()), source=PLAN, what="plan", error=DataError)
-        if content.pop("format") != FORMAT:
-            raise ValueError("another version of ferdeploy wrote it")
-        options = InputOptions(**content.pop("options") | {})
-        if options.keep is not None:
-            options = InputOptions(**asdict(options) | {"keep": tuple(options.keep)})
-        restored = {"options": options, "problems": tuple(content["problems"]), "output": output.address}
-        return ScorePlan(**content | restored)
+        return _restored(parse_json(text, source=PLAN, what="plan", error=DataError), output)
     except (DataError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{output}/{PLAN} cannot be read ({one_line(error)}): start over with --restart") from error
+        raise DataError(f"{where} cannot be read: {one_line(error)}: start over with --restart") from error
+
+
+def _restored(content: Any, output: Place) -> ScorePlan:
+    """A plan from its JSON. Values of another type, or out of range, raise ValueError, LookupError or TypeError."""
+    if content.pop("format") != FORMAT:
+        raise ValueError("another version of ferdeploy wrote it")
+    stored = content.pop("options")
+    options = InputOptions(**stored | {"keep": stored["keep"] if stored["keep"] is None else tuple(stored["keep"])})
+    numbers = (options.rows_per_part, options.block_rows, options.maximum_pixels, content["parts"], content["rows"] + 2)
+    if not all(type(number) is int and 0 < number < 1 << 60 for number in numbers):
+        raise ValueError("a number is out of range")
+    texts = [content[name] for name in ("identity", "input", "kind", "model", "model_sha256")]
+    lists = [content["problems"], content.get("folders", []), options.keep or ()]
+    texts += [options.column, *(text for one in lists for text in one)]
+    left_out = {str(reason): int(count) for reason, count in content["left_out"].items()}
+    if not all(isinstance(text, str) for text in texts) or content["kind"] not in get_args(InputKind):
+        raise ValueError("a value is of another type")
+    restored = {"options": options, "output": output.address, "left_out": left_out}
+    restored |= {name: tuple(content.get(name, ())) for name in ("problems", "folders")}
+    return ScorePlan(**content | restored)
 
 
 def make_plan(
@@ -153,9 +176,11 @@ def make_plan(
     left_out = LeftOut()
     source = _source(kind, input_place, output, options)
     rows = parts = 0
+    folders: dict[bytes, None] = {}  # a set that keeps its order
     with output.writing(PARTS) as temporary:
         for part in _write_parts(source.parts(left_out), temporary):
             parts += 1
+            folders[part.file.rpartition(b"/")[0] + b"/"] = None
             rows = rows + part.rows if rows >= 0 <= part.rows else -1
         if not parts:
             why = f": {left_out.problems[0]}" if left_out.problems else ""
@@ -172,6 +197,7 @@ def make_plan(
         rows=rows,
         problems=tuple(left_out.problems),
         left_out=dict(sorted(left_out.counts.items())),
+        folders=folder_names(shown(name) for name in (source.names() if isinstance(source, Images) else folders)),
     )
     # Passwords in addresses are not stored: whoever resumes the run names the input again.
     addresses = {"input": input_place.public_address, "output": output.public_address}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from fer_deploy.score import part as module
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.part import PartResult, read_result, score_block, score_part
 from fer_deploy.score.places import Place
-from fer_deploy.score.plan import ScorePlan, make_plan, part_name
+from fer_deploy.score.plan import ScorePlan, make_plan, open_plan, part_name
 from fer_deploy.score.sources import InputPicture, RowBlock
 from score.conftest import PICTURES, encoded, read_output, some_labels, write_parquet
 
@@ -31,6 +34,11 @@ def score_all(recognizer: Recognizer, plan: ScorePlan) -> list[PartResult]:
         score_part(recognizer, plan, source, part, number=number, output=output)
         for number, part in enumerate(plan.list_parts())
     ]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def plan_of(folder: Path, *, kind: str = "parquet", **options: object) -> ScorePlan:
@@ -133,8 +141,38 @@ def test_the_file_of_another_plan_does_not_count(tmp_path: Path, recognizer: Rec
     other = plan_of(tmp_path)
     assert other.identity != plan.identity
     assert read_result(output, other, 0) is None
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "out" / part_name(0))
+    content = {"plan": plan.identity, "rows": 1, "bad_rows": 0, "labels": {}}
+    for text in ("", "[]", "null", "[" * 100_000, '{"plan": 1}', json.dumps(content | {"labels": []}),
+                 json.dumps(content | {"bad_rows": None}), json.dumps(content | {"labels": {"sad": "x"}})):  # fmt: skip
+        table = pa.table({"x": [1]}).replace_schema_metadata({"ferdeploy": text})
+        pq.write_table(table, tmp_path / "out" / part_name(0))
+        assert read_result(output, plan, 0) is None, text[:40]
+    (tmp_path / "out" / part_name(0)).unlink()
+    os.mkfifo(tmp_path / "out" / part_name(0))
     assert read_result(output, plan, 0) is None
+
+
+@pytest.mark.parametrize("kind", ["parquet", "images", "webdataset"])
+def test_values_in_the_names_of_folders_become_columns(tmp_path: Path, recognizer: Recognizer, kind: str) -> None:
+    for folder in ("label=happy/year=2024", "label=very%20sad", "label=__HIVE_DEFAULT_PARTITION__", "plain"):
+        path = tmp_path / "in" / folder
+        path.mkdir(parents=True)
+        if kind == "parquet":
+            pq.write_table(pa.table({"image": [PICTURES["sad"]]}), path / "a.parquet")
+        elif kind == "images":
+            (path / "a.png").write_bytes(PICTURES["sad"])
+        else:
+            with tarfile.open(path / "a.tar", "w") as archive:
+                archive.add(write(tmp_path / "a.png", PICTURES["sad"]), "a.png")
+    plan = plan_of(tmp_path, kind=kind)
+    assert set(plan.folders) == {"label", "year"}
+    assert open_plan(Place.of(plan.output)) == plan
+    score_all(recognizer, plan)
+    rows = read_output(tmp_path / "out").to_pylist()
+    assert {(row["input_label"], row["year"], row["label"]) for row in rows} == {
+        ("happy", "2024", "sad"), ("very sad", None, "sad"), (None, None, "sad"),
+    }  # fmt: skip
+    assert len(rows) == 4
 
 
 def test_a_part_without_rows_gives_a_file_without_rows(tmp_path: Path, recognizer: Recognizer) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -106,16 +107,46 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
-    plan = plan_of(tmp_path)
+    plan_of(tmp_path)
     path = tmp_path / "out" / PLAN
     content = json.loads(path.read_text())
-    for text in ("{", json.dumps(content | {"format": 99}), json.dumps({"format": 1}), "[]", "null", "[" * 100_000):
+    changes: list[dict[str, object]] = [
+        {"format": 99}, {"format": None}, {"parts": "3"}, {"parts": 0}, {"parts": 1e300}, {"parts": True}, {"rows": -7},
+        {"rows": None}, {"kind": "zip"}, {"kind": ["parquet"]}, {"input": 7}, {"problems": [1]}, {"problems": None},
+        {"left_out": []}, {"left_out": {"x": "y"}}, {"folders": [[]]}, {"options": []}, {"options": {}},
+        {"options": content["options"] | {"rows_per_part": 0}}, {"options": content["options"] | {"keep": 5}},
+        {"options": content["options"] | {"column": None}}, {"unknown": 1},
+    ]  # fmt: skip
+    texts = ["{", "[]", "null", "[" * 100_000, '{"format": NaN}', "\x00", json.dumps({"format": 1})]
+    for text in [*texts, *(json.dumps(content | change) for change in changes)]:
         path.write_text(text)
-        with pytest.raises(DataError, match=r"cannot be read .*--restart"):
+        with pytest.raises(DataError, match=r"cannot be read: .*--restart"):
             open_plan(Place.of(str(tmp_path / "out")))
-    (tmp_path / "out" / "_plan" / "parts.parquet").write_bytes(b"damaged")
-    with pytest.raises(DataError, match="is damaged"):
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="a named pipe"):
+        open_plan(Place.of(str(tmp_path / "out")))
+
+
+def test_a_damaged_list_of_parts_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", some_labels(10))
+    plan = plan_of(tmp_path)
+    path = tmp_path / "out" / "_plan" / "parts.parquet"
+    table = pq.read_table(path)
+    path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="is damaged: start over with --restart"):
         plan.list_parts()
+    for changed in (
+        table.slice(0, 0),
+        pa.concat_tables([table, table]),
+        table.drop_columns(["rows"]),
+        table.set_column(1, "first", pa.array(["x"])),
+        table.set_column(1, "first", pa.array([-1], pa.int64())),
+        table.set_column(2, "rows", pa.array([None], pa.int64())),
+    ):
+        pq.write_table(changed, path)
+        with pytest.raises(DataError, match="is damaged: start over with --restart"):
+            plan.list_parts()
 
 
 def test_removing_a_run_leaves_other_files_alone(tmp_path: Path) -> None:

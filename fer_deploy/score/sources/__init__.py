@@ -5,7 +5,7 @@ A source must give the same rows for the same part every time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.files import LeftOut
 from fer_deploy.score.places import Place
+
+RESERVED = frozenset({"file", "row", "path", "shard", "key", "label", "probability", "error", *EMOTIONS})
+"""Columns of the output."""
 
 InputPicture = bytes | NDArray[np.uint8] | DataError
 """A row's picture: encoded bytes, an array that `read_picture` accepts, or the reason why there is none."""
@@ -68,6 +72,21 @@ class InputSource(Protocol):
 
     def schema(self) -> pa.Schema:
         """The schema of the blocks' `keys`."""
+
+
+def output_name(name: str, names: Sequence[str]) -> str:
+    """The output column of an input column: its name, or `input_<name>` if the output has a column of that name.
+
+    Args:
+        name: the input column.
+        names: all input columns, with which the new name must not clash.
+    """
+    if name not in RESERVED:
+        return name
+    name = f"input_{name}"
+    while name in names:
+        name = f"input_{name}"
+    return name
 
 
 def check_unchanged(place: Place, part: InputPart) -> None:

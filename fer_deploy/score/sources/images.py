@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import LeftOut, shown
 from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.options import InputOptions
@@ -93,11 +94,27 @@ class Images:
         """One column, `path`: the file's path relative to the input."""
         return pa.schema([("path", pa.string())])
 
+    def names(self) -> Iterator[bytes]:
+        """The names of all pictures in the stored list."""
+        with self._open_list() as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).column("name").to_pylist()
+
     def _listed(self, part: InputPart) -> list[bytes]:
-        with self.output.open(LIST) as stream, pq.ParquetFile(stream) as file:
+        with self._open_list() as file:
             group = part.first // self.options.rows_per_part
             names: list[bytes] = file.read_row_group(group).column("name").to_pylist()
+            if len(names) != part.rows:
+                raise ValueError(f"{len(names)} names instead of {part.rows}")
         return names
+
+    @contextmanager
+    def _open_list(self) -> Iterator[pq.ParquetFile]:
+        try:
+            with self.output.open(LIST) as stream, pq.ParquetFile(stream) as file:
+                yield file
+        except (pa.ArrowException, OSError, LookupError, ValueError) as error:
+            raise DataError(f"{self.output}/{LIST} is damaged: {one_line(error)}: start over with --restart") from error
 
     def _block(self, names: list[bytes], pictures: list[InputPicture]) -> RowBlock:
         paths = [shown(name or os.path.basename(os.fsencode(self.place.address))) for name in names]  # noqa: PTH119

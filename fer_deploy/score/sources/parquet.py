@@ -20,14 +20,10 @@ from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import LeftOut, shown
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Entry, Place
-from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged
+from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged, output_name
 
 SUFFIXES = (b".parquet", b".pq")
 """Endings of Parquet files."""
-
-RESERVED = ("file", "row", "label", "probability", "error", "angry", "disgust", "fear", "happy", "sad", "surprise",
-            "neutral")  # fmt: skip
-"""Columns of the output. An input column with one of these names is copied as `input_<name>`."""
 
 _USUAL_NAMES = ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png", "bytes", "content", "pixels")
 _HELD_BYTES = 32 * 1024 * 1024
@@ -161,7 +157,7 @@ class ParquetFiles:
         count = kept.num_rows
         columns = {"file": pa.array([name] * count, pa.string()), "row": pa.array(range(row, row + count), pa.int64())}
         for field, column in zip(kept.schema, kept.columns, strict=True):
-            columns[_output_name(field.name, kept.schema.names)] = column
+            columns[output_name(field.name, kept.schema.names)] = column
         return pa.table(columns)
 
     def _damaged(self, name: str, part: InputPart, done: int, why: str) -> Iterator[RowBlock]:
@@ -208,15 +204,6 @@ class ParquetFiles:
 
 def _rows_of_groups(file: pq.ParquetFile) -> list[int]:
     return [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
-
-
-def _output_name(name: str, names: Sequence[str]) -> str:
-    if name not in RESERVED:
-        return name
-    name = f"input_{name}"
-    while name in names:
-        name = f"input_{name}"
-    return name
 
 
 def _pieces(groups: Sequence[int], rows_per_part: int) -> Iterator[tuple[int, int]]:
