@@ -101,10 +101,10 @@ PARSES_BY_ITSELF = {
     "study.py", "recipes/costs.py",  # files of the package
     "recipes/load.py",  # the value of --set
     # what our own processes write
-    "bench/peers/process.py", "bench/peers/workers/worker.py", "bench/probe.py", "bench/run.py", "reading/journal.py",
+    "bench/peers/workers/worker.py", "bench/probe.py", "bench/run.py", "reading/journal.py",
     "score/workers.py",
     # not yet:
-    "bench/adapters/__init__.py", "export/manifest.py", "score/plan.py",
+    "export/manifest.py", "score/plan.py",
     "training/borrow.py", "training/checkpoint.py", "training/record.py",
 }  # fmt: skip
 """Modules that parse JSON or TOML without `files`, which survives depth, size and bad text. Add none."""

@@ -49,7 +49,8 @@ from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
 from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
 from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
-from fer_deploy.errors import printable
+from fer_deploy.errors import MeasurementError, printable
+from fer_deploy.machine import available_cores
 from fer_deploy.model.session import check_probabilities
 
 if TYPE_CHECKING:
@@ -149,10 +150,13 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
     """Measure everything in the plan.
 
     Raises:
-        MeasurementError: there is nothing to measure, or a name is unknown.
+        MeasurementError: there is nothing to measure, a name is unknown, or there are more threads than cores.
         UnavailableError: an engine or a peer is unknown.
     """
     step = progress or _silent
+    cores = available_cores()
+    if plan.threads > cores:  # they would wait for each other: no time would mean anything, and runs take minutes
+        raise MeasurementError(f"{plan.threads} threads on {cores} cores: choose 1 to {cores} with --threads")
     for engine in plan.engines:
         check_engine(engine)
     peers = [find_peer(name) for name in plan.peers]

@@ -85,6 +85,39 @@ def test_a_worker_that_cannot_start_gives_the_reason(code: str, message: str) ->
         PeerProcess([sys.executable, "-c", code], threads=1, timeout_s=1)
 
 
+READY = '{"ready": true, "load_ms": 1.0, "first_ms": 1.0, "provider": "p"}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ("[]", "which is not a JSON object"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"load_ms": "soon", "first_ms": 1}', "load_ms soon, which is not a time"),
+        ('{"load_ms": 1, "first_ms": -5}', "first_ms -5, which is not a time"),
+        ('{"load_ms": 1}', "first_ms None, which is not a time"),
+        ('{"load_ms": NaN, "first_ms": 1}', "not JSON"),
+    ],
+)
+def test_a_worker_that_reports_nonsense_is_an_error(reply: str, message: str) -> None:
+    code = f"print({reply!r}, flush=True); input()"
+    with pytest.raises(MeasurementError, match=message):
+        PeerProcess([sys.executable, "-c", code], threads=1, timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ['{"samples": 5}', '{"samples": [1, 2], "wall": 9, "processor": 9}', '{"samples": [1, 2, -3], "wall": 9}', "{}",
+     '{"samples": [1, 2, 3], "wall": null, "processor": 1}', '{"samples": [1, 2, 3], "wall": 9, "processor": "x"}'],
+)  # fmt: skip
+def test_times_that_are_none_are_an_error(reply: str) -> None:
+    code = f"print({READY!r}, flush=True); input(); print({reply!r}, flush=True); input()"
+    with PeerProcess([sys.executable, "-c", code], threads=1, timeout_s=20) as peer:
+        assert peer.facts == {"load_ms": 1.0, "first_ms": 1.0, "provider": "p"}
+        with pytest.raises(MeasurementError, match="not 3 times"):
+            peer.time_calls(calls=3, warm_up=0)
+
+
 def test_a_missing_program_is_an_error() -> None:
     with pytest.raises(MeasurementError, match="cannot start"):
         PeerProcess(["/no/such/program"], threads=1)

@@ -71,7 +71,7 @@ def test_a_name_and_a_file_and_an_output_folder(
     assert not [warning for warning in report["warnings"] if "times" in warning]  # nothing was timed
 
 
-def test_absent_engines_are_lines_that_say_so(workspace: Path) -> None:
+def test_absent_engines_are_listed_with_the_reason(workspace: Path) -> None:
     result = bench(workspace, "--quick", "--no-timing", "--engine", "ort-cpu", "--engine", "ort-qnn")
     assert result.exit_code == 0, result.output
     assert "2 models on ort-qnn: ONNX Runtime" in " ".join(result.stdout.split())
@@ -133,7 +133,7 @@ def test_compare_exits_1_only_when_something_is_worse(workspace: Path) -> None:
     assert lenient.exit_code == 0
 
 
-def test_a_report_that_something_got_worse_than_stays(workspace: Path) -> None:
+def test_a_baseline_is_kept_when_a_figure_got_worse(workspace: Path) -> None:
     """Else the same command, given again, would find nothing worse."""
     assert bench(workspace, *FAST, "--data", "synthetic:300").exit_code == 0
     report = workspace / "benchmarks" / "report.json"
@@ -236,7 +236,7 @@ def test_a_file_that_is_not_a_report_of_this_version_is_not_replaced(workspace: 
 
 
 @pytest.mark.parametrize("kind", ["missing", "pipe", "folder"])
-def test_a_named_file_that_is_none_is_one_line(workspace: Path, kind: str) -> None:
+def test_a_missing_or_irregular_file_is_one_line(workspace: Path, kind: str) -> None:
     path = workspace / "it.onnx"
     if kind == "pipe":
         os.mkfifo(path)
@@ -343,6 +343,14 @@ def test_absurd_threads_are_wrong_usage(workspace: Path, threads: str) -> None:
     assert "--threads" in result.stderr
 
 
+def test_more_threads_than_cores_are_refused_before_measuring(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_deploy.bench.run.available_cores", lambda: 2)
+    result = bench(workspace, *FAST, "--threads", "1024")
+    assert result.exit_code == 1
+    assert result.stderr == "error: 1024 threads on 2 cores: choose 1 to 2 with --threads\n"
+    assert bench(workspace, *FAST, "--no-timing", "--threads", "2").exit_code == 0
+
+
 @pytest.mark.parametrize(
     "arguments", [["--samples", "9" * 30], ["--seconds", "1e9"], ["--seed", "9" * 30], ["--max-slowdown", "nan"]]
 )
@@ -363,7 +371,7 @@ def test_odd_file_names_reach_every_page_escaped(workspace: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_table_of_signs_that_the_encoding_lacks_ends_nothing(workspace: Path, encoding: str) -> None:
+def test_signs_that_the_encoding_lacks_do_not_stop_the_command(workspace: Path, encoding: str) -> None:
     command = [sys.executable, "-m", "fer_deploy", "bench", "--workspace", str(workspace), *FAST]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
     done = subprocess.run([*command, "--data", "synthetic:300"], capture_output=True, env=environment, check=False)
@@ -372,7 +380,7 @@ def test_a_table_of_signs_that_the_encoding_lacks_ends_nothing(workspace: Path, 
     assert (workspace / "benchmarks" / "report.json").is_file()
 
 
-def test_a_measurement_outlives_the_pipe_that_it_was_shown_through(workspace: Path) -> None:
+def test_a_measurement_is_saved_although_stdout_is_full(workspace: Path) -> None:
     with Path("/dev/full").open("w") if Path("/dev/full").exists() else pytest.skip("no /dev/full here") as full:
         command = [sys.executable, "-m", "fer_deploy", "bench", "--workspace", str(workspace), *FAST]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -380,7 +388,7 @@ def test_a_measurement_outlives_the_pipe_that_it_was_shown_through(workspace: Pa
     assert (workspace / "benchmarks" / "report.json").is_file()
 
 
-def test_a_folder_called_data_that_is_something_else_is_passed_over(workspace: Path) -> None:
+def test_an_unrelated_folder_called_data_is_ignored(workspace: Path) -> None:
     (workspace / "data").mkdir()
     (workspace / "data" / "sales.txt").write_text("1\n")
     result = bench(workspace, *FAST, "--no-timing")
@@ -391,7 +399,7 @@ def test_a_folder_called_data_that_is_something_else_is_passed_over(workspace: P
     assert named.exit_code == 1
 
 
-def test_what_is_no_number_is_in_no_range(workspace: Path) -> None:
+def test_nan_and_infinity_are_usage_errors(workspace: Path) -> None:
     for number in ("nan", "inf"):
         result = bench(workspace, "--seconds", number)
         assert result.exit_code == 2

@@ -91,10 +91,10 @@ class PeerProcess:
         """Time single calls inside the worker, without the pipe between the processes."""
         answer = self._ask(do="time", calls=calls, warm_up=warm_up)
         samples, wall, processor = answer.get("samples"), answer.get("wall"), answer.get("processor")
-        counts = [*samples, wall, *([] if processor is None else [processor])] if isinstance(samples, list) else []
-        if len(counts) not in (calls + 1, calls + 2) or not all(map(_is_count, counts)):
+        is_valid = isinstance(samples, list) and len(samples) == calls and all(map(_is_count, (*samples, wall)))
+        if not is_valid or not (processor is None or _is_count(processor)):
             raise MeasurementError(f"the worker replied {one_line(str(answer), limit=100)!r}, not {calls} times")
-        return Block(tuple(counts[:calls]), counts[calls], processor)
+        return Block(tuple(answer["samples"]), answer["wall"], processor)
 
     def time_batches(self, *, batch: int, calls: int) -> int:
         """Wall time, ns, of `batch * calls` single calls: these packages take no batches."""
