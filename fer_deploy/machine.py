@@ -7,6 +7,9 @@ import platform
 import sys
 from pathlib import Path
 
+MAXIMUM_THREADS = 1024
+"""The most threads that may be set: more than any processor has, and few enough for every system to start."""
+
 INSTRUCTIONS: tuple[str, ...] = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "sve")
 """Processor features that decide how fast a network runs and, for int8 files, how exactly."""
 

@@ -61,6 +61,11 @@ _COUNTED_SEGMENTS = 1000
 _DARK = 65536 // 16 - 1
 """16-bit samples that stay below a sixteenth of their range are probably samples of 12 bits or fewer."""
 
+_FEWER_BITS = (
+    "its 16-bit samples use less than a sixteenth of their range, and were read as nearly black: if they have fewer "
+    "bits, save it with 8 bits"
+)
+
 _ORIENTATION = 0x0112
 """EXIF's tag for the rotation and reflection of a picture."""
 
@@ -132,7 +137,8 @@ def read_picture(
         content, label = read_file(source, maximum_bytes=maximum_bytes, what="picture"), name or shown(source)
     else:  # mypy knows the kinds that may come, a caller without it may not
         kind = type(source).__name__  # type: ignore[unreachable]
-        raise DataError(f"cannot read a picture from {kind}: give a path, bytes, a Pillow image or an array")
+        remedy = "numpy.asarray of it" if hasattr(source, "__array__") else "a path, bytes, a Pillow image or an array"
+        raise DataError(f"cannot read a picture from {kind}: give {remedy}")
     content = _without_line_breaks(content)
     if _has_too_many_scans(content):
         raise DataError(f"{label}: damaged: a JPEG of more than {MAXIMUM_SCANS} scans")
@@ -306,6 +312,7 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int, content: by
     notes: list[str] = []
     turned = False
     try:
+        is_wide = image.mode != "I" and ";16" in str(getattr(image, "tile", ""))  # Pillow drops the lower 8 bits
         image = _load(image, content)
         profile = _rgb_profile(image)
         with suppress(Exception):  # damaged EXIF does not spoil the picture
@@ -313,6 +320,8 @@ def _from_pillow(image: Image.Image, name: str, maximum_pixels: int, content: by
                 image = ImageOps.exif_transpose(image) or image
                 turned = True
         pixels = _pillow_to_rgb(image, name, notes)
+        if is_wide and not image.mode.startswith("I") and 0 < pixels.max() <= _DARK >> 8:
+            notes.append(_FEWER_BITS)
         if frames > 1:
             number, pixels = _first_with_content(image, pixels, frames, name)
             read = f"number {number + 1} was read: those before it are blank" if number else "the first was read"
@@ -447,10 +456,7 @@ def _sixteen_bits(image: Image.Image, name: str, notes: list[str]) -> NDArray[An
     if 0 < highest <= _DARK:
         if image.format is None and image.mode == "I" and highest <= 255:  # made in memory, of 8-bit values
             raise DataError(f"{name}: 32-bit samples from 0 to {highest}: use image.convert('L')")
-        notes.append(
-            f"its 16-bit samples go up to {highest:,} of 65,535 only, and were read as nearly black: if they have "
-            "fewer bits, save it with 8 bits"
-        )
+        notes.append(_FEWER_BITS)
     return samples
 
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fer_deploy.detection.box import Box
 from fer_deploy.errors import DataError, FerDeployError
 from fer_deploy.files import shown
+from fer_deploy.machine import MAXIMUM_THREADS
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import default_model
 from fer_deploy.model.session import Model, open_model
@@ -117,7 +118,7 @@ class Recognizer:
     Args:
         model: an exported `.onnx` file, or its bytes. None uses the model inside this package; if there is none (in a
             checkout before a release), one of the workspace's `exports/`.
-        threads: ONNX Runtime's threads within one call, at least 1; None lets it use all cores. For many requests at
+        threads: ONNX Runtime's threads within one call, 1 to 1,024; None lets it use all cores. For many requests at
             once, 1 thread per call and as many callers as cores gives the most faces per second.
         providers: where to compute, best first: short names (`cpu`, `cuda`, ...) or ONNX Runtime's. The first must
             really be in use: ONNX Runtime's silent step down to the CPU is an error here.
@@ -126,7 +127,7 @@ class Recognizer:
     Raises:
         ModelFileError: the file is missing, unsafe, or breaks the contract (input `faces`, output `probabilities`).
         UnavailableError: a provider is absent or cannot be started.
-        ValueError: `threads` is not a whole number from 1 on.
+        ValueError: `threads` is not a whole number from 1 to 1,024.
     """
 
     def __init__(
@@ -137,8 +138,9 @@ class Recognizer:
         providers: Sequence[str] | None = None,
         source: str = "the model's bytes",
     ) -> None:
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads must be a whole number from 1 on, got {threads!r}")
+        is_count = isinstance(threads, int) and not isinstance(threads, bool) and 1 <= threads <= MAXIMUM_THREADS
+        if threads is not None and not is_count:
+            raise ValueError(f"threads must be a whole number from 1 to {MAXIMUM_THREADS:,}, got {threads!r}")
         model = default_model() if model is None else model
         self.__setstate__(open_model(model, source=source, threads=threads, providers=providers))
 
@@ -224,10 +226,9 @@ class Recognizer:
             return self._predict_pixels([_read(faces)])[0]
         if hasattr(faces, "read"):
             raise DataError("cannot read a face from an open file: give its content, file.read()")
-        if not isinstance(faces, Iterable):
-            kind = type(faces).__name__
-            raise DataError(f"cannot read a face from {kind}: give a path, bytes, a Pillow image or an array")
-        return self._predict_pixels(_read_each(faces))
+        if hasattr(faces, "__array__") or not isinstance(faces, Iterable):
+            read_picture(faces)  # type: ignore[arg-type]  # which names what it cannot read
+        return self._predict_pixels(_read_each(faces))  # type: ignore[arg-type]
 
     def read_photo(self, photo: Face, *, detector: FaceDetector | None = None) -> list[Recognition]:
         """Find the faces in a photo and classify each.

@@ -10,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +121,16 @@ def test_transparent_parts_are_white(recognizer: Recognizer) -> None:
     assert recognizer.predict(half).label == "happy"
 
 
+class ArrayLike:
+    """As PyTorch's and TensorFlow's tensors: numpy can convert it, and it can be iterated over."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        return np.zeros((48, 48), np.uint8)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(np.zeros((48, 48), np.uint8))
+
+
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
@@ -134,7 +144,9 @@ def test_transparent_parts_are_white(recognizer: Recognizer) -> None:
         (np.zeros(48, np.uint8), "got (48,)"),
         ([np.zeros((4, 4), np.uint8), np.zeros((4, 4))], "face 1: array: uint8"),
         ([b"", b""], "face 0: bytes: empty"),
-        (7, "from int"),
+        (7, "from int: give a path, bytes, a Pillow image or an array"),
+        (ArrayLike(), "from ArrayLike: give numpy.asarray of it"),
+        ([ArrayLike()], "face 0: cannot read a picture from ArrayLike: give numpy.asarray of it"),
         ([7], "face 0: cannot read a picture from int"),
         (b"not a picture", "a text file, not a picture"),
         ("no-such.png", "no-such.png: no such file"),
@@ -365,7 +377,7 @@ def test_an_open_file_is_not_read_line_by_line() -> None:
         Recognizer(tiny_model(), threads=1).predict(io.BytesIO(b"\x89PNG"))  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, True])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, 1025, 10**30])
 def test_threads_are_a_whole_number(threads: object) -> None:
     with pytest.raises(ValueError, match="threads must be a whole number"):
         Recognizer(tiny_model(), threads=threads)  # type: ignore[arg-type]

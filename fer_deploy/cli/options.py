@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from fer_deploy.machine import MAXIMUM_THREADS
+
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-MAXIMUM_THREADS = 1024
-"""The most threads that `--threads` accepts: more than any processor has, and few enough for every system to start."""
 
 
 class FiniteRange(click.FloatRange):

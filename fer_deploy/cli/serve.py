@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from fer_deploy.cli.options import MAXIMUM_THREADS, FiniteRange, Millions, model_option, options_of, provider_option
+from fer_deploy.cli.options import FiniteRange, Millions, model_option, options_of, provider_option
+from fer_deploy.machine import MAXIMUM_THREADS
 from fer_deploy.serve.settings import ServiceSettings
 
 EPILOG = """\b

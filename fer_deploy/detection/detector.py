@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -78,6 +78,13 @@ class FaceDetector:
         self.side = side
         self.minimum_score = default_score if minimum_score is None else minimum_score
         self.minimum_face = minimum_face
+
+    def __getstate__(self) -> dict[str, Any]:  # the backend stays behind: another process starts its own
+        names = ("backend", "side", "minimum_score", "minimum_face")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        FaceDetector.__init__(self, **state)
 
     def __repr__(self) -> str:
         return f"FaceDetector({self.backend!r}, side={self.side}, minimum_score={self.minimum_score})"

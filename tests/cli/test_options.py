@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 
 from fer_deploy.cli import VERBS, cli
 from fer_deploy.cli.options import (
-    MAXIMUM_THREADS,
     FiniteRange,
     Millions,
     model_option,
@@ -22,6 +21,7 @@ from fer_deploy.cli.options import (
     restart_option,
     threads_option,
 )
+from fer_deploy.machine import MAXIMUM_THREADS
 
 
 @dataclass(frozen=True)

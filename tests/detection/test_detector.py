@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import threading
@@ -210,3 +212,10 @@ class TestRealDetectors:
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
         assert done.stdout.strip() == "[]"
+
+    def test_it_is_pickled_and_copied(self, name: str) -> None:
+        small = start(name).with_side(480)
+        for again in (pickle.loads(pickle.dumps(small)), copy.deepcopy(small)):
+            assert repr(again) == repr(small)
+            assert again.minimum_face == small.minimum_face
+            assert len(again.detect(read_picture(PHOTO).pixels)) == 1
