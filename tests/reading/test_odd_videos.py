@@ -223,6 +223,14 @@ def test_all_eight_orientations(plain: Path, tmp_path: Path, degrees: int, flips
     assert len(notes) == (1 if degrees or flips else 0)
 
 
+@NEEDS_FFMPEG
+def test_pixels_that_are_not_square_in_a_turned_video(tmp_path: Path) -> None:
+    encode(tmp_path / "wide.mp4", sample_aspect_ratio=Fraction(2))
+    frames, notes = check_as_players_show_it(with_matrix(tmp_path / "wide.mp4", tmp_path / "turned.mp4", degrees=90))
+    assert frames[0].pixels.shape == (128, 48, 3)
+    assert len(notes) == 2
+
+
 def test_a_mirrored_video_is_mirrored_and_not_turned(plain: Path, tmp_path: Path) -> None:
     original, mirrored = (read(path)[0] for path in (plain, with_matrix(plain, tmp_path / "m.mp4", hflip=True)))
     assert (mirrored[0].pixels == original[0].pixels[:, ::-1]).all()
