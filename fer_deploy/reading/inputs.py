@@ -16,12 +16,14 @@ from fer_deploy.files import LeftOut, decode_text, is_hidden, open_regular, show
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
-    (
-        ".264 .265 .3g2 .3gp .3gpp .amv .asf .avi .divx .dv .dvr-ms .f4v .flv .h264 .h265 .hevc .insv .ismv .ivf .m1v "
-        ".m2p .m2t .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mk3d .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut "
-        ".obu .ogm .ogv .ogx .qt .rm .rmvb .tod .tp .trp .ts .vob .webm .wmv .wtv .xvid .y4m"
-    ).split()
-)
+    {
+        ".264", ".265", ".3g2", ".3gp", ".3gpp", ".amv", ".asf", ".avi", ".divx", ".dv", ".dvr-ms", ".f4v", ".flv",
+        ".h264", ".h265", ".hevc", ".insv", ".ismv", ".ivf", ".m1v", ".m2p", ".m2t", ".m2ts", ".m2v", ".m4v", ".mj2",
+        ".mjpeg", ".mjpg", ".mk3d", ".mkv", ".mod", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf",
+        ".nut", ".obu", ".ogm", ".ogv", ".ogx", ".qt", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm",
+        ".wmv", ".wtv", ".xvid", ".y4m",
+    }
+)  # fmt: skip
 """Endings, in lower case, of files that are read as videos."""
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
