@@ -7,6 +7,7 @@ with what this module computes in PyTorch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class Member:
     """Whether the network sees the face mirrored left to right."""
 
     def __post_init__(self) -> None:
-        if self.input_size < 1 or not self.temperature > 0:
+        if self.input_size < 1 or not 0 < self.temperature < math.inf:
             raise ValueError(f"member {self.name}: input size {self.input_size} and temperature {self.temperature}")
 
 

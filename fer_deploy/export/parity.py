@@ -182,7 +182,8 @@ def check_parity(
         check_accuracy: also check int8's accuracy. False for faces that the runs were not trained for.
 
     Raises:
-        ParityError: file and PyTorch differ by more than the tolerance, or int8 loses too much accuracy.
+        ParityError: file and PyTorch differ by more than the tolerance, int8 loses too much accuracy, or every face
+            gets the same probabilities.
         ModelFileError: ONNX Runtime can't load the file.
         ExportError: ONNX Runtime can't run it, or there are no faces.
     """
@@ -201,6 +202,11 @@ def check_parity(
         result = compare_case(case, outputs, expected, classifier, rows=faces.rows, precision=precision)
         results.append(result)
         if number == 0:  # each face once
+            if len(faces) > 1 and not np.ptp(outputs[0], axis=0).any():
+                raise ParityError(
+                    f"all {len(faces):,} faces ({faces_from}) get the same probabilities: the networks have learned "
+                    "nothing, or a run's record is damaged"
+                )
             accuracy, expected_accuracy = accuracy_of(outputs[0], faces), accuracy_of(reference.fused(case), faces)
             if precision == "fp16":
                 check_flips(result, faces_from)

@@ -14,6 +14,7 @@ from fer_deploy.ensemble import STUDY_SOURCE, search_weights, weighted_average
 from fer_deploy.errors import ExportError, RunError
 from fer_deploy.export.parity import PARITY_CASES, Reference
 from fer_deploy.export.plan import plan_ensemble, plan_run
+from fer_deploy.export.write import export_plan
 from fer_deploy.faces import Dataset
 
 
@@ -91,3 +92,29 @@ def test_the_weight_search_takes_wider_steps_from_five_members_on(
     expected = {width: search_weights(answers, labels, step=width, source="").values for width in (0.05, 0.1)}
     assert expected[0.05] != expected[0.1]  # or the test could not fail
     assert plan.weights.values == expected[step]
+
+
+@pytest.mark.parametrize(
+    "text", ["Infinity", "NaN", "1e999", "1e300", "-1", "1e-300", "21", '"warm"', "[1.0]", "{}", "9" * 400]
+)
+def test_a_damaged_temperature_never_exports(text: str, workspace: Path, tmp_path: Path) -> None:
+    """However it is written: an infinite one would make every answer uniform, and agree with PyTorch's."""
+    shutil.copytree(workspace / "training" / "E", tmp_path / "training" / "E")
+    path = tmp_path / "training" / "E" / "run.json"
+    record = path.read_text()
+    assert '"temperature": 1.5' in record
+    path.write_text(record.replace('"temperature": 1.5', f'"temperature": {text}'))
+    with pytest.raises(RunError, match=r"run\.json") as caught:
+        export_plan(plan_run("E", workspace=tmp_path), folder=tmp_path / "exports")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "exports").exists()
+
+
+@pytest.mark.parametrize("text", ["Infinity", "1e999", "-1", '"fast"', "null", "[]"])
+def test_a_damaged_cost_never_exports(text: str, workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "training" / "E", tmp_path / "training" / "E")
+    path = tmp_path / "training" / "E" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"gflops": "GFLOPS"}).replace('"GFLOPS"', text))
+    with pytest.raises(RunError, match=r"run\.json"):
+        _ = plan_run("E", workspace=tmp_path).gflops

@@ -299,6 +299,21 @@ def test_static_files_run_in_their_own_shape() -> None:
     assert {case.height for case in cases_for((None, 48, None))} == {48}
 
 
+def test_a_file_that_gives_every_face_the_same_answer_fails(
+    model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if PyTorch agrees."""
+    uniform = np.full((len(dataset.validation), 7), 1 / 7, np.float32)
+    monkeypatch.setattr(parity, "PARITY_CASES", [ParityCase(batch=len(uniform), faces=None)])
+    monkeypatch.setattr(parity, "run_session", lambda _session, _pictures: [uniform])
+    monkeypatch.setattr(Reference, "members", lambda _self, _case: [uniform])
+    monkeypatch.setattr(classifier, "fuse", lambda members: members[0])
+    with pytest.raises(ParityError, match=r"all \d+ faces \(validation\) get the same probabilities"):
+        check_parity(
+            model.SerializeToString(), classifier, dataset.validation, faces_from="validation", precision="fp32"
+        )
+
+
 def test_no_face_is_an_error(model: onnx.ModelProto, classifier: FaceClassifier, dataset: Dataset) -> None:
     none = dataset.validation.take(np.arange(0))
     with pytest.raises(ExportError, match="no face"):
