@@ -1,0 +1,146 @@
+"""Exports that are interrupted or run at the same time: nothing is half-written, and the next run works.
+
+FERDEPLOY_KILLS=20 interrupts a whole export so many times with each signal, at random moments; the normal suite does so
+once. A kill at each single file operation of the last step, which is over in milliseconds, is always tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fer_deploy.export.manifest import publish, read_manifest
+from fer_deploy.export.verify import verify_file
+
+KILLS = int(os.environ.get("FERDEPLOY_KILLS", "1"))
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
+
+KILL_AT = """
+import os, signal, sys
+from pathlib import Path
+from fer_deploy.export.golden import draw_golden_inputs
+from fer_deploy.export.manifest import publish
+folder, step = sys.argv[1], int(sys.argv[2])
+draw_golden_inputs()
+count = 0
+def hook(event, arguments):
+    global count
+    if event in ("open", "os.rename", "os.remove", "os.chmod", "os.mkdir") and folder in str(arguments[0]):
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+publish(Path(folder), "B.onnx", b"new" * 100_000, {"sha256": "new"})
+"""
+
+
+def test_a_kill_at_any_file_operation_leaves_whole_files(tmp_path: Path) -> None:
+    old, new = b"old" * 100_000, b"new" * 100_000
+    publish(tmp_path, "B.onnx", old, {"sha256": "old"})
+    before = (tmp_path / "manifest.json").read_bytes()
+    states = set()
+    for step in range(1, 100):
+        done = subprocess.run([sys.executable, "-c", KILL_AT, str(tmp_path), str(step)], check=False)
+        content = (tmp_path / "B.onnx").read_bytes()
+        assert content in (old, new)
+        manifest = read_manifest(tmp_path)
+        assert manifest is not None
+        states.add((content == new, manifest.files["B.onnx"]["sha256"]))
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+        (tmp_path / "B.onnx").write_bytes(old)
+        (tmp_path / "manifest.json").write_bytes(before)
+        (tmp_path / "golden" / "colour-1x1.bin").unlink(missing_ok=True)  # so that it is written again
+    assert step > 8
+    assert states >= {(False, "old"), (True, "old"), (True, "new")}  # killed before, between and after
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A workspace whose export ran undisturbed."""
+
+    workspace: Path
+    seconds: float
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return _contents(self.workspace)
+
+
+def _contents(workspace: Path) -> dict[str, bytes]:
+    folder = workspace / "exports"
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".manifest.lock"
+    }
+
+
+def _start(workspace: Path, *names: str) -> subprocess.Popen[str]:
+    options = ("--precision", "fp32,fp16", "--data", "synthetic:70", "--workspace", str(workspace))
+    return subprocess.Popen(
+        [sys.executable, "-m", "fer_deploy", "export", *names, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(workspace / "training", folder / "training")
+    start = time.monotonic()
+    process = _start(folder, "B")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return Finished(folder, time.monotonic() - start)
+
+
+def test_an_interrupted_export_leaves_nothing_half_written(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.workspace / "training", tmp_path / "training")
+    generator = random.Random(0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) * KILLS:
+        process = _start(tmp_path, "B")
+        time.sleep(generator.uniform(0.1, finished.seconds))
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=300)
+        if process.returncode == 130:
+            assert "No half-written file is left" in output
+        left = {name: content for name, content in _contents(tmp_path).items() if not name.endswith(".partial")}
+        for name, content in left.items():
+            if name == "manifest.json":
+                assert read_manifest(tmp_path / "exports") is not None
+            else:
+                assert content == finished.files[name], name
+    process = _start(tmp_path, "B")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert _contents(tmp_path) == finished.files  # the same bytes, manifest included, and no temporary file
+
+
+def test_three_exports_at_once_into_one_folder(finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.workspace / "training", tmp_path / "training")
+    processes = [_start(tmp_path, name) for name in ("B", "E", "B")]
+    for process in processes:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+    contents = _contents(tmp_path)
+    assert sorted(json.loads(contents["manifest.json"])["files"]) == ["B.fp16.onnx", "B.onnx", "E.fp16.onnx", "E.onnx"]
+    for name in ("B.onnx", "B.fp16.onnx"):
+        assert contents[name] == finished.files[name]  # the same export twice, byte for byte
+    for path in sorted((tmp_path / "exports").glob("*.onnx")):
+        assert verify_file(path, workspace=tmp_path).verdict == "proven"
