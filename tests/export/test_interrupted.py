@@ -19,51 +19,64 @@ from pathlib import Path
 
 import pytest
 
-from fer_deploy.export.manifest import publish, read_manifest
+from fer_deploy.export.manifest import read_manifest
 from fer_deploy.export.verify import verify_file
 
 KILLS = int(os.environ.get("FERDEPLOY_KILLS", "1"))
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
 
-KILL_AT = """
-import os, signal, sys
+KILL_AT_EACH_STEP = """
+import json, os, signal, sys
 from pathlib import Path
-from fer_deploy.export.golden import draw_golden_inputs
-from fer_deploy.export.manifest import publish
-folder, step = sys.argv[1], int(sys.argv[2])
-draw_golden_inputs()
-count = 0
-def hook(event, arguments):
-    global count
-    if event in ("open", "os.rename", "os.remove", "os.chmod", "os.mkdir") and folder in str(arguments[0]):
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-publish(Path(folder), "B.onnx", b"new" * 100_000, {"sha256": "new"})
+from fer_deploy.export.manifest import read_manifest
+
+folder = Path(sys.argv[1])
+OLD, NEW = b"old" * 100_000, b"new" * 100_000
+publish(folder, "B.onnx", OLD, {"sha256": "old"})
+before = (folder / "manifest.json").read_bytes()
+
+def publish_until(step):
+    count = 0
+    def hook(event, arguments):
+        nonlocal count
+        if event in ("open", "os.rename", "os.remove", "os.chmod", "os.mkdir") and str(folder) in str(arguments[0]):
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(hook)
+    publish(folder, "B.onnx", NEW, {"sha256": "new"})
+    os._exit(0)
+
+states = []
+for step in range(1, 200):
+    child = os.fork()
+    if child == 0:
+        publish_until(step)
+    status = os.waitpid(child, 0)[1]
+    content = (folder / "B.onnx").read_bytes()
+    assert content in (OLD, NEW)
+    states.append(["new" if content == NEW else "old", read_manifest(folder).files["B.onnx"]["sha256"]])
+    if status == 0:
+        break
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    (folder / "B.onnx").write_bytes(OLD)
+    (folder / "manifest.json").write_bytes(before)
+    (folder / "golden" / "colour-1x1.bin").unlink(missing_ok=True)  # so that it is written again
+print(json.dumps(states))
 """
 
 
 def test_a_kill_at_any_file_operation_leaves_whole_files(tmp_path: Path) -> None:
-    old, new = b"old" * 100_000, b"new" * 100_000
-    publish(tmp_path, "B.onnx", old, {"sha256": "old"})
-    before = (tmp_path / "manifest.json").read_bytes()
-    states = set()
-    for step in range(1, 100):
-        done = subprocess.run([sys.executable, "-c", KILL_AT, str(tmp_path), str(step)], check=False)
-        content = (tmp_path / "B.onnx").read_bytes()
-        assert content in (old, new)
-        manifest = read_manifest(tmp_path)
-        assert manifest is not None
-        states.add((content == new, manifest.files["B.onnx"]["sha256"]))
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
-        (tmp_path / "B.onnx").write_bytes(old)
-        (tmp_path / "manifest.json").write_bytes(before)
-        (tmp_path / "golden" / "colour-1x1.bin").unlink(missing_ok=True)  # so that it is written again
-    assert step > 8
-    assert states >= {(False, "old"), (True, "old"), (True, "new")}  # killed before, between and after
+    """A process is killed at its first operation in the folder, another at its second, and so on until one finishes."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_AT_EACH_STEP, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    states = json.loads(done.stdout)
+    assert len(states) > 8
+    assert ["old", "old"] in states  # killed before the file was moved
+    assert ["new", "old"] in states  # between file and manifest
+    assert states[-1] == ["new", "new"]
     assert not list(tmp_path.rglob("*.partial"))
 
 

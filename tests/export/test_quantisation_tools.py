@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "onnx.md"
 
 
 def test_the_quantisation_preparation_of_the_docs_runs(exports: dict[str, ExportedFile], tmp_path: Path) -> None:
-    """Its symbolic shape inference fails on a graph whose batch, height and width are free, so the docs leave it out."""
+    """Its symbolic shape inference fails on a graph with free axes, so the docs leave it out."""
     (command,) = re.findall(r"`python -m (onnxruntime\.quantization\.preprocess .*)`", DOCS.read_text(encoding="utf-8"))
     source, target = exports["B.onnx"].path, tmp_path / "prepared.onnx"
     arguments = command.replace("exports/B.onnx", str(source)).replace("prepared.onnx", str(target)).split()
