@@ -29,6 +29,13 @@ Examples:
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
+@click.option(
+    "--allow-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Host name that requests may use besides those of this machine; * allows all. Repeat it for several.",
+)
 @click.option("--open", "open_browser", is_flag=True, help="Open the page in the browser.")
 @click.option(
     "--static",
@@ -37,7 +44,15 @@ Examples:
     help="Write the page's files to DIR and stop.",
 )
 @click.option("--fetch", is_flag=True, help="Download the missing parts with npm and pip, and stop.")
-def command(model: Path | None, host: str, port: int, open_browser: bool, static: Path | None, fetch: bool) -> None:
+def command(
+    model: Path | None,
+    host: str,
+    port: int,
+    allowed_hosts: tuple[str, ...],
+    open_browser: bool,
+    static: Path | None,
+    fetch: bool,
+) -> None:
     """Serve a web page that reads faces and expressions in photos and from the camera.
 
     The browser computes everything with ONNX Runtime: no picture leaves the machine that shows the page.
@@ -61,7 +76,7 @@ def command(model: Path | None, host: str, port: int, open_browser: bool, static
             return
         from fer_deploy.demo.server import PageServer
 
-        server = PageServer(site, host=host, port=port)
+        server = PageServer(site, host=host, port=port, allowed_hosts=allowed_hosts)
         click.echo(f"{site.model.name} ({site.model.precision}) at {server.address}   Ctrl-C stops.")
         if not server.loopback:
             click.echo(
