@@ -58,6 +58,7 @@ class PageServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # five, the default, make browsers wait a second where several connect at once
 
     def __init__(
         self,

@@ -150,7 +150,7 @@ def test_an_endless_head_is_cut_off(server: PageServer, piece: bytes) -> None:
 
 def test_many_dripping_clients_cost_a_bounded_number_of_threads(tiny_file: Path) -> None:
     before = threading.active_count()
-    with running(tiny_file, head_seconds=0.6, maximum_connections=4) as server:
+    with running(tiny_file, head_seconds=2.0, maximum_connections=4) as server:
         clients = [connect(server) for _ in range(30)]
         try:
             for client in clients[:4]:
