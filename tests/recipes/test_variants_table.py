@@ -49,7 +49,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     record.write_text("<<<<<<< HEAD")
     done = CliRunner().invoke(cli, ["variants", "--workspace", str(tmp_path)])
     assert done.exit_code == 1
-    assert f"{record}: cannot be read" in done.stderr
+    assert f"{record}: damaged run record" in done.stderr
     assert "Traceback" not in done.stderr
 
 
