@@ -23,6 +23,9 @@ from fer_deploy.cli.options import (
 )
 from fer_deploy.training.request import TrainingRequest
 
+THREADS_PER_CORE = 8
+"""The most processor threads per available core that `--threads` may ask for."""
+
 EPILOG = """\b
 Examples:
   ferdeploy train                          B and E, the pair that the study deployed
@@ -81,6 +84,24 @@ def keep_freed_memory() -> bool:
         return False
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
+
+
+def check_threads(threads: int) -> None:
+    """Refuse numbers of threads with which training would take hours longer, or could not start.
+
+    More threads than cores can make sense: they repeat a run of a larger machine to the same bits.
+
+    Raises:
+        UnavailableError: there are more than `THREADS_PER_CORE` threads per core.
+    """
+    from fer_deploy.errors import UnavailableError
+    from fer_deploy.machine import available_cores
+
+    most = THREADS_PER_CORE * available_cores()
+    if threads > most:
+        raise UnavailableError(
+            f"--threads {threads}: {available_cores()} cores are available: use at most {most} threads"
+        )
 
 
 @click.command("train", epilog=EPILOG)
@@ -143,6 +164,7 @@ def command(
 
         dataset = load_dataset(data, workspace=workspace).with_share(request.share)
         if threads is not None:
+            check_threads(threads)
             torch.set_num_threads(threads)
         call = TrainingCall(
             workspace=workspace, data=data, device=device, threads=threads, restart=restart, share=request.share,

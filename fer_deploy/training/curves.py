@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def draw_curves(folder: Path) -> Path:
     Raises:
         RunError: the run has no history yet.
     """
+    # It warns on stderr of a home folder that it cannot write to; here that only costs the time to list fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

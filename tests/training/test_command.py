@@ -24,6 +24,7 @@ from fer_deploy.cli.console import ProgressBar
 from fer_deploy.cli.train import Duration
 from fer_deploy.cli.train_display import TrainingDisplay
 from fer_deploy.errors import install
+from fer_deploy.machine import available_cores
 from fer_deploy.recipes import load_recipe
 from fer_deploy.training.run import Run
 from fer_deploy.training.watcher import BatchReport
@@ -334,6 +335,38 @@ def test_ctrl_c_stops_all_that_run_side_by_side(tmp_path: Path) -> None:
     assert "Not finished: long.seed0, long.seed1, long.seed2. Everything is saved" in out, out + err
     for name in begun:
         assert (tmp_path / "training" / name / "checkpoint.safetensors").exists()
+
+
+def test_a_senseless_number_of_threads_is_refused(tmp_path: Path) -> None:
+    most = 8 * available_cores()
+    words = ["train", str(write_recipe(tmp_path, "one")), "--data", DATA, "--workspace", str(tmp_path), "--threads"]
+    for threads, code, message in [(most + 1, 1, f"use at most {most} threads"), (10**9, 2, "is not in the range")]:
+        if threads > 1024 and code == 1:
+            continue
+        done = CliRunner().invoke(cli, [*words, str(threads)])
+        assert done.exit_code == code
+        assert message in done.stderr
+    assert not (tmp_path / "training").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="makes a user with Linux's unshare")
+@pytest.mark.parametrize("home", [None, "/proc/self"])
+def test_a_user_without_a_home_can_train(home: str | None, tmp_path: Path) -> None:
+    """No HOME and no passwd entry, as in containers that run under any user id; or a home that cannot be written."""
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("HOME", "XDG_CACHE_HOME", "FERDEPLOY_CACHE")
+    }
+    environment |= {"OMP_NUM_THREADS": "1"} | ({} if home is None else {"HOME": home})
+    words = ["train", str(write_recipe(tmp_path, "one", epochs=1)), "--data", DATA, "--workspace", str(tmp_path)]
+    before = ["unshare", "--user", "--map-user=54321"]
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this system allows no user namespaces")
+    done = subprocess.run(
+        [*before, sys.executable, "-m", "fer_deploy", *words, "--device", "cpu", "--threads", "1"],
+        env=environment, capture_output=True, text=True, cwd=REPOSITORY, timeout=200, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "one complete: " in done.stdout
 
 
 def test_without_torch_one_line_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
