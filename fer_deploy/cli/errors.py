@@ -35,6 +35,9 @@ KEPT_TRACEBACKS = 20
 MAXIMUM_TRACEBACK = 1_000_000
 """Characters of a saved traceback: an error's text can be a whole file."""
 
+MEMORY_MARKS = ("can't allocate memory", "annot allocate memory", "bad_alloc", "failed to map segment", "out of memory")
+"""What PyTorch, ONNX Runtime and the loader of libraries write into other classes of error."""
+
 
 @contextmanager
 def error_line(*, on_interrupt: str = "") -> Iterator[None]:
@@ -113,7 +116,7 @@ def _known(error: BaseException, on_interrupt: str = "") -> int | None:
     """Report an error that is known, and return its exit code; None for any other."""
     if isinstance(error, FerDeployError):
         _print(f"error: {' '.join(str(error).split())}")
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) or any(mark in str(error) for mark in MEMORY_MARKS):
         _print("error: out of memory: use a smaller batch or fewer files at a time")
     elif isinstance(error, BrokenPipeError) and (_is_broken(sys.stdout) or _is_broken(sys.stderr)):
         _silence(sys.stdout)

@@ -136,6 +136,13 @@ def test_old_tracebacks_are_removed(environment: dict[str, str], tmp_path: Path)
     [
         ("raise MemoryError", 1, "error: out of memory: use a smaller batch or fewer files at a time"),
         ("bytearray(1 << 60)", 1, "error: out of memory: use a smaller batch or fewer files at a time"),
+        (
+            'raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 9 bytes")',
+            1,
+            "error: out of memory",
+        ),
+        ("raise ImportError('libtorch.so: failed to map segment from shared object')", 1, "error: out of memory"),
+        ("raise OSError(12, 'Cannot allocate memory')", 1, "error: out of memory"),
         ("open('/no/where')", 1, "error: No such file or directory: /no/where"),
         ("open(b'/no/\\xff')", 1, "error: No such file or directory: /no/"),
         ("raise BrokenPipeError(32, 'Broken pipe')", 1, "error: Broken pipe"),
