@@ -55,12 +55,18 @@ def one_line(error: BaseException | str, *, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_LONGEST = 2000
+"""Characters of an error's line: long paths and lists fit."""
+
+
 class FerDeployError(Exception):
     """Base of all errors raised on purpose. `str(error)` is one line, safe to print to a terminal."""
 
     def __str__(self) -> str:
         # Names, values and other libraries' texts in it come from outside: they may hold lines and control characters.
-        return printable(" ".join(super().__str__().splitlines()))
+        text = printable(" ".join(super().__str__().splitlines()))
+        # A damaged file can hold a value of any length. The beginning says what and where, the end what to do.
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} … {text[-450:]}"
 
 
 class DataError(FerDeployError):

@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from tiny_model import grey_face, write_tiny_model
 
+from fer_deploy.errors import DataError
+
 PROGRAM = [sys.executable, "-m", "fer_deploy"]
 
 FAILING = """
@@ -159,6 +161,13 @@ def test_known_ends(statement: str, code: int, line: str, environment: dict[str,
     assert done.stderr.rstrip("\n").startswith(line)
     assert len(done.stderr.splitlines()) == (1 if line else 0)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_long_value_leaves_the_beginning_and_the_remedy_of_an_error() -> None:
+    text = str(DataError(f"faces.csv: row 7: {'x' * 100_000}\x1b: write a number"))
+    assert text.startswith("faces.csv: row 7: xxx")
+    assert text.endswith("xxx\\x1b: write a number")
+    assert len(text) < 2000
 
 
 def test_an_interruption_that_a_library_turns_into_another_error_is_one(environment: dict[str, str]) -> None:
