@@ -6,15 +6,16 @@ unpacks to far more than any data set of faces is refused before it fills the me
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import open_regular, shown
 from fer_deploy.tars import members_of
 
@@ -48,7 +49,30 @@ def kind_of(head: bytes) -> str:
             return kind
     if head[257:262] == b"ustar":
         return "tar"
+    if encoding_of(head) is not None:
+        return "table"
     return "binary" if b"\0" in head else "table"
+
+
+def encoding_of(head: bytes) -> str | None:
+    """The encoding of a text that is not UTF-8, by its first bytes: UTF-16 or UTF-32, as Windows programs save tables.
+
+    Without a byte order mark, UTF-16 is recognised by the zeros in every second byte of a table's first line.
+    """
+    for mark, encoding in (
+        (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark begins it
+        (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if head.startswith(mark):
+            return encoding
+    first, second = head[:32:2], head[1:32:2]
+    if len(second) == 16 and all(first) and not any(second):
+        return "utf-16-le"
+    if len(second) == 16 and all(second) and not any(first):
+        return "utf-16-be"
+    return None
 
 
 _STARTS = {
@@ -98,13 +122,13 @@ def open_table(path: Path) -> Iterator[tuple[IO[bytes], str]]:
     """Open the comma-separated table that a file is or holds.
 
     Yields:
-        A stream of the table's bytes, and its name for errors: "fer2013.tar.gz: fer2013/fer2013.csv".
+        A stream of the table's bytes as UTF-8, and its name for errors: "fer2013.tar.gz: fer2013/fer2013.csv".
 
     Raises:
         DataError: the file holds no table, or unpacks to too much.
     """
-    with open_regular(path, what="data set") as file, _unpacked(file, shown(path.name), nested=0) as opened:
-        yield opened
+    with open_regular(path, what="data set") as file, _unpacked(file, shown(path.name), nested=0) as (stream, name):
+        yield _as_utf8(stream, name), name
 
 
 @contextmanager
@@ -213,6 +237,38 @@ class _Bounded(io.RawIOBase):
         buffer[: len(part)] = part
         self._given += len(part)
         refuse_bomb(self._given, self._packed(), self._name)
+        return len(part)
+
+
+def _as_utf8(stream: IO[bytes], name: str) -> IO[bytes]:
+    """The same text as UTF-8, whatever Unicode encoding it has."""
+    peekable: Any = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+    encoding = encoding_of(peekable.peek(64)[:64])
+    return peekable if encoding is None else io.BufferedReader(_Utf8(peekable, encoding, name), 1 << 16)
+
+
+class _Utf8(io.RawIOBase):
+    """A text's bytes in UTF-8, from a stream in another encoding."""
+
+    def __init__(self, stream: _Readable, encoding: str, name: str) -> None:
+        self._stream, self._encoding, self._name = stream, encoding, name
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._waiting = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        content = b" "
+        while content and not self._waiting:
+            content = self._stream.read(1 << 16)
+            try:
+                self._waiting = self._decoder.decode(content, final=not content).encode()
+            except UnicodeError as error:
+                encoding = self._encoding.upper()
+                raise DataError(f"{self._name}: not {encoding} text, or cut short: {one_line(error)}") from error
+        part, self._waiting = self._waiting[: len(buffer)], self._waiting[len(buffer) :]
+        buffer[: len(part)] = part
         return len(part)
 
 

@@ -20,7 +20,7 @@ from fer_deploy.errors import DataError
 from fer_deploy.faces.csv_table import at_row
 from fer_deploy.faces.dataset import SPLITS, VOTE_NAMES, Faces
 from fer_deploy.faces.splits import split_of
-from fer_deploy.files import read_file
+from fer_deploy.files import decode_text, read_file, shown
 
 FILE_NAME = "fer2013new.csv"
 LARGEST = 64 << 20
@@ -62,7 +62,7 @@ def add_votes(splits: Mapping[str, Faces], path: Path) -> dict[str, Faces]:
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = read_file(path, maximum_bytes=LARGEST, what="file of FER+ votes")
-    lines = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines()
+    lines = decode_text(content, source=shown(path.name)).splitlines()
     header = [column.strip().lower() for column in lines[0].split(",")] if lines else []
     names = ["nf" if name == "not_face" else name for name in VOTE_NAMES]
     if header[:1] != ["usage"] or [column for column in header if column in names] != names:

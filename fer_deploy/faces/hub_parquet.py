@@ -60,7 +60,8 @@ def sibling_files(path: Path) -> list[Path]:
     """The Parquet files that form a data set together with `path`: those of its folder whose names state a split."""
     if split_of_file(path) is None:
         return [path]
-    return sorted(other for other in path.parent.glob("*.parquet") if split_of_file(other) is not None)
+    others = path.parent.glob("*.parquet")
+    return sorted(other for other in others if other.is_file() and split_of_file(other) is not None)
 
 
 def read_parquet(files: Sequence[Path], name: str) -> SourceFaces:

@@ -26,7 +26,7 @@ from fer_deploy.faces.source import SourceFaces, source_errors
 from fer_deploy.faces.splits import hold_out
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
 from fer_deploy.faces.tree import Tree, files_in, folder_tree, read_tree, tree_key, zip_tree
-from fer_deploy.files import LeftOut, sha256_of, shown
+from fer_deploy.files import LeftOut, open_regular, sha256_of, shown
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VARIABLE = "FERDEPLOY_DATA"
@@ -121,7 +121,7 @@ def _find(path: Path) -> _FoundData:
     if not path.is_file():
         raise DataError(f"{shown(path)} is neither a file nor a folder: {HELP}")
     name = shown(path.name)
-    with path.open("rb") as file:
+    with open_regular(path, what="data set") as file:
         kind = kind_of(file.read(512))
     if kind == "empty":
         raise DataError(f"{name} is empty (0 bytes): get it again")

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -281,6 +282,60 @@ def test_votes_are_taken_where_they_are_named_and_must_fit(
         load_dataset(path, votes=votes)
     with pytest.raises(DataError, match=r"gone\.csv"):
         load_dataset(path, votes=tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("packed", ["csv", "csv.gz", "zip", "tar.gz"])
+def test_tables_may_have_any_unicode_encoding(
+    tmp_path: Path, small: Dataset, small_table: Path, encoding: str, packed: str
+) -> None:
+    content = small_table.read_text().encode(encoding)
+    path = tmp_path / f"faces.{packed}"
+    if packed == "csv":
+        path.write_bytes(content)
+    elif packed == "csv.gz":
+        path.write_bytes(gzip.compress(content))
+    elif packed == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("faces.csv", content)
+    else:
+        (tmp_path / "faces.csv").write_bytes(content)
+        with tarfile.open(path, "w:gz") as archive:
+            archive.add(tmp_path / "faces.csv", "faces.csv")
+    assert load_dataset(path).sha256 == small.sha256
+
+
+def test_a_table_in_utf_16_that_is_cut_short_is_refused(tmp_path: Path, small_table: Path) -> None:
+    path = tmp_path / "faces.csv"
+    path.write_bytes(small_table.read_text().encode("utf-16")[:-1])
+    with pytest.raises(DataError, match="not UTF-16 text, or cut short"):
+        load_dataset(path)
+
+
+@pytest.mark.parametrize("name", ["data.csv", "fer2013.csv", "data.zip", "train.parquet"])
+def test_named_pipes_are_refused_and_never_opened(tmp_path: Path, small_table: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        load_dataset(tmp_path / name)
+    with pytest.raises(DataError, match="holds no data set"):
+        load_dataset(tmp_path)
+    with pytest.raises(DataError, match="a named pipe"):
+        load_dataset(small_table, votes=tmp_path / name)
+
+
+def test_without_a_home_and_a_cache_folder_data_is_read(
+    tmp_path: Path, small: Dataset, small_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a user id without an entry in /etc/passwd."""
+    for name in ("FERDEPLOY_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load_dataset(small_table).sha256 == small.sha256
+    assert load_dataset(small_table).sha256 == small.sha256
 
 
 def test_votes_for_pictures_are_refused(tmp_path: Path, small: Dataset, small_splits: dict[str, Faces]) -> None:
