@@ -92,6 +92,8 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
         f"[bold]{escape(dataset.name)}[/]: {counts} faces; {left_out:,} training faces that equal a later one are "
         "left out"
     )
+    for note in dataset.notes:
+        say(f"note: {escape(note)}")
     estimated = call.deadline is None
     table = Table(box=None, padding=(0, 2), header_style="bold")
     for heading in ("run", "stages", "epochs", "faces to see", *(["time, about"] if estimated else [])):

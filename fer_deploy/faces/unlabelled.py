@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -9,18 +10,21 @@ from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SIZE, Dataset, pixel_keys
-from fer_deploy.faces.tree import LARGEST_PICTURE, face_from_picture, files_in
+from fer_deploy.faces.tree import LARGEST_PICTURE, face_from_picture, files_in, resized_note
 from fer_deploy.files import LeftOut, read_file, shown
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 
-def read_unlabelled(folder: Path, dataset: Dataset) -> NDArray[np.uint8]:
+def read_unlabelled(
+    folder: Path, dataset: Dataset, *, message: Callable[[str], None] = lambda _line: None
+) -> NDArray[np.uint8]:
     """The faces in a folder's pictures, in the order of their names, without copies of validation or test faces.
 
     Args:
         folder: holds pictures of one face each, framed as in FER2013 (brow to chin, with a margin), in subfolders or
-            not. Other files are ignored.
+            not. It is searched by the rule of `files.walk`.
         dataset: training must not see its validation and test faces.
+        message: is called with one line about what was read and what was left out.
 
     Returns:
         uint8 (n, 48, 48), 0 black to 255 white, n at least 1; no two are equal.
@@ -33,13 +37,30 @@ def read_unlabelled(folder: Path, dataset: Dataset) -> NDArray[np.uint8]:
             f"{shown(folder)}: no such folder: it should hold the recipe's unlabelled faces, one picture each"
         )
     known = {*pixel_keys(dataset.validation), *pixel_keys(dataset.test)}
+    left_out = LeftOut()
     faces: dict[bytes, None] = {}  # a set that keeps its order
-    for name in sorted(files_in(folder, LeftOut())):
-        if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES:
-            content = read_file(folder / name, maximum_bytes=LARGEST_PICTURE, what="picture")
-            face, _ = face_from_picture(content, shown(folder / name))
-            faces[face.tobytes()] = None
+    pictures = resized = 0
+    for name in sorted(files_in(folder, left_out)):
+        if PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
+            left_out.add_file(name)
+            continue
+        content = read_file(folder / name, maximum_bytes=LARGEST_PICTURE, what="picture")
+        face, was_resized = face_from_picture(content, shown(folder / name))
+        faces[face.tobytes()] = None
+        pictures, resized = pictures + 1, resized + was_resized
     kept = [pixels for pixels in faces if pixels not in known]
     if not kept:
         raise DataError(f"{shown(folder)}: holds no picture that is not a validation or test face")
+    for reason, count in (
+        ("equal to another picture", pictures - len(faces)),
+        ("equal to a validation or test face", len(faces) - len(kept)),
+    ):
+        if count:
+            left_out.counts[reason] = count
+    parts = [
+        f"{shown(folder)}: {len(kept):,} unlabelled faces",
+        resized_note(resized) if resized else "",
+        str(left_out),
+    ]
+    message("; ".join(filter(None, parts)))
     return np.frombuffer(b"".join(kept), np.uint8).reshape(-1, SIZE, SIZE).copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,19 @@ class TrainingData:
     """float32 (v, 7), rows that sum to one."""
 
     @classmethod
-    def of(cls, dataset: Dataset, recipe: Recipe, *, workspace: Path, device: torch.device) -> TrainingData:
+    def of(
+        cls,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        workspace: Path,
+        device: torch.device,
+        message: Callable[[str], None] = lambda _line: None,
+    ) -> TrainingData:
         """The faces that a recipe uses of a data set and, for its unlabelled faces, of a workspace.
 
-        Training faces whose pixels equal a validation or test face are left out.
+        Training faces whose pixels equal a validation or test face are left out. `message` is called with a line about
+        the unlabelled faces.
 
         Raises:
             DataError: no training or no validation face remains, or the folder of unlabelled faces cannot be used.
@@ -64,7 +74,7 @@ class TrainingData:
         face_sets = [FaceSet(_on_device(training, device), training.images_sha256)]
         images, unlabelled_sha256 = face_sets[0].images, ""
         if recipe.distillation is not None and recipe.distillation.unlabelled:
-            unlabelled = read_unlabelled(workspace / recipe.distillation.unlabelled, dataset)
+            unlabelled = read_unlabelled(workspace / recipe.distillation.unlabelled, dataset, message=message)
             unlabelled_sha256 = hashlib.sha256(unlabelled.data).hexdigest()
             face_sets.append(FaceSet(torch.from_numpy(unlabelled).to(device), unlabelled_sha256))
             images = torch.cat([faces.images for faces in face_sets])

@@ -221,7 +221,9 @@ class _Training:
         recipe, checkpoint = order.recipe, order.checkpoint()
         device = choose_device(order.settings.device)
         processes = join_processes(device)
-        data = TrainingData.of(order.dataset, recipe, workspace=order.workspace, device=device)
+        data = TrainingData.of(
+            order.dataset, recipe, workspace=order.workspace, device=device, message=order.watcher.message
+        )
         torch.manual_seed(seed_at(order.settings.seed, "initialisation"))
         network = make_network(recipe.network)
         cost = measure_cost(network, size=recipe.network.input_size)

@@ -26,7 +26,13 @@ def test_pictures_are_read_in_the_order_of_their_names_once_each(tmp_path: Path)
     Image.fromarray(dataset.validation.images[3]).save(tmp_path / "f.png")
     Image.fromarray(dataset.training.images[3]).save(tmp_path / "g.png")
     (tmp_path / "notes.txt").write_text("not a picture")
-    faces = read_unlabelled(tmp_path, dataset)
+    Image.fromarray(one).save(tmp_path / ".hidden.png")
+    lines: list[str] = []
+    faces = read_unlabelled(tmp_path, dataset, message=lines.append)
+    assert lines == [
+        f"{tmp_path}: 4 unlabelled faces; 1 pictures of another size were resized to 48x48; left out: "
+        "2 equal to a validation or test face, 1 *.txt, 1 equal to another picture, 1 hidden"
+    ]
     assert faces.dtype == np.uint8
     expected = [one, two, np.full((48, 48), 7, np.uint8), dataset.training.images[3]]
     assert np.array_equal(faces, np.stack(expected))

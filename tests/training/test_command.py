@@ -62,6 +62,12 @@ def start(*arguments: str | Path, workspace: Path, before: Sequence[str] = ()) -
     )  # fmt: skip
 
 
+def test_notes_about_the_data_are_shown(tmp_path: Path) -> None:
+    done = run(write_recipe(tmp_path, "one", epochs=1), workspace=tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "note: these faces are drawn: a score on them says nothing about real faces\n" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1h30m", 5400), ("1.5m", 90), ("2H", 7200)]
 )
