@@ -87,7 +87,7 @@ class Block:
 
 
 class Stream(Protocol):
-    """Calls that can be timed: of a session in this process, or of a peer in its own."""
+    """Calls that can be timed: of a session in this process, or of a peer in another."""
 
     def time_calls(self, *, calls: int, warm_up: int) -> Block:
         """Make `warm_up` calls without timing them, then time `calls`, of one face each (or the fixed batch)."""

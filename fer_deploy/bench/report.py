@@ -408,7 +408,7 @@ def _quality_from_json(table: Mapping[str, Any]) -> Quality | None:
         return None
     for key in ("accuracy_ci95", "accuracy_rows", "macro_f1", "ece", "recall", "confusion", "reliability"):
         if table[key] is None:
-            raise ValueError(f"rows: {table['name']}: {key} is missing beside its accuracy")
+            raise ValueError(f"rows: {table['name']}: {key} is missing, but there is an accuracy")
     if table["accuracy_deduplicated"] is not None and table["accuracy_deduplicated_ci95"] is None:
         raise ValueError(f"rows: {table['name']}: accuracy_deduplicated_ci95 is missing")
 

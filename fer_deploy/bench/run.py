@@ -206,7 +206,7 @@ class _Scored:
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
-    """Report progress to nobody."""
+    """Ignore progress."""
 
 
 def _faces_to_score(plan: BenchPlan) -> _Scored | None:

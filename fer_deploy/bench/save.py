@@ -1,6 +1,6 @@
 """Write a result: report.json, the pages made from it, and every face's probabilities where they are wanted.
 
-A report is never replaced by one with fewer figures: `folder_for` gives that one a folder of its own.
+A report is never replaced by one with fewer figures: `folder_for` chooses a subfolder for that one.
 """
 
 from __future__ import annotations
@@ -69,14 +69,15 @@ def folder_for(
         return folder, ""
     try:
         losses = list(lost_figures(load_report(path), report, measured_all=measured_all))
+        if not losses:
+            return folder, ""
+        more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+        reason = f"it has what the new report lacks: {losses[0]}{more}"
     except MeasurementError as error:
-        losses = [str(error)]
-    if not losses:
-        return folder, ""
-    more = f" (and {len(losses) - 1} more)" if len(losses) > 1 else ""
+        reason = f"it is not a report of this version ({error})"
     return folder / PARTIAL, (
-        f"{path} was kept, it has what the new report lacks: {losses[0]}{more}. The new report is in "
-        f"{folder / PARTIAL}: to replace the old one, delete it first, or choose another folder with --output"
+        f"{path} was kept, {reason}. The new report is in {folder / PARTIAL}: to replace the old one, delete it first, "
+        "or choose another folder with --output"
     )
 
 

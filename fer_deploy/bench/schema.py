@@ -34,7 +34,7 @@ _TYPES: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
 
 
 def check_schema(value: Any, schema: Mapping[str, Any]) -> None:
-    """Check `value`, as `json.loads` gives it.
+    """Check a value that was read from JSON.
 
     Raises:
         ValueError: it does not match; the message names the place: `rows[3].accuracy: 7.5 is more than 1`.

@@ -73,7 +73,7 @@ def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: S
         names: names of exports (in every precision), of runs, or ONNX files; with no names all of `exports/`, and
             where that is empty all runs.
         workspace: the folder that holds `exports/` and `training/`.
-        adapters: the user's own adapters for foreign files, tried before the shipped ones.
+        adapters: the user's adapters for foreign files, tried before the packaged ones.
 
     Raises:
         MeasurementError: there is nothing to measure, no model has a given name, or two files of one folder cannot be

@@ -38,7 +38,7 @@ Examples:
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What a user may choose, beside names, data, threads and workspace."""
+    """The choices of the command, other than names, data, threads and workspace."""
 
     engines: tuple[str, ...] = ()
     """Engine to measure on: ort-cpu, ort-cuda, …, torch-cpu, torch-cuda, torch-mps, each torch one also with -compiled,
@@ -184,9 +184,9 @@ def timing_plan(options: BenchOptions) -> LatencyPlan | None:
 
 
 def failed_models(report: Report, *, named: bool) -> dict[str, str]:
-    """The models that were asked for by name and have figures on no engine, each with the first reason.
+    """The models that the user named and that have figures on no engine, each with the first reason.
 
-    Without names, peers are asked for by name all the same, and a run in which nothing has figures has failed.
+    Peers are always named. In a run without names every model has failed only if no row has figures.
     """
     from fer_deploy.bench.report import OK, PEER
 

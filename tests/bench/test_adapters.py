@@ -89,7 +89,7 @@ def test_a_dropped_answer_gives_its_share_to_the_others() -> None:
     first, second = adapter.read(values)
     assert first[EMOTIONS.index("happy")] == pytest.approx(2 / 3)
     assert first[EMOTIONS.index("neutral")] == pytest.approx(1 / 3)
-    np.testing.assert_allclose(second, 1 / 7)  # contempt alone says nothing of the seven
+    np.testing.assert_allclose(second, 1 / 7)  # contempt alone is no evidence for any of the seven
 
 
 @pytest.mark.parametrize(("channels", "expected"), [("rgb", [0.0, 1.0, 2.0]), ("bgr", [2.0, 1.0, 0.0])])
@@ -161,8 +161,8 @@ def test_a_list_of_labels_or_a_file_of_another_kind_is_refused(tmp_path: Path) -
 
 def test_a_foreign_file_is_scored_through_its_adapter(tmp_path: Path) -> None:
     (tmp_path / "theirs-1.onnx").write_bytes(foreign_model())
-    own = parse_adapter(TEXT.replace("[64, 64]", "[64, 64]\nfixed_batch = true"), source="x")
-    (subject,) = find_subjects([str(tmp_path / "theirs-1.onnx")], workspace=tmp_path, adapters=[own])
+    adapter = parse_adapter(TEXT.replace("[64, 64]", "[64, 64]\nfixed_batch = true"), source="x")
+    (subject,) = find_subjects([str(tmp_path / "theirs-1.onnx")], workspace=tmp_path, adapters=[adapter])
     assert (subject.name, subject.kind) == ("theirs", "foreign")
     session = open_session(subject, "ort-cpu", threads=1)
     faces = np.stack([np.full((48, 48), level, np.uint8) for level in (10, 200)])
@@ -175,8 +175,8 @@ def test_a_foreign_file_is_scored_through_its_adapter(tmp_path: Path) -> None:
 
 def test_an_adapter_that_does_not_fit_lists_the_files_names(tmp_path: Path) -> None:
     (tmp_path / "theirs.onnx").write_bytes(foreign_model(input_name="image"))
-    own = parse_adapter(TEXT, source="x")
-    (subject,) = find_subjects([str(tmp_path / "theirs.onnx")], workspace=tmp_path, adapters=[own])
+    adapter = parse_adapter(TEXT, source="x")
+    (subject,) = find_subjects([str(tmp_path / "theirs.onnx")], workspace=tmp_path, adapters=[adapter])
     with pytest.raises(MeasurementError, match="no input 'data', only image"):
         open_session(subject, "ort-cpu", threads=1)
 

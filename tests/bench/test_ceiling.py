@@ -44,8 +44,10 @@ def test_labels_votes_and_model_are_compared_by_the_voters_agreement(ceiling: Mo
             {"anger": 4, "sadness": 3, "fear": 3},
         ],
     )
-    said = np.eye(7, dtype=np.float32)[[EMOTIONS.index(name) for name in ("happy", "neutral", "sad", "fear", "sad")]]
-    rows = ceiling.noise_rows(faces, said)
+    probabilities = np.eye(7, dtype=np.float32)[
+        [EMOTIONS.index(name) for name in ("happy", "neutral", "sad", "fear", "sad")]
+    ]
+    rows = ceiling.noise_rows(faces, probabilities)
     assert [row["votes"] for row in rows] == ["90% or more", "70% to 90%", "50% to 70%", "under 50%"]
     assert [row["faces"] for row in rows] == [2, 1, 1, 1]
     assert [row["label_is_vote"] for row in rows] == [0.5, 0, 1, 1]
@@ -60,7 +62,7 @@ def test_near_copies_are_found_whatever_their_brightness_and_side(ceiling: Modul
             learned[3],
             learned[1][:, ::-1],  # mirrored
             (learned[4] // 2 + 20).astype(np.uint8),  # paler
-            np.random.default_rng(1).integers(40, 200, (48, 48), dtype=np.uint8),  # nobody's
+            np.random.default_rng(1).integers(40, 200, (48, 48), dtype=np.uint8),  # similar to no other
         ]
     )
     alike, which = ceiling.likeness(faces, learned)
@@ -70,9 +72,9 @@ def test_near_copies_are_found_whatever_their_brightness_and_side(ceiling: Modul
     assert alike[3] < 0.3
 
     known = Faces(learned, np.array([0, 1, 2, 3, 4, 5], np.int64), np.arange(6))
-    asked = Faces(faces, np.array([3, 6, 4, 0], np.int64), np.arange(4))
-    said = np.eye(7, dtype=np.float32)[[3, 6, 1, 0]]
-    assert ceiling.copy_rows(asked, known, said) == [
+    validation = Faces(faces, np.array([3, 6, 4, 0], np.int64), np.arange(4))
+    probabilities = np.eye(7, dtype=np.float32)[[3, 6, 1, 0]]
+    assert ceiling.copy_rows(validation, known, probabilities) == [
         {
             "likeness": "0.95 or more",
             "faces": 3,

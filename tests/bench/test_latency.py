@@ -30,7 +30,7 @@ PLAN = LatencyPlan(samples=40, seconds=100, rounds=4, warm_up=5, least=8, batche
 
 @dataclass
 class FakeTime:
-    """A clock that stands still unless an engine works. `drift` stretches all work from a given time on."""
+    """A clock that advances only while an engine works. `drift` stretches all work from a given time on."""
 
     now: int = 0
     processor: int = 0
@@ -205,7 +205,7 @@ def test_a_shared_processor_is_busy() -> None:
     half = Block((2 * MS,) * 10, 20 * MS, processor=10 * MS)
     assert summarise([half] * 4, batch=1, threads=1).busy
     assert not summarise([replace(half, processor=20 * MS)] * 4, batch=1, threads=1).busy
-    # with more threads, or another process's clock, the share says nothing
+    # with more threads, or another process's clock, the share has no meaning
     assert not summarise([half] * 4, batch=1, threads=2).busy
     assert not summarise([replace(half, processor=None)] * 4, batch=1, threads=1).busy
 

@@ -129,7 +129,7 @@ def test_the_web_page_marks_recorded_figures() -> None:
 
 
 def test_rows_of_the_confusion_matrix_are_labels() -> None:
-    """Faces of the first label alone are taken for others: the row of the first label, not its column."""
+    """Only faces of the first label are misclassified: the errors are in its row, not in its column."""
     truth = np.repeat(np.arange(7), 10)
     predicted = truth.copy()
     predicted[:3] = 4

@@ -78,7 +78,7 @@ def test_deduplicated_accuracy_takes_only_unseen_faces() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    # two faces at .8 of which one is right, two at .6 both right: |.8-.5|/2 + |.6-1|/2 = .35
+    # two faces at .8 one of them correct, two at .6 both correct: |.8-.5|/2 + |.6-1|/2 = .35
     probabilities = np.full((4, 7), 0.0)
     probabilities[:2, 0], probabilities[:2, 1] = 0.8, 0.2
     probabilities[2:, 0], probabilities[2:, 1] = 0.6, 0.4

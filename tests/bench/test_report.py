@@ -26,7 +26,7 @@ from fer_deploy.errors import MeasurementError
 
 
 def plain() -> dict[str, Any]:
-    """The drawn report as JSON gives it."""
+    """The drawn report, read back from JSON."""
     table: dict[str, Any] = json.loads(json.dumps(to_json(report())))
     for row in table["rows"]:  # fewer samples: the tests below read it hundreds of times
         if row["latency_ms"]:
@@ -74,7 +74,7 @@ def test_a_report_is_read_as_it_was_written() -> None:
         (("rows", 0, "bytes"), 1.5, r"rows\[0\]\.bytes: 1\.5 is not integer or null"),
         (("rows", 0, "engine"), "cpu", r"rows\[0\]\.engine: 'cpu' does not match"),
         (("rows", 0, "recall"), [0.5], r"rows\[0\]\.recall: 1 entries, 7 to 7 are allowed"),
-        (("rows", 0, "recall"), None, "recall is missing beside its accuracy"),
+        (("rows", 0, "recall"), None, "recall is missing, but there is an accuracy"),
         (("rows", 0, "predictions"), "0", "1 predictions for 400 faces"),
         (("rows", 0, "latency_ms", "samples_ns"), [5], "its samples are not n in equal rounds"),
         (("rows", 0, "latency_ms", "n"), 7, "its samples are not n in equal rounds"),

@@ -74,7 +74,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Label:
-    """A text beside a point."""
+    """A text next to a point."""
 
     x: float
     y: float

@@ -123,8 +123,8 @@ def _scatter(points: Sequence[Point], front: set[str], *, title: str, across: st
     width, height, left, right, top, bottom = 860, 494, 62, 840, 34, 424
     low, high = spread([point.x for point in points], logarithmic=True)
     horizontal = Scale(low, high, left, right, logarithmic=True)
-    shown = [value for point in points for value in (point.low, point.accuracy, point.high) if value is not None]
-    low, high = spread([100 * value for value in shown], logarithmic=False)
+    values = [value for point in points for value in (point.low, point.accuracy, point.high) if value is not None]
+    low, high = spread([100 * value for value in values], logarithmic=False)
     vertical = Scale(max(0.0, low), min(100.0, high), bottom, top)
     parts = [text(left, 18, title, style="title")]
     for tick in horizontal.ticks():

@@ -1,4 +1,4 @@
-"""What a report shows, section by section; the Markdown, HTML and terminal pages only lay it out."""
+"""The sections of a report; the Markdown, HTML and terminal pages only lay them out."""
 
 from __future__ import annotations
 
@@ -145,14 +145,14 @@ def model_table(
     report: Report, rows: Sequence[Row], *, by: SortKey = "accuracy", columns: Sequence[Column] = COLUMNS
 ) -> ModelTable:
     """The main table: rows grouped by engine and sorted, columns without any figure left out."""
-    shown = tuple(filled(columns, rows))
+    kept = tuple(filled(columns, rows))
     on_cost, on_time = cost_front(report), latency_front(report)
     models = tuple(row for group in group_rows(rows).values() for row in sort_rows(group, by=by))
     return ModelTable(
-        heading=tuple(column.title for column in shown),
-        rows=tuple(tuple(column.cell(row) for column in shown) for row in models),
-        numeric=tuple(column.numeric for column in shown),
-        columns=shown,
+        heading=tuple(column.title for column in kept),
+        rows=tuple(tuple(column.cell(row) for column in kept) for row in models),
+        numeric=tuple(column.numeric for column in kept),
+        columns=kept,
         models=models,
         marks=tuple(COST_MARK * (row.label in on_cost) + TIME_MARK * (row.label in on_time) for row in models),
     )

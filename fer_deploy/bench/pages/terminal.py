@@ -53,7 +53,7 @@ def _table(content: ModelTable, *, width: int) -> Table:
     for engine, group in groupby(lines, key=lambda line: line[0].engine):
         table.add_row("", Text(printable(engine), style="bold"))
         for _, cells, marks in group:
-            # each mark has its own place, so that they stand below each other
+            # a fixed position per mark, so that equal marks align
             placed = "".join(mark if mark in marks else " " for mark in (COST_MARK, TIME_MARK))
             table.add_row(placed, *(Text(cells[index]) for index in kept))
         table.add_section()

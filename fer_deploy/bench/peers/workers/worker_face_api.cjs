@@ -76,8 +76,8 @@ async function main() {
         const all = fs.readFileSync(command.path);
         const answers = new Float32Array(command.count * LABELS.length);
         for (let index = 0; index < command.count; index += 1) {
-          const own = await call(prepare(faceAt(all, index)));
-          LABELS.forEach((label, column) => { answers[index * LABELS.length + column] = own[NAMES[label]]; });
+          const scores = await call(prepare(faceAt(all, index)));
+          LABELS.forEach((label, column) => { answers[index * LABELS.length + column] = scores[NAMES[label]]; });
         }
         fs.writeFileSync(command.to, Buffer.from(answers.buffer));
         say({ done: true });
