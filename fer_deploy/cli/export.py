@@ -145,7 +145,7 @@ def command(
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
         from rich.markup import escape
 
-        from fer_deploy.errors import ExportError, ParityError, UnavailableError, install
+        from fer_deploy.errors import ExportError, ParityError, UnavailableError, install, printable
 
         dataset = open_data(data, workspace=workspace)
         if search and dataset is None:
@@ -159,7 +159,7 @@ def command(
         def warn(message: str) -> None:
             if strict:
                 raise ExportError(f"{message} (--strict)")
-            console.print(f"[yellow]note:[/] {escape(message)}", highlight=False)
+            console.print(f"[yellow]note:[/] {escape(printable(message))}", highlight=False)
 
         chosen = list(names) if names or ensembles else _complete_runs(workspace, warn)
         refused: list[ParityError] = []
@@ -213,9 +213,10 @@ def _complete_runs(workspace: Path, warn: Callable[[str], None]) -> list[str]:
 
 def _write_cards(console: Console, files: list[ExportedFile], *, folder: Path) -> None:
     from fer_deploy.export.card import write_card
+    from fer_deploy.files import shown
 
     for name in dict.fromkeys(file.name for file in files):
-        console.print(f"card: {write_card(name, folder=folder)}", highlight=False, markup=False)
+        console.print(f"card: {shown(write_card(name, folder=folder))}", highlight=False, markup=False)
 
 
 def _check_usage(
@@ -243,6 +244,9 @@ def _check_usage(
 def _show(console: Console, files: list[ExportedFile]) -> None:
     """The table of the files that were written, and notes on single files."""
     from rich.table import Table
+    from rich.text import Text
+
+    from fer_deploy.errors import printable
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %"):
@@ -252,7 +256,7 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
     for file in files:
         parity = file.parity
         table.add_row(
-            file.path.name,
+            Text(printable(file.path.name)),  # named after a folder, which may be called anything
             f"{file.bytes / 1000:,.0f}",
             str(file.nodes),
             f"{parity.max_difference:.1e}",
@@ -262,7 +266,10 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
             "–" if file.accuracy is None else f"{100 * file.accuracy:.2f}",
         )
     console.print(table)
-    say = functools.partial(console.print, highlight=False, markup=False)
+
+    def say(line: str, style: str | None = None) -> None:
+        console.print(printable(line), style=style, highlight=False, markup=False)
+
     first, test = files[0].parity, files[0].accuracy_split
     scored = f"; valid.: {first.faces_from}, test: {test}" if test else ""
     say(f"Δp, flips: against {first.reference}, {first.whole.faces:,} faces ({first.faces_from}){scored}", style="dim")

@@ -17,6 +17,7 @@ from fer_deploy.ensemble import Fusion, Weights
 from fer_deploy.export.golden import GOLDEN_TOLERANCES
 from fer_deploy.export.parity import Parity
 from fer_deploy.export.plan import Plan
+from fer_deploy.training.run import Run
 
 LICENSE = "Apache-2.0"
 """The licence of code and weights. The training data has terms of its own."""
@@ -48,9 +49,7 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
     """The file's `metadata_props`, by key. `write` adds the accuracy where it was measured."""
     runs = [member.run for member in plan.members]
     trained_on = dict.fromkeys(
-        str(run.record.get("data", {}).get("name", "unknown"))
-        + (" with FER+ labels" if run.recipe.labels == "ferplus" else "")
-        for run in runs
+        _data_name(run) + (" with FER+ labels" if run.recipe.labels == "ferplus" else "") for run in runs
     )
     return {
         "labels": json.dumps(list(EMOTIONS)),
@@ -72,6 +71,11 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
         "Image.ColorSpaceGamma": "SRGB",
         "Image.NominalPixelRange": "NominalRange_0_255",
     }
+
+
+def _data_name(run: Run) -> str:
+    data = run.record.get("data")
+    return str(data.get("name", "unknown")) if isinstance(data, dict) else "unknown"
 
 
 def manifest_entry(exported: ExportedFile, plan: Plan, golden: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:

@@ -160,6 +160,16 @@ def test_failures_are_one_line_and_exit_1(workspace: Path, arguments: list[str],
     assert not list(workspace.glob("exports/*.onnx"))
 
 
+def test_a_run_with_a_strange_name_is_printed_as_text(workspace: Path) -> None:
+    """Neither a terminal's control characters nor rich's markup in a folder's name have any effect."""
+    name = "[red]B\x1b[2J"
+    (workspace / "training" / "B").rename(workspace / "training" / name)
+    done = _run(name, "--static", "nx48x48", *DATA, workspace=workspace)
+    assert done.exit_code == 0, done.output
+    assert all(character.isprintable() or character == "\n" for character in done.output), repr(done.output)
+    assert "[red]B\\x1b[2J.nx48x48.onnx" in done.output
+
+
 def test_a_workspace_without_runs_names_the_next_command(tmp_path: Path) -> None:
     done = _run(workspace=tmp_path)
     assert done.exit_code == 1

@@ -1,7 +1,8 @@
 """The released files: each one that this repository holds is exported again from its run, to the same bytes.
 
 Nothing that goes into a file (graph, names, metadata) may change unnoticed. Three files stand for their kinds in the
-normal suite; FERDEPLOY_ALL_RELEASED=1 takes them all (20 s of one core).
+normal suite; FERDEPLOY_ALL_RELEASED=1 takes them all, and, where the real faces are there, the int8 files too (3 min of
+one core).
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.export.build import build_model
+from fer_deploy.export.int8.quantise import to_int8
+from fer_deploy.export.int8.ranges import Int8Settings, activation_ranges
+from fer_deploy.export.int8.search import CALIBRATION_FACES
 from fer_deploy.export.metadata import file_metadata
-from fer_deploy.export.plan import plan_of_file
-from fer_deploy.model.contract import check_model_file
+from fer_deploy.export.plan import Plan, plan_of_file
+from fer_deploy.faces import Dataset
+from fer_deploy.model.contract import ModelContract, check_model_file
 
 ROOT = Path(__file__).parents[2]
 CHOSEN = ("plain-small-distilled.onnx", "lite-mini-taught.onnx", "lite-five-taught+lite-five-taught~mirror.onnx")
@@ -46,10 +52,36 @@ def test_a_released_file_is_exported_again_byte_for_byte(name: str) -> None:
     contract = check_model_file(path)
     plan = plan_of_file(contract, workspace=ROOT)
     model = build_model(plan.classifier(), shape=contract.shape)
-    measured = {key: contract.metadata[key] for key in ("accuracy", "accuracy_split")}  # takes the test split
-    onnx.helper.set_model_props(model, file_metadata(plan, "fp32") | measured)
-    content = model.SerializeToString(deterministic=True)
-    assert hashlib.sha256(content).hexdigest() == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert _digest(_finished(model, plan, contract)) == _digest(path.read_bytes())
+
+
+@pytest.mark.skipif(not ALL, reason="takes minutes: set FERDEPLOY_ALL_RELEASED=1")
+@pytest.mark.parametrize("name", released("int8"))
+def test_a_released_int8_file_is_quantised_again_byte_for_byte(name: str, fer2013: Dataset) -> None:
+    """With the settings that its search chose."""
+    path = ROOT / "exports" / name
+    contract = check_model_file(path)
+    record = json.loads((ROOT / "exports" / "manifest.json").read_text())["files"][name]["int8"]
+    plan = plan_of_file(contract, workspace=ROOT)
+    model = build_model(plan.classifier(), shape=contract.shape)
+    faces = fer2013.clean_training
+    few = faces.take(np.unique(np.linspace(0, len(faces) - 1, CALIBRATION_FACES).astype(np.int64)))
+    settings = Int8Settings(per_channel=record["per_channel"], float_layers=tuple(record["float_layers"]))
+    ranges = activation_ranges(model, few, settings=Int8Settings())
+    quantised = to_int8(model, few, settings=settings, ranges=ranges)
+    assert _digest(_finished(quantised, plan, contract)) == _digest(path.read_bytes())
+
+
+def _finished(model: onnx.ModelProto, plan: Plan, contract: ModelContract) -> bytes:
+    """The file's bytes, with the accuracy that it was released with: measuring it takes the test split."""
+    measured = {key: contract.metadata[key] for key in ("accuracy", "accuracy_split")}
+    onnx.helper.set_model_props(model, file_metadata(plan, contract.precision) | measured)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def test_the_chosen_released_files_are_present() -> None:
