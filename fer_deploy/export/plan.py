@@ -240,6 +240,6 @@ def _planned_member(name: str, *, workspace: Path) -> PlannedMember:
 
 
 def _run_folder(folder: Path, name: str) -> Path:
-    if not name or Path(name).name != name or name.startswith("."):
+    if not name or Path(name).name != name or name.startswith(".") or not name.isprintable():
         raise RunError(f"{name!r} is not the name of a run: name a folder of {folder}")
     return folder / name
