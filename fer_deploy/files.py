@@ -142,7 +142,7 @@ def open_regular(path: AnyPath, *, what: str = "file", error: type[FerDeployErro
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise error(f"{shown(path)}: {kind_of_file(mode)}, not a {what}")
+        raise error(f"{shown(path)}: {kind_of_file(mode)}, not {_article(what)} {what}")
     return os.fdopen(descriptor, "rb")
 
 
@@ -171,12 +171,11 @@ def read_file(
     Raises:
         FerDeployError: of class `error`, as `open_regular`, or the file is empty or larger than `maximum_bytes`.
     """
+    excess = f"more than the {_mebibytes(maximum_bytes)} that {_article(what)} {what} may have"
     with open_regular(path, what=what, error=error) as file:
         size = os.fstat(file.fileno()).st_size
         if size > maximum_bytes:
-            raise error(
-                f"{shown(path)}: {_mebibytes(size)}, more than the {_mebibytes(maximum_bytes)} that a {what} may have"
-            )
+            raise error(f"{shown(path)}: {_mebibytes(size)}, {excess}")
         try:
             content = file.read(size + 1)
             if len(content) > size:  # it grew, or states no size, as files of /proc do
@@ -186,7 +185,7 @@ def read_file(
     if not content:
         raise error(f"{shown(path)}: the file is empty (0 bytes)")
     if len(content) > maximum_bytes:
-        raise error(f"{shown(path)}: more than the {_mebibytes(maximum_bytes)} that a {what} may have")
+        raise error(f"{shown(path)}: {excess}")
     return content
 
 
@@ -477,6 +476,10 @@ def decode_text(content: bytes, *, source: str, error: type[FerDeployError] = Da
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
 
 
 def _mebibytes(size: int) -> str:
