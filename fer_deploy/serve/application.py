@@ -73,8 +73,8 @@ class Service:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        with self.connections.request_under_way():
-            await self._application(scope, receive, send)
+        with self.connections.request_under_way(scope, receive) as noticing_receive:
+            await self._application(scope, noticing_receive, send)
 
     def warm_up(self) -> None:
         """Read two pictures, so that the first request does not wait for imports and first allocations."""

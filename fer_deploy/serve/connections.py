@@ -2,7 +2,8 @@
 
 uvicorn bounds the size of a request's head (`h11_max_incomplete_event_size`), but neither the number of connections,
 nor the time for a head or for the rest of a refused body, nor the time for a client to read its answer. Without these
-limits one client can hold connections and memory until the service is restarted.
+limits one client can hold connections and memory until the service is restarted. uvicorn also closes a connection at
+once when it refuses a body, which resets it before the client has read why.
 
 The limits need no knowledge of uvicorn's protocol: a wrapper around it counts connections and passes every call on, the
 application reports when a request begins and ends, and one sweep looks at all connections.
@@ -13,14 +14,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
+
+from starlette.types import Message, Receive, Scope
 
 from fer_deploy.serve.settings import ServiceSettings
 
 _CURRENT: ContextVar[Connection] = ContextVar("connection")
 """The connection whose bytes are being parsed. Tasks that uvicorn starts for a request inherit it."""
+
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+
+_LINGER_SECONDS = 5.0
+"""Time for a client to finish a body that was refused, and to read the answer."""
 
 _FULL_BODY = b"too many connections: try later\n"
 _FULL = (
@@ -50,15 +58,31 @@ class Connections:
         return lambda **options: Connection(protocol(**options), self)
 
     @contextmanager
-    def request_under_way(self) -> Iterator[None]:
-        """For the length of a request, stop the clock of its connection. The application calls this."""
+    def request_under_way(self, scope: Scope, receive: Receive) -> Iterator[Receive]:
+        """For the length of a request, stop the clock of its connection. The application calls this.
+
+        Args:
+            scope: the request's (ASGI).
+            receive: the request's, from the server.
+
+        Returns:
+            What the application has to use instead of `receive`: it notices whether the body is read to its end.
+        """
         connection = _CURRENT.get(None)
         if connection is None:  # called without a server, as tests of ASGI applications do
-            yield
+            yield receive
             return
+
+        async def noticing() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                connection.body_is_read = True
+            return message
+
         connection.requests += 1
+        connection.body_is_read = not _BODY_HEADERS.intersection(name for name, _value in scope["headers"])
         try:
-            yield
+            yield noticing
         finally:
             connection.requests -= 1
             connection.idle_since = time.monotonic()
@@ -89,11 +113,14 @@ class Connection(asyncio.Protocol):
     Attributes:
         requests: requests that the application is answering.
         idle_since: when the connection was made, or its last request was answered, on the clock of `time.monotonic`.
+        body_is_read: whether the application has read the body of the last request to its end.
     """
 
     def __init__(self, protocol: asyncio.Protocol, connections: Connections) -> None:
         self.requests = 0
         self.idle_since = time.monotonic()
+        self.body_is_read = True
+        self.lingers_since: float | None = None
         self._protocol = protocol
         self._connections = connections
         self._transport: asyncio.Transport | None = None
@@ -105,7 +132,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._accepted = self._connections.add(self)
         if self._accepted:
-            self._protocol.connection_made(transport)
+            self._protocol.connection_made(cast(asyncio.Transport, _LingeringTransport(transport, self)))
         else:
             transport.write(_FULL)
             transport.close()
@@ -118,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on; a request that they complete is counted as this connection's."""
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self.lingers_since is not None:
             return
         token = _CURRENT.set(self)
         try:
@@ -127,8 +154,10 @@ class Connection(asyncio.Protocol):
             _CURRENT.reset(token)
 
     def eof_received(self) -> bool | None:
-        """Pass it on."""
-        return self._protocol.eof_received() if self._accepted else None
+        """Pass it on. The client has ended a refused body: close."""
+        if self.lingers_since is not None or not self._accepted:
+            return None
+        return self._protocol.eof_received()
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -157,5 +186,41 @@ class Connection(asyncio.Protocol):
         elif now - self._unread_since > settings.maximum_seconds:
             self._transport.abort()
             return
-        if not self.requests and now - self.idle_since > settings.header_seconds:
+        if self.lingers_since is not None:
+            if now - self.lingers_since > _LINGER_SECONDS:
+                self._transport.close()
+        elif not self.requests and now - self.idle_since > settings.header_seconds:
             self._transport.close()
+
+    def finish(self) -> None:
+        """Close the connection; while a refused body is still arriving, only the sending half.
+
+        To close a socket that has unread bytes resets the connection, and the client would lose the answer that says
+        what is wrong.
+        """
+        if self._transport is None or self._transport.is_closing() or self.lingers_since is not None:
+            return
+        if self.body_is_read or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self.lingers_since = time.monotonic()
+        self._transport.write_eof()
+        with suppress(RuntimeError):  # it was not paused
+            self._transport.resume_reading()
+
+
+class _LingeringTransport:
+    """A transport whose `close` leaves it to its connection how to close."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self._transport = transport
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def close(self) -> None:
+        self._connection.finish()
+
+    def is_closing(self) -> bool:
+        return self._connection.lingers_since is not None or self._transport.is_closing()
