@@ -254,7 +254,7 @@ class Video:
         is_damaged = False
         while errors < _DEMUX_ERRORS:
             try:
-                for packet in self._container.demux():
+                for packet in self._container.demux(*self._container.streams):
                     errors = 0
                     if packet.dts is None and packet.pts is None and not packet.size:
                         continue  # PyAV's sign for the end of a stream
@@ -276,7 +276,7 @@ class Video:
                     if packet.size:
                         yield packet
                 return
-            except self._av.error.FFmpegError as error:  # of the container: what follows may be whole
+            except Exception as error:  # of the container, or a stream that it did not announce: the rest may be whole
                 if strict:
                     raise _DamagedError from error
                 errors += 1

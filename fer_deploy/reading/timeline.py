@@ -15,6 +15,9 @@ from statistics import median
 _JUMP_S = 10.0
 """Where clocks may restart, a longer gap is a restart and not a pause (ffmpeg's dts_delta_threshold)."""
 
+_LONGEST_S = 7 * 24 * 3600.0
+"""A later time than this is damaged, if the container does not state when it ends."""
+
 _SUSPECT_FRAMES = 64
 """For so many frames after a sign of damage a gap is taken for a loss: decoders hold back at most 16, and threads 4."""
 
@@ -126,7 +129,7 @@ class Timeline:
             return
         if dts is not None:
             step_s = 0.0 if self._last_dts is None else (dts - self._last_dts) * self.facts.tick_s
-            if step_s < -self.facts.frame_s or (self.facts.restarts and step_s > _JUMP_S):
+            if step_s < -self.facts.frame_s or (step_s > _JUMP_S and self._is_jump(dts)):
                 self._clock += 1
             self._last_dts = dts
         self._waiting.append(_Packet(self._clock, pts, is_keyframe))
@@ -158,13 +161,16 @@ class Timeline:
             return None
         self._last_pts = pts
         stamp = pts if dts is None or (self.facts.has_times and pts is not None) else dts
+        if pts is not None and dts is not None and abs(pts - dts) * self.facts.tick_s > _JUMP_S:
+            stamp = dts  # no decoder holds a frame back for so long: its presentation time is damaged
         at_s = None if stamp is None else stamp * self.facts.tick_s
         clock, passed = self._pass_over(pts)
         if self._offset_s is None:
             passed = self._begin(passed, at_s)
-        elif clock != self._frame_clock:
+        elif clock != self._frame_clock or (stamp is not None and self._leaps(stamp)):
             self.jumps += 1
-            self._offset_s = None if at_s is None else self._time_s + self.facts.frame_s - at_s
+            if at_s is not None:
+                self._offset_s = self._time_s + self.facts.frame_s - at_s
         self._frame_clock = clock
         time_s = at_s + (self._offset_s or 0.0) if at_s is not None else self._time_s + self.facts.frame_s
         if not self.frames and at_s is None:
@@ -243,6 +249,16 @@ class Timeline:
         elif self._suspect > 0 or (self.facts.steady and self._is_regular(step_s)):
             lost = max(lost, gap)
         return lost
+
+    def _leaps(self, stamp: int) -> bool:
+        """Whether a frame is so far from the last one that its clock must have jumped."""
+        step_s = stamp * self.facts.tick_s + (self._offset_s or 0.0) - self._time_s
+        return step_s > _JUMP_S and self._is_jump(stamp)
+
+    def _is_jump(self, dts: int) -> bool:
+        """Whether a long step forward is a jump of the clock and not a pause of the video."""
+        end_s = self.facts.end_s
+        return self.facts.restarts or dts * self.facts.tick_s > (_LONGEST_S if end_s is None else end_s + _JUMP_S)
 
     def _is_regular(self, step_s: float) -> bool:
         """Whether the frames so far came at a constant rate, one every `step_s` seconds."""

@@ -88,6 +88,20 @@ def test_a_long_pause_on_a_clock_that_cannot_restart_is_kept() -> None:
     assert feed(Timeline(MILLISECONDS), [0, 40, 90_000])[-1] == (2, 90.0)
 
 
+def test_a_damaged_time_does_not_stretch_the_video() -> None:
+    stated = StreamFacts(tick_s=0.001, frame_s=0.04, end_s=1.0)
+    times = [0, 40, 80, 4_000_000_000, 160, 200]
+    for facts in (stated, MILLISECONDS):
+        timeline = Timeline(facts)
+        assert [time for _, time in feed(timeline, times)] == pytest.approx([0, 0.04, 0.08, 0.12, 0.16, 0.20])
+        assert timeline.jumps == 2
+    timeline = Timeline(MILLISECONDS)
+    timeline.packet(0, 0)
+    timeline.frame(0, 0)
+    timeline.packet(4_000_000_000, 40)
+    assert timeline.frame(4_000_000_000, 40) == (1, pytest.approx(0.04))
+
+
 def test_packets_before_the_first_keyframe_are_no_loss() -> None:
     timeline = Timeline(MILLISECONDS)
     for pts in (0, 40, 80):
