@@ -54,8 +54,8 @@ def count_cost(subject: Subject) -> ModelCost:
     total = total_cost(counts[id(member.network)] for member in classifier.members)
     return replace(
         recorded,
-        gflops=total.gflops,
-        torch_gflops=total.torch_gflops,
+        gflops=total.gflops or None,
+        torch_gflops=total.torch_gflops or None,  # its counter knows convolutions and linear layers alone
         params=sum(count.parameters for count in counts.values()),
         activations=total.activations,
         uncounted=total.uncounted,

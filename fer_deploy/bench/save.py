@@ -22,7 +22,7 @@ from fer_deploy.bench.report import OK, Report, Row, load_report, report_text
 from fer_deploy.bench.run import BenchResult
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError
-from fer_deploy.files import replacing, shown, write_text
+from fer_deploy.files import lock, replacing, shown, write_text
 
 LEFTOVER_AGE_S = 600
 """Writing takes less than a second: an older temporary file was left by a kill."""
@@ -129,7 +129,8 @@ def save_pages(report: Report, folder: Path, *, by: SortKey = "accuracy") -> lis
         folder / "report.md": markdown_report(report, by=by),
         folder / "report.html": html_report(report, by=by),
     }
-    with uninterrupted(), ExitStack() as moves:
+    # the lock keeps the files of two runs at the same time from being mixed
+    with lock(folder / ".report.lock"), uninterrupted(), ExitStack() as moves:
         for path, text in reversed(texts.items()):  # the stack moves the last one first: report.json
             moves.enter_context(replacing(path)).write_text(text, encoding="utf-8", newline="\n")
     return list(texts)

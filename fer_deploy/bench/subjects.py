@@ -135,7 +135,7 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
         {ModelName.parse(path).stem for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
     )
     raise MeasurementError(
-        f"no export and no run named {name!r} in {workspace}: "
+        f"no export and no run named {one_line(name, limit=80)!r} in {workspace}: "
         + (f"choose from {', '.join(known)}" if known else "train and export one first")
     )
 

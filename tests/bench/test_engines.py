@@ -191,8 +191,9 @@ def test_a_refused_file_keeps_its_reason(workspace: Path) -> None:
 def test_names_of_engines() -> None:
     for name in (*ENGINES, "ort-qnn"):
         check_engine(name)
-    with pytest.raises(UnavailableError, match="torch-cpu"):
-        check_engine("pytorch")
+    for name in ("pytorch", "", "ort-", "ort-\x1b", "ort-a b", "ort-" + "x" * 100, "peer"):
+        with pytest.raises(UnavailableError, match="torch-cpu"):
+            check_engine(name)
 
 
 @pytest.mark.parametrize(

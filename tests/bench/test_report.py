@@ -7,12 +7,13 @@ import io
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn_report import report
+from drawn_report import report, row
 from rich.console import Console
 
 from fer_deploy.bench.compare import compare_reports, comparison_lines
@@ -28,9 +29,9 @@ from fer_deploy.errors import MeasurementError
 def plain() -> dict[str, Any]:
     """The drawn report, read back from JSON."""
     table: dict[str, Any] = json.loads(json.dumps(to_json(report())))
-    for row in table["rows"]:  # fewer samples: the tests below read it hundreds of times
-        if row["latency_ms"]:
-            row["latency_ms"].update(samples_ns=row["latency_ms"]["samples_ns"][::50], n=20)
+    for entry in table["rows"]:  # fewer samples: the tests below read it hundreds of times
+        if entry["latency_ms"]:
+            entry["latency_ms"].update(samples_ns=entry["latency_ms"]["samples_ns"][::50], n=20)
     return table
 
 
@@ -59,6 +60,13 @@ def changed(path: tuple[Any, ...], value: Any) -> Any:
 
 def test_a_report_is_read_as_it_was_written() -> None:
     assert json.loads(json.dumps(to_json(from_json(PLAIN, source="x")))) == PLAIN
+
+
+def test_a_model_that_is_always_wrong_is_read_again() -> None:
+    """Its accuracy and efficiency are 0, which are figures."""
+    made = replace(report(), rows=(row("wrong", wrong=400, gflops=0.01, ms=1.0),), pairs=())
+    assert made.rows[0].efficiency == 0
+    assert from_json(json.loads(json.dumps(to_json(made))), source="x").rows[0].efficiency == 0
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,14 @@ def test_a_stopped_run_leaves_nothing_half_written(workspace: Path, number: sign
     assert bench(workspace, *FAST, *DATA).exit_code == 0
 
 
+def test_runs_at_the_same_time_do_not_mix_their_files(workspace: Path) -> None:
+    command = bench_kills.bench_command(workspace)
+    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], errors
+    assert bench_kills.problems_of(workspace / "benchmarks") == []
+
+
 def test_leftovers_of_a_kill_are_removed(workspace: Path) -> None:
     folder = workspace / "benchmarks"
     folder.mkdir()

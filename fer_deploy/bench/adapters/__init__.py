@@ -129,7 +129,7 @@ def shipped_adapters() -> tuple[Adapter, ...]:
 
 def load_adapter(path: Path) -> Adapter:
     """Read an adapter file; DataError names the file and the wrong key."""
-    return parse_adapter(read_text(path, what="adapter file", error=DataError), source=shown(path))
+    return parse_adapter(read_text(path, what="TOML file", error=DataError), source=shown(path))
 
 
 def find_adapter(path: Path, adapters: Sequence[Adapter] = ()) -> Adapter | None:

@@ -6,6 +6,7 @@ MeasurementError); the report shows it as a row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -48,7 +49,7 @@ class EngineSession(Session, Protocol):
 
 def check_engine(name: str) -> None:
     """Raise UnavailableError, which lists the engines, for an unknown name."""
-    if name not in ENGINES and not name.startswith("ort-"):
+    if name not in ENGINES and not re.fullmatch(r"ort-[A-Za-z][A-Za-z0-9]{0,40}", name):
         raise UnavailableError(f"there is no engine {name!r}: choose from {', '.join(ENGINES)}")
 
 
