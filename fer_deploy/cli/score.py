@@ -20,6 +20,7 @@ from fer_deploy.cli.options import (
     restart_option,
     threads_option,
 )
+from fer_deploy.files import shown
 from fer_deploy.score.options import InputKind, InputOptions, ScoreJob, WorkerOptions
 from fer_deploy.score.watcher import ScoreWatcher
 
@@ -130,12 +131,12 @@ class _Display(ScoreWatcher):
 
     def planned(self, plan: ScorePlan, *, done: int) -> None:
         """Show what will be computed, and what was left out of the plan."""
-        rows = "an unknown number of rows" if plan.rows < 0 else f"{plan.rows:,} rows"
-        self._bar.say(f"{plan.kind}: {plan.parts:,} parts, {rows}; model {plan.model}")
+        rows = "an unknown number of rows" if plan.rows < 0 else _count(plan.rows, "row")
+        self._bar.say(f"{plan.kind}: {_count(plan.parts, 'part')}, {rows}; model {shown(plan.model)}")
         if line := plan.left_out_line():
             self._bar.say(line)
         if done:
-            self._bar.say(f"{done:,} parts are finished already")
+            self._bar.say(f"finished already: {_count(done, 'part')}")
         self._parts, self._done = plan.parts, done
 
     def part(self, result: PartResult) -> None:
@@ -159,10 +160,13 @@ class _Display(ScoreWatcher):
 
     def report(self, summary: ScoreSummary, output: str) -> None:
         """Show the outcome; problems go to stderr."""
+        from fer_deploy.score.places import Place
+
         rate = f", {summary.rows_now / summary.seconds:,.0f} rows/s" if summary.rows_now else ""
         self._bar.say(
-            f"{output}: {summary.rows:,} rows in {summary.parts_done:,} of {summary.parts:,} parts; "
-            f"this run computed {summary.rows_now:,} rows in {summary.seconds:.1f} s{rate}"
+            f"{Place.of(output)}: {_count(summary.rows, 'row')} in {summary.parts_done:,} of "
+            f"{_count(summary.parts, 'part')}; this run computed {_count(summary.rows_now, 'row')} in "
+            f"{summary.seconds:.1f} s{rate}"
         )
         good = summary.rows - summary.bad_rows
         if good:
@@ -170,10 +174,14 @@ class _Display(ScoreWatcher):
         for problem in summary.problems[:_LISTED_PROBLEMS]:
             click.echo(f"error: {problem}", err=True)
         if (more := len(summary.problems) - _LISTED_PROBLEMS) > 0:
-            click.echo(f"error: and {more:,} more: see {output}/_summary.json", err=True)
+            click.echo(f"error: and {more:,} more: see {Place.of(output)}/_summary.json", err=True)
         if summary.bad_rows:
             click.echo(
                 f"error: {summary.bad_rows:,} of {summary.rows:,} rows have no result: their column `error` gives the "
                 f"reason, for example: {summary.first_error}",
                 err=True,
             )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

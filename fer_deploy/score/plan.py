@@ -121,12 +121,16 @@ def find_kind(place: Place, *, wanted: str | None = None) -> str:
         return wanted
     suffixes = {"parquet": PARQUET_SUFFIXES, "webdataset": SHARD_SUFFIXES, "images": PICTURE_SUFFIXES}
     every = tuple(suffix for each in suffixes.values() for suffix in each)
-    names = [os.fsencode(place.address)] if kind == "file" else (file.name for file in place.walk(every, LeftOut()))
+    left_out = LeftOut()
+    names = [os.fsencode(place.address)] if kind == "file" else (file.name for file in place.walk(every, left_out))
     for name in names:
-        for kind, endings in suffixes.items():
+        for known, endings in suffixes.items():
             if name.lower().endswith(endings):
-                return kind
-    raise DataError(f"{place}: holds no Parquet files, WebDataset shards (.tar) or pictures: name the kind with --kind")
+                return known
+    what = "is no Parquet file, WebDataset shard (.tar) or picture by its name: name the kind with --kind"
+    if kind == "folder" or left_out.problems:
+        what = f"holds no Parquet files, WebDataset shards (.tar) or pictures: {_instead(left_out)}"
+    raise DataError(f"{place}: {what}")
 
 
 def open_plan(output: Place) -> ScorePlan | None:
@@ -183,8 +187,7 @@ def make_plan(
             folders[part.file.rpartition(b"/")[0] + b"/"] = None
             rows = rows + part.rows if rows >= 0 <= part.rows else -1
         if not parts:
-            why = f": {left_out.problems[0]}" if left_out.problems else ""
-            raise DataError(f"{input_place}: nothing to score as {kind}{why}")
+            raise DataError(f"{input_place}: nothing to score as {kind}: {_instead(left_out)}")
     plan = ScorePlan(
         identity=uuid.uuid4().hex,
         input=input_place.address,
@@ -204,6 +207,11 @@ def make_plan(
     content = {"format": FORMAT} | asdict(plan) | addresses
     output.write(PLAN, json.dumps(content, indent=2).encode())
     return plan
+
+
+def _instead(left_out: LeftOut) -> str:
+    """What a folder holds that cannot be scored."""
+    return left_out.problems[0] if left_out.problems else str(left_out) or "it is empty"
 
 
 def check_same(plan: ScorePlan, **wanted: Any) -> None:

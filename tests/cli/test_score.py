@@ -35,17 +35,22 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_bad_picture_makes_the_exit_code_1(pictures: Path, model: Path, tmp_path: Path) -> None:
     (pictures / "text.jpg").write_text("no picture")
+    (pictures / "IMG_1.HEIC").write_bytes(b"")
+    (pictures / "_MG_1.png").write_bytes((pictures / "0.png").read_bytes())
+    (pictures / "@eaDir").mkdir()
+    (pictures / "_SUCCESS").touch()
     done = score(pictures, tmp_path / "out", "--model", model, "--workers", 1)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: 1 of 5 rows have no result: their column `error` gives the reason")
+    assert done.stderr.startswith("error: 1 of 6 rows have no result: their column `error` gives the reason")
     assert done.stderr.count("\n") == 1
-    assert "images: 1 parts, 5 rows" in done.stdout
-    assert "happy 50.0%, sad 25.0%, fear 25.0%" in done.stdout
+    assert "images: 1 part, 6 rows" in done.stdout
+    assert "left out: 1 *.heic (save as JPEG), 1 @eaDir, 1 _SUCCESS\n" in done.stdout
+    assert "happy 60.0%, sad 20.0%, fear 20.0%" in done.stdout
     summary = json.loads((tmp_path / "out" / "_summary.json").read_text())
-    assert (summary["rows"], summary["bad_rows"], summary["whole"]) == (5, 1, True)
+    assert (summary["rows"], summary["bad_rows"], summary["whole"]) == (6, 1, True)
     again = score(pictures, tmp_path / "out", "--model", model)
     assert again.returncode == 1, "the bad row is still bad"
-    assert "1 parts are finished already" in again.stdout
+    assert "finished already: 1 part\n" in again.stdout
 
 
 def test_refusals_are_one_line(pictures: Path, model: Path, tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_inputs_with_nothing_to_score_are_refused(tmp_path: Path) -> None:
         find_kind(Place.of(str(tmp_path / "absent")))
     with pytest.raises(DataError, match=r"holds no Parquet files, WebDataset shards .* or pictures"):
         find_kind(Place.of(str(tmp_path)))
+    (tmp_path / "a.HEIC").touch()
+    with pytest.raises(DataError, match=r"or pictures: left out: 1 \*\.heic \(save as JPEG\)$"):
+        find_kind(Place.of(str(tmp_path)))
+    with pytest.raises(DataError, match=r"a\.HEIC: is no Parquet file, .* or picture by its name"):
+        find_kind(Place.of(str(tmp_path / "a.HEIC")))
     with pytest.raises(DataError, match="neither a file nor a folder"):
         find_kind(Place.of("/dev/null"))
     with pytest.raises(DataError, match="not a known kind of address"):

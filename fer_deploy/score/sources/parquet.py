@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fer_deploy.errors import DataError, one_line
+from fer_deploy.errors import DataError, one_line, printable
 from fer_deploy.files import LeftOut, shown
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Entry, Place
@@ -29,6 +29,8 @@ _USUAL_NAMES = ("image", "img", "picture", "photo", "face", "jpg", "jpeg", "png"
 _HELD_BYTES = 32 * 1024 * 1024
 _ROWS_PER_BYTE = 1000
 """Honest files have fewer rows per byte: writers begin a new page after a million rows at most."""
+
+_LISTED_COLUMNS = 20
 
 _MOST_PIECES = 16
 """Pieces of one row group. Each piece reads past the rows before it, so the cost grows with the square of this."""
@@ -173,7 +175,7 @@ class ParquetFiles:
         named = self.options.column
         if named:
             if named not in schema.names:
-                raise DataError(f"{self.place}: no column {named!r}, only {', '.join(schema.names)}: see --column")
+                raise DataError(f"{self.place}: no column {named!r}, only {_listed(schema.names)}: see --column")
             if _converter_of(schema.field(named)) is None:
                 raise DataError(f"{self.place}: column {named!r} is {schema.field(named).type}, not pictures")
             return named
@@ -181,7 +183,7 @@ class ParquetFiles:
         if len(names) > 1:
             names = [name for name in names if name.lower() in _USUAL_NAMES] or names
         if len(names) != 1:
-            which = f"each of {', '.join(names)} may be" if names else f"none of {', '.join(schema.names)} seems to be"
+            which = f"each of {_listed(names)} may be" if names else f"none of {_listed(schema.names)} seems to be"
             raise DataError(f"{self.place}: {which} the column of pictures: name it with --column")
         return names[0]
 
@@ -191,7 +193,7 @@ class ParquetFiles:
             return [name for name in schema.names if name != picture]
         missing = [name for name in self.options.keep if name not in schema.names]
         if missing:
-            raise DataError(f"{self.place}: no column {', '.join(missing)}, only {', '.join(schema.names)}: see --keep")
+            raise DataError(f"{self.place}: no column {_listed(missing)}, only {_listed(schema.names)}: see --keep")
         return list(self.options.keep)
 
     def _columns(self, schema: pa.Schema) -> list[tuple[str, pa.DataType]]:
@@ -200,6 +202,12 @@ class ParquetFiles:
             return [(picture, pa.null()), *((name, schema.field(name).type) for name in self._kept(schema))]
         except DataError:
             return []
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns for a message. They may hold control characters, and there may be thousands."""
+    listed = ", ".join(printable(name)[:60] for name in names[:_LISTED_COLUMNS])
+    return listed + ", …" * (len(names) > _LISTED_COLUMNS)
 
 
 def _rows_of_groups(file: pq.ParquetFile) -> list[int]:
