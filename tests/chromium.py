@@ -1,4 +1,4 @@
-"""A real headless Chromium for tests of pages, and a web server that gives them files. Skips where there is none."""
+"""A real headless Chromium for tests of pages, and a web server for their files. Skips where Chromium is absent."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ QUIET = (
     "--disable-features=OptimizationHints,MediaRouter,Translate,AutofillServerCommunication",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
-"""Chromium's own traffic off, and no name can be looked up: a page that asks for another host fails its test."""
+"""Switches off Chromium's own traffic and all name look-ups: a page that requests another host fails its test."""
 
 
 KINDS = {".mjs": "text/javascript", ".wasm": "application/wasm"}
-"""What Python's server does not know everywhere."""
+"""Media types that Python's server does not know on every system."""
 
 
 @contextmanager
 def launch(*arguments: str) -> Iterator[Any]:
-    """A Chromium, driven by Playwright. Skips the test, saying why, where one of the two is absent."""
+    """A Chromium driven by Playwright. Skips the test, with the reason, where one of the two is absent."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is absent: pip install playwright")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:

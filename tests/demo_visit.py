@@ -24,7 +24,7 @@ def camera_arguments(file: Path) -> tuple[str, ...]:
 
 @contextmanager
 def serve_site(site: Site) -> Iterator[str]:
-    """Serve it as `ferdeploy demo` does, and give the address."""
+    """Serve the page as `ferdeploy demo` does; its address."""
     server = PageServer(site)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -37,7 +37,7 @@ def serve_site(site: Site) -> Iterator[str]:
 
 
 class Visit:
-    """A page that is open and ready, and what it asked for and complained of."""
+    """An open page, with its requests and its errors and warnings."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.context = browser.new_context(**options)
@@ -55,7 +55,7 @@ class Visit:
         self.status("Ready.")
 
     def status(self, words: str | re.Pattern[str]) -> str:
-        """Wait until the status says `words`, and give all of it."""
+        """Wait until the status contains `words`; all of its text."""
         status = self.page.get_by_role("status").filter(has_text=words)
         status.wait_for()
         return str(status.inner_text())

@@ -22,12 +22,18 @@ from fer_deploy.serve.settings import ServiceSettings
 FIELD = "pictures"
 """The name of a form's fields."""
 
+FORM_DEFAULT = "application/x-www-form-urlencoded"
+"""The media type that curl and others send when their user chose none."""
+
+FORM_HINT = ": send it unchanged, with curl's --data-binary and not with -d"
+"""For a picture of that type that cannot be read: curl's -d removes line ends from it."""
+
 _UNCHOSEN = frozenset(
     {
         "",
         "*/*",
         "application/octet-stream",
-        "application/x-www-form-urlencoded",  # curl --data-binary, wget, PowerShell
+        FORM_DEFAULT,  # curl --data-binary, wget, PowerShell
         "binary/octet-stream",
         "text/plain",  # fetch with a string
     }
@@ -164,7 +170,7 @@ def check_picture_type(request: Request) -> None:
     Raises:
         RequestRefusedError: the media type is for something else.
     """
-    declared = _media_type(request)
+    declared = media_type(request)
     if declared.startswith("image/") or declared in _UNCHOSEN:
         return
     if declared == "multipart/form-data":
@@ -182,7 +188,7 @@ def check_picture_type(request: Request) -> None:
 
 
 def _check_form_type(request: Request) -> None:
-    if _media_type(request) != "multipart/form-data":
+    if media_type(request) != "multipart/form-data":
         raise RequestRefusedError(
             415,
             "Unsupported media type",
@@ -214,7 +220,7 @@ def _as_file(name: str, value: UploadFile | str) -> UploadFile:
     )
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: Request) -> str:
     """The media type that a request declares, lower case, without parameters; empty where it declares none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from fer_deploy.errors import DataError
-from fer_deploy.serve.bodies import FIELD, check_picture_type
+from fer_deploy.serve.bodies import FIELD, FORM_DEFAULT, FORM_HINT, check_picture_type, media_type
 from fer_deploy.serve.metrics import CONTENT_TYPE
 from fer_deploy.serve.problems import RequestRefusedError
 from fer_deploy.serve.schemas import ManyAnswer, ModelAnswer, OneAnswer, StatusAnswer, problem_responses
@@ -72,7 +72,8 @@ async def read_face(request: Request) -> Response:
         content = await service.bodies.read(request, share, deadline=deadline)
         (result,) = await service.read_pictures(request, [content], deadline=deadline)
     if isinstance(result, DataError):
-        raise RequestRefusedError(422, "Unreadable picture", str(result), reason="picture")
+        hint = FORM_HINT if media_type(request) == FORM_DEFAULT else ""
+        raise RequestRefusedError(422, "Unreadable picture", f"{result}{hint}", reason="picture")
     return JSONResponse({"model": service.recognizer.contract.name, **service.face_answer(result)})
 
 

@@ -35,7 +35,7 @@ TRY_ELSEWHERE = """async (elsewhere) => {
 }"""
 
 
-def test_nothing_goes_out(site: Site, camera_file: Path, portrait: Path, tmp_path: Path) -> None:
+def test_no_request_leaves_the_machine(site: Site, camera_file: Path, portrait: Path, tmp_path: Path) -> None:
     """One browser visits the page as we serve it and as plain files on another server, and is tempted on both."""
     log, reached = tmp_path / "net.json", []
 

@@ -140,7 +140,7 @@ def test_a_face_at_the_edge_is_cropped_as_in_python(
     assert outside, "the picture must hold a face whose square reaches outside"
 
 
-def test_a_photo_that_lies_on_its_side_is_turned(visit: Visit, portrait: Path, tmp_path: Path) -> None:
+def test_a_photo_is_turned_by_its_exif_orientation(visit: Visit, portrait: Path, tmp_path: Path) -> None:
     upright = visit.choose(portrait), visit.faces()
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     assert visit.choose(tmp_path / "black.png") == "No face found."
@@ -228,7 +228,7 @@ def test_the_camera(visit: Visit) -> None:
     assert visit.page.locator("#speed").inner_text() == ""
 
 
-def test_a_photo_takes_the_place_of_the_camera(visit: Visit, portrait: Path) -> None:
+def test_a_photo_replaces_the_camera(visit: Visit, portrait: Path) -> None:
     visit.open_camera()
     assert visit.choose(portrait).startswith("1 face: ")
     assert visit.page.evaluate("() => document.getElementById('video').srcObject") is None
@@ -268,7 +268,7 @@ def test_everything_by_keyboard(visit: Visit) -> None:
     visit.status("The camera is closed.")
 
 
-def test_no_rule_of_accessibility_is_broken(visit: Visit, portrait: Path) -> None:
+def test_accessibility_rules_hold(visit: Visit, portrait: Path) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is absent")
     steps = {"nothing": lambda: None, "photo": lambda: visit.choose(portrait), "camera": visit.open_camera}
     for colours, shown in (("light", "nothing"), ("light", "photo"), ("dark", "photo"), ("light", "camera")):
@@ -278,7 +278,7 @@ def test_no_rule_of_accessibility_is_broken(visit: Visit, portrait: Path) -> Non
         assert found.violations_count == 0, (colours, shown, found.generate_report())
 
 
-def test_a_phones_width(visit: Visit, portrait: Path) -> None:
+def test_the_page_fits_a_phone(visit: Visit, portrait: Path) -> None:
     before = visit.page.viewport_size
     visit.choose(portrait)
     for width in (320, 390):
@@ -299,7 +299,7 @@ def with_file(site: Site, name: str, content: bytes | None) -> Site:
     return replace(site, files=MappingProxyType(files))
 
 
-def test_on_several_threads_it_says_the_same(browser: Any, site: Site, visit: Visit, cut: Path) -> None:
+def test_several_threads_give_the_same_answer(browser: Any, site: Site, visit: Visit, cut: Path) -> None:
     """On four cores the engine takes two threads, each a worker with the engine's script. Here there may be fewer."""
     cores = b"navigator.hardwareConcurrency"
     assert cores in site.files["reader.js"]

@@ -72,7 +72,7 @@ def test_files_are_served(server: PageServer, path: str, name: str) -> None:
         assert response.getheader(header) == value
 
 
-def test_headers_alone(server: PageServer) -> None:
+def test_head_sends_headers_only(server: PageServer) -> None:
     response, content = ask(server, "/model.onnx", method="HEAD")
     assert (response.status, content) == (200, b"")
     assert response.getheader("Content-Length") == "10000"
@@ -88,7 +88,7 @@ def test_other_paths_are_not_found(server: PageServer, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_nothing_can_be_sent(server: PageServer, method: str) -> None:
+def test_other_methods_are_refused(server: PageServer, method: str) -> None:
     assert ask(server, "/", method=method)[0].status == 501
 
 
@@ -187,7 +187,7 @@ def test_an_address_of_another_machine(tiny_file: Path) -> None:
         PageServer(Site(MappingProxyType(FILES), check_model_file(tiny_file)), host="192.0.2.1")
 
 
-def test_every_address_is_not_the_loopback(tiny_file: Path) -> None:
+def test_all_addresses_are_not_the_loopback(tiny_file: Path) -> None:
     server = PageServer(Site(MappingProxyType(FILES), check_model_file(tiny_file)), host="0.0.0.0")
     assert not server.loopback
     server.server_close()

@@ -15,7 +15,7 @@ from fer_deploy.detection.detector import MINIMUM_FACE
 from fer_deploy.errors import ModelFileError, UnavailableError
 
 
-def test_everything_is_there(site: Site, tiny_file: Path) -> None:
+def test_the_page_is_complete(site: Site, tiny_file: Path) -> None:
     assert {"index.html", "page.js", "reader.js", "vision.js", "style.css", "licences.txt", SETTINGS} <= set(site.files)
     assert site.files["model.onnx"] == tiny_file.read_bytes()
     assert all(Path(name).suffix in MEDIA_TYPES and Path(name).name == name for name in site.files)
@@ -43,7 +43,7 @@ def test_the_policy_is_strict_and_in_the_page(site: Site) -> None:
     assert allowed == {"'none'", "'self'", "'wasm-unsafe-eval'"}
 
 
-def test_the_settings_are_those_of_python(site: Site) -> None:
+def test_the_settings_equal_those_of_python(site: Site) -> None:
     settings = json.loads(site.files[SETTINGS])
     assert settings["model"]["labels"] == list(EMOTIONS)
     assert settings["model"]["name"] == "tiny"

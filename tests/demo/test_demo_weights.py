@@ -33,7 +33,7 @@ def fixed_model(*, weights_as_inputs: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("weights_as_inputs", [True, False])
-def test_any_size_is_taken_and_the_rest_stays(weights_as_inputs: bool) -> None:
+def test_sizes_are_freed_and_the_rest_is_unchanged(weights_as_inputs: bool) -> None:
     before = fixed_model(weights_as_inputs=weights_as_inputs)
     content = free_sizes(before.SerializeToString())
     after = onnx.load_from_string(content)
@@ -50,7 +50,7 @@ def test_any_size_is_taken_and_the_rest_stays(weights_as_inputs: bool) -> None:
     np.testing.assert_array_equal(session.run(None, {"picture": picture})[0], picture * 2)
 
 
-def test_nothing_left_to_do_changes_nothing() -> None:
+def test_a_second_edit_changes_nothing() -> None:
     once = free_sizes(fixed_model(weights_as_inputs=True).SerializeToString())
     assert free_sizes(once) == once
 
@@ -67,7 +67,7 @@ def test_cut_files_are_refused() -> None:
         free_sizes(whole[:-1])
 
 
-def test_the_detector_says_the_same_as_before() -> None:
+def test_the_detector_gives_the_same_output_as_before() -> None:
     require_parts()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -155,7 +155,7 @@ def test_bad_arguments_fail(command: list[str], exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("name", ["python/emotions.py", "node/emotions.mjs", "cpp/emotions.cpp", "browser/index.html"])
-def test_short_enough_to_paste(name: str) -> None:
+def test_examples_are_short(name: str) -> None:
     lines = (EXAMPLES / name).read_text().splitlines()
     assert len(lines) <= 60
     assert max(map(len, lines)) <= 130

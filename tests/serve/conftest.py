@@ -1,4 +1,4 @@
-"""A real service in this process, on a free port of the loopback; and models whose pace a test sets."""
+"""A real service in this process, on a free port of the loopback; and models that a test can block."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encoded(label: str, kind: str = "PNG", *, height: int = 48, width: int = 48)
 
 
 class GatedRecognizer(Recognizer):
-    """The tiny model, which computes only while `gate` is open, and tells of its calls."""
+    """The tiny model, which computes only while `gate` is open, and records its calls."""
 
     def __init__(self) -> None:
         super().__init__(tiny_model(), threads=1)

@@ -80,7 +80,7 @@ def test_each_request_gets_its_own_answer(threads: int) -> None:
     queue.close()
 
 
-def test_what_waits_becomes_a_batch_and_no_batch_is_larger_than_allowed() -> None:
+def test_queued_faces_form_batches_up_to_the_maximum() -> None:
     model = Gated()
     queue = batcher(model)
 
@@ -115,7 +115,7 @@ def test_large_pictures_are_not_decoded_many_at_a_time() -> None:
     queue.close()
 
 
-def test_a_full_queue_refuses_at_once_and_takes_nothing_in_part() -> None:
+def test_a_full_queue_refuses_at_once_and_accepts_all_or_nothing() -> None:
     model = Gated()
     queue = batcher(model, maximum_queue=5)
 
@@ -136,7 +136,7 @@ def test_a_full_queue_refuses_at_once_and_takes_nothing_in_part() -> None:
     queue.close()
 
 
-def test_a_cancelled_request_frees_its_place_and_is_not_computed() -> None:
+def test_a_cancelled_request_leaves_the_queue_and_is_not_computed() -> None:
     model = Gated()
     queue = batcher(model, maximum_queue=2)
 
@@ -155,7 +155,7 @@ def test_a_cancelled_request_frees_its_place_and_is_not_computed() -> None:
     queue.close()
 
 
-def test_a_request_whose_time_has_passed_is_not_computed() -> None:
+def test_a_request_past_its_deadline_is_not_computed() -> None:
     model = Gated()
     queue = batcher(model)
 
@@ -173,7 +173,7 @@ def test_a_request_whose_time_has_passed_is_not_computed() -> None:
     queue.close()
 
 
-def test_bad_pictures_spoil_nobody_elses_answer() -> None:
+def test_bad_pictures_do_not_affect_other_answers() -> None:
     model = Recognizer(tiny_model(shape=("batch", 48, 48, 3)), threads=1)  # takes 48x48 alone
     queue = batcher(model)
     contents = [png("happy"), b"no picture", png("sad", height=50), png("fear"), b"", png("angry")[:40]]
@@ -189,7 +189,7 @@ def test_bad_pictures_spoil_nobody_elses_answer() -> None:
     queue.close()
 
 
-def test_a_failing_model_is_told_to_those_who_wait_and_the_thread_lives_on() -> None:
+def test_a_failing_model_fails_its_requests_and_the_thread_survives() -> None:
     class Failing:
         fail = True
 
@@ -212,7 +212,7 @@ def test_a_failing_model_is_told_to_those_who_wait_and_the_thread_lives_on() -> 
     queue.close()
 
 
-def test_closing_finishes_what_is_queued_and_takes_nothing_more() -> None:
+def test_close_finishes_the_queue_and_accepts_nothing_more() -> None:
     model = Gated()
     queue = batcher(model)
 

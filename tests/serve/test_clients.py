@@ -224,6 +224,7 @@ FORM = "application/x-www-form-urlencoded"
         pytest.param(b'"' + ENCODED[1] + b'"', "text/plain", "base64 text", id="base64 in quotes"),
         pytest.param(b'{"image": "x"}', "", "JSON, not a picture", id="JSON"),
         pytest.param(multipart(b"x")[0], "", "a form without its Content-Type", id="a form"),
+        pytest.param(encoded("happy").translate(None, b"\r\n"), FORM, "curl's --data-binary", id="curl -d"),
         pytest.param(b"a=1&b=2", FORM, "the picture: a text file, not a picture", id="a form's fields"),
     ],
 )  # fmt: skip
@@ -251,7 +252,7 @@ def test_errors_in_a_form_name_the_file(plain: Running) -> None:
 
 
 @pytest.mark.parametrize("field", ["file", "files", "image", "images", "pictures[]", "picture", "Pictures"])
-def test_another_field_is_told_the_file_and_the_right_field(plain: Running, field: str) -> None:
+def test_the_error_for_another_field_names_the_file_and_the_right_field(plain: Running, field: str) -> None:
     body, headers = multipart(encoded("happy"), field=field, filename="face one.jpg")
     detail = problem(plain.ask("POST", "/v1/faces", body, headers), 422)
     assert "face one.jpg" in detail
@@ -259,7 +260,7 @@ def test_another_field_is_told_the_file_and_the_right_field(plain: Running, fiel
     assert "in the field `pictures`" in detail
 
 
-def test_text_instead_of_a_file_is_told_how_to_send_one(plain: Running) -> None:
+def test_the_error_for_text_shows_how_to_send_a_file(plain: Running) -> None:
     body, headers = multipart(b"a.jpg", filename=None)  # curl -F pictures=a.jpg, without the @
     detail = problem(plain.ask("POST", "/v1/faces", body, headers), 422)
     assert "the field `pictures` is text" in detail
@@ -283,7 +284,7 @@ def test_file_names_cannot_break_the_line_or_fill_the_answer(plain: Running) -> 
         ("application/json", 415, "multipart/form-data"),
     ],
 )
-def test_a_form_with_another_type_is_told_what_to_send(plain: Running, declared: str, status: int, words: str) -> None:
+def test_the_error_for_another_type_names_the_right_one(plain: Running, declared: str, status: int, words: str) -> None:
     body, _headers = multipart(encoded("happy"))
     assert words in problem(plain.ask("POST", "/v1/faces", body, {"content-type": declared}), status)
 

@@ -71,7 +71,7 @@ def test_a_long_request_is_not_cut_off_by_the_deadline_of_heads() -> None:
         assert connection.recv(4000).startswith(b"HTTP/1.1 200")
 
 
-def test_many_dripping_clients_keep_nobody_out_for_long() -> None:
+def test_many_dripping_clients_block_others_only_until_the_deadline() -> None:
     threads = threading.active_count()
     with running(header_seconds=0.6, maximum_connections=20) as service, ExitStack() as stack:
         clients = [stack.enter_context(service.socket()) for _ in range(60)]

@@ -32,7 +32,7 @@ def last_stage(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return steps[start:]
 
 
-def test_it_runs_without_rights_and_without_what_built_it(steps: list[tuple[str, str]]) -> None:
+def test_the_image_runs_unprivileged_and_contains_no_build_tools(steps: list[tuple[str, str]]) -> None:
     final = last_stage(steps)
     users = [rest for word, rest in final if word == "USER"]
     assert len(users) == 1
@@ -49,7 +49,7 @@ def test_only_the_runtime_and_the_service_are_installed(steps: list[tuple[str, s
     assert "--no-cache-dir" in install
 
 
-def test_what_is_copied_is_there_and_is_sent(steps: list[tuple[str, str]]) -> None:
+def test_copied_files_exist_and_are_sent_to_the_builder(steps: list[tuple[str, str]]) -> None:
     ignore = (ROOT / ".dockerignore").read_text().splitlines()
     sent = {line[1:] for line in ignore if line.startswith("!")}
     assert ignore[1] == "*", "everything stays out but what is named"
@@ -61,7 +61,7 @@ def test_what_is_copied_is_there_and_is_sent(steps: list[tuple[str, str]]) -> No
     assert [name for name in copied if not (ROOT / name).exists()] == []
 
 
-def test_its_command_is_one_that_the_program_takes(steps: list[tuple[str, str]]) -> None:
+def test_the_program_accepts_the_command_of_the_image(steps: list[tuple[str, str]]) -> None:
     entry = json.loads(next(rest for word, rest in steps if word == "ENTRYPOINT"))
     more = json.loads(next(rest for word, rest in steps if word == "CMD"))
     assert entry[0] == "ferdeploy"
@@ -73,7 +73,7 @@ def test_its_command_is_one_that_the_program_takes(steps: list[tuple[str, str]])
     assert f"127.0.0.1:{port}/health" in next(rest for word, rest in steps if word == "HEALTHCHECK")
 
 
-def test_the_health_check_tells_a_service_that_answers_from_one_that_does_not(steps: list[tuple[str, str]]) -> None:
+def test_the_health_check_fails_only_without_an_answer(steps: list[tuple[str, str]]) -> None:
     health = next(rest for word, rest in steps if word == "HEALTHCHECK")
     command = json.loads(health.partition("CMD ")[2])
     assert shlex.split(command[0]) == ["python"]

@@ -67,7 +67,7 @@ def test_a_face_is_read(plain: Running, label: str, kind: str) -> None:
     assert content["probability"] == content["probabilities"][label]
 
 
-def test_the_answer_is_the_recognizers(plain: Running) -> None:
+def test_the_answer_equals_the_recognizers(plain: Running) -> None:
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (70, 90, 3), np.uint8)
     buffer = io.BytesIO()
@@ -78,7 +78,7 @@ def test_the_answer_is_the_recognizers(plain: Running) -> None:
     assert content["probabilities"] == pytest.approx(dict(expected.probabilities), abs=2e-6)
 
 
-def test_several_faces_keep_their_order_and_a_bad_one_spoils_none(plain: Running) -> None:
+def test_several_faces_keep_their_order_and_a_bad_one_affects_no_other(plain: Running) -> None:
     labels = ["happy", "sad", "fear", "angry"]
     pictures = [encoded(label, height=40 + 9 * i) for i, label in enumerate(labels)]
     body, headers = multipart(*pictures[:2], b"no picture", *pictures[2:])
@@ -89,7 +89,7 @@ def test_several_faces_keep_their_order_and_a_bad_one_spoils_none(plain: Running
     assert [bool(result["error"]) for result in results] == [False, False, True, False, False]
 
 
-def test_what_is_served_is_told(plain: Running) -> None:
+def test_the_service_describes_its_model_and_state(plain: Running) -> None:
     content = json.loads(plain.ask("GET", "/v1/model")[1])
     assert content["labels"] == list(EMOTIONS)
     assert content["sha256"] == Recognizer(tiny_model()).contract.sha256
@@ -100,7 +100,7 @@ def test_what_is_served_is_told(plain: Running) -> None:
         assert response.getheader("x-content-type-options") == "nosniff"
 
 
-def test_openapi_describes_every_route_and_every_error_it_can_give(plain: Running) -> None:
+def test_openapi_describes_every_route_and_every_error(plain: Running) -> None:
     content = json.loads(plain.ask("GET", "/openapi.json")[1])
     assert set(content["paths"]) == {"/v1/face", "/v1/faces", "/v1/model", "/health", "/ready", "/metrics"}
     for path in ("/v1/face", "/v1/faces"):
@@ -186,7 +186,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(plain: Running) -
     with plain.socket() as connection:  # declared: refused although not one byte of it is sent
         connection.sendall(b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999999\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
-    with plain.socket() as connection:  # nor is the client told to go on
+    with plain.socket() as connection:  # and the client gets no 100 Continue
         connection.sendall(
             b"POST /v1/face HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\nExpect: 100-continue\r\n\r\n"
         )
@@ -217,7 +217,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(plain: Running) -
         ),
     ],
 )
-def test_what_is_not_http_is_refused(plain: Running, rubbish: bytes) -> None:
+def test_malformed_http_is_refused(plain: Running, rubbish: bytes) -> None:
     with plain.socket() as connection:
         connection.sendall(rubbish)
         received = connection.recv(100)
@@ -307,7 +307,7 @@ def test_held_bytes_are_bounded_over_all_requests() -> None:
         wait_for(lambda: service.metric("ferdeploy_held_bytes") == 0)
 
 
-def test_bytes_that_are_only_promised_keep_nobody_out() -> None:
+def test_announced_bytes_do_not_block_other_requests() -> None:
     limits = {"maximum_bytes": 1000, "maximum_held_bytes": 1500}
     with running(**limits) as service, service.socket() as one, service.socket() as two:
         for idle in (one, two):
@@ -316,7 +316,7 @@ def test_bytes_that_are_only_promised_keep_nobody_out() -> None:
         problem(service.ask("POST", "/v1/face", bytes(1000)), 422)
 
 
-def test_a_client_that_takes_no_answers_is_cut_off() -> None:
+def test_a_client_that_does_not_read_its_answers_is_disconnected() -> None:
     with running(maximum_seconds=0.5, maximum_connections=3) as service:
         deaf = [service.socket() for _ in range(3)]
         try:
@@ -330,7 +330,7 @@ def test_a_client_that_takes_no_answers_is_cut_off() -> None:
                 connection.close()
 
 
-def test_a_form_of_more_pictures_than_may_wait_is_refused_for_good() -> None:
+def test_a_form_larger_than_the_queue_is_refused_with_400() -> None:
     with running(maximum_queue=4) as service:
         body, headers = multipart(*[encoded("happy")] * 5)
         assert "4" in problem(service.ask("POST", "/v1/faces", body, headers), 400)
@@ -349,7 +349,7 @@ def test_a_request_that_takes_too_long_is_answered_503() -> None:
         assert service.ask("POST", "/v1/face", encoded("happy"), JPEG)[0].status == 200
 
 
-def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
+def test_the_faces_of_a_client_that_leaves_are_removed_from_the_queue() -> None:
     model = GatedRecognizer()
     with running(model) as service, ThreadPoolExecutor(2) as clients:
         model.gate.clear()
@@ -369,7 +369,7 @@ def test_a_client_that_leaves_is_taken_out_of_the_queue() -> None:
         assert service.metric("ferdeploy_held_bytes") == 0
 
 
-def test_slow_clients_are_cut_off() -> None:
+def test_slow_clients_are_disconnected() -> None:
     with running(maximum_seconds=0.4, header_seconds=0.4) as service:
         with service.socket() as silent, service.socket() as slow_head, service.socket() as slow_body:
             slow_head.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half: ")
@@ -388,7 +388,7 @@ def test_slow_clients_are_cut_off() -> None:
             pytest.fail("a connection without a request was kept")
 
 
-def test_connections_are_bounded_and_come_back() -> None:
+def test_connections_are_bounded_and_freed() -> None:
     with running(maximum_connections=3) as service:
         held = [service.socket() for _ in range(3)]
         wait_for(lambda: len(service.service.connections) == 3)
@@ -400,7 +400,7 @@ def test_connections_are_bounded_and_come_back() -> None:
         assert service.ask("GET", "/health")[0].status == 200
 
 
-def test_a_fault_is_a_500_which_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_a_500_without_internal_details(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(GatedRecognizer):
         def probabilities_of(self, faces: object) -> np.ndarray:
             raise RuntimeError("secret path")
@@ -416,7 +416,7 @@ def test_a_fault_is_a_500_which_tells_nothing_of_the_inside(caplog: pytest.LogCa
     assert "secret path" in str(record.exc_info[1])
 
 
-# What is told of it
+# Metrics, logs and settings
 
 
 def test_requests_are_counted_by_route_and_never_by_path(plain: Running) -> None:
@@ -436,7 +436,7 @@ def _has(service: Running, label: str) -> bool:
     return f'ferdeploy_faces_total{{label="{label}"}}' in service.ask("GET", "/metrics")[1].decode()
 
 
-def test_logs_tell_of_requests_and_not_of_people(plain: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_logs_describe_requests_and_identify_nobody(plain: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fer_deploy.serve"):
         plain.ask("POST", "/v1/faces", *multipart(encoded("happy"), filename="Jane Doe.jpg"))
         plain.ask("GET", "/health", headers={"x-request-id": 'two"lines'})
@@ -474,7 +474,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
-def test_a_host_that_is_none_of_ours_is_said_to_be_the_reason(host: str) -> None:
+def test_an_address_of_another_machine_is_one_clear_line(host: str) -> None:
     with pytest.raises(UnavailableError, match=f"cannot listen on {host}:0: .*: give another --host"):
         listen(ServiceSettings(host=host, port=0))
 
@@ -489,7 +489,7 @@ def test_settings_are_checked() -> None:
 
 
 @pytest.mark.parametrize(("megabytes", "limit"), [("1", 256_000_000), ("10", 256_000_000), ("300", 300_000_000)])
-def test_the_limit_on_all_bodies_is_never_below_that_on_one(
+def test_the_limit_on_all_bodies_is_never_below_the_limit_on_one(
     megabytes: str, limit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     started: list[ServiceSettings] = []
@@ -512,7 +512,7 @@ def test_the_program_has_the_defaults_of_the_settings(monkeypatch: pytest.Monkey
 # The program
 
 
-def test_the_program_serves_and_ends_gracefully(tmp_path: object) -> None:
+def test_the_program_serves_and_stops_gracefully(tmp_path: object) -> None:
     model = write_tiny_model(tmp_path / "tiny.onnx")  # type: ignore[operator]
     command = [sys.executable, "-m", "fer_deploy", "serve", "--model", str(model), "--port", "0", "--drain", "0.5"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
