@@ -7,11 +7,11 @@ The tree::
     │   └── NoDataError         a folder holds nothing that looks like a data set
     ├── RecipeError             a recipe is unknown, or a key or value in it is wrong
     ├── RunError                a run folder, checkpoint or weights file is missing, damaged or of another run
-    ├── TrainingError           training cannot go on (loss not finite, device lost)
-    ├── ExportError             a file could not be written as asked
-    │   └── ParityError         the file does not say what the PyTorch model says
+    ├── TrainingError           training cannot continue (loss not finite, device lost)
+    ├── ExportError             an ONNX file could not be written
+    │   └── ParityError         the file and the PyTorch model give different answers
     ├── ModelFileError          an ONNX file breaks the contract, or is unsafe to load
-    ├── MeasurementError        a benchmark, or an engine in it, cannot be believed
+    ├── MeasurementError        a benchmark's, report's or engine's figures cannot be trusted
     └── UnavailableError        an engine, device or optional package is absent
 
 A message says what is wrong, where (file, row, key), and what to do about it.
@@ -26,7 +26,7 @@ _NOT_PRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def install(extra: str) -> str:
-    """What to type where a part of the package needs more than is installed.
+    """The command that installs what a part of the package needs.
 
     >>> install("faces")
     "pip install 'fer-deploy[faces]' (in a clone: pip install '.[faces]')"
@@ -70,7 +70,7 @@ class FerDeployError(Exception):
 
 
 class DataError(FerDeployError):
-    """A data set, face or picture cannot be used as it is."""
+    """A data set, face or picture cannot be used."""
 
 
 class NoDataError(DataError):
@@ -86,15 +86,15 @@ class RunError(FerDeployError):
 
 
 class TrainingError(FerDeployError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class ExportError(FerDeployError):
-    """An ONNX file could not be written as asked."""
+    """An ONNX file could not be written."""
 
 
 class ParityError(ExportError):
-    """An exported file does not say what the PyTorch model says."""
+    """An exported file and the PyTorch model give different answers."""
 
 
 class ModelFileError(FerDeployError):
@@ -102,7 +102,7 @@ class ModelFileError(FerDeployError):
 
 
 class MeasurementError(FerDeployError):
-    """A benchmark, a report or an engine's timing cannot be believed."""
+    """The figures of a benchmark, a report or an engine cannot be trusted."""
 
 
 class UnavailableError(FerDeployError):

@@ -187,16 +187,18 @@ def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDA
         ModelFileError: another shape than (`faces`, 7), a value that is negative or not finite, or a row whose sum is
             further than 0.01 from 1.
     """
-    if values.shape != (faces, len(EMOTIONS)):
-        problem = f"shape {list(values.shape)} instead of {[faces, len(EMOTIONS)]}"
-    elif not np.isfinite(values).all():
-        problem = "values that are not finite"
-    elif (values < 0).any():
-        problem = f"a negative value, {values.min():.3g}"
-    elif (worst := float(np.abs(values.sum(axis=1) - 1).max())) > _SUM_TOLERANCE:
-        problem = f"rows that do not sum to 1 but differ by up to {worst:.3g}"
+    if values.shape == (faces, len(EMOTIONS)):
+        error = np.abs(values.sum(axis=1) - 1).max()
+        if values.min() >= 0 and error <= _SUM_TOLERANCE:  # both are false where a value is NaN
+            return values
+        if not np.isfinite(values).all():
+            problem = "values that are not finite"
+        elif values.min() < 0:
+            problem = f"a negative value, {values.min():.3g}"
+        else:
+            problem = f"rows that do not sum to 1 but differ by up to {error:.3g}"
     else:
-        return values
+        problem = f"shape {list(values.shape)} instead of {[faces, len(EMOTIONS)]}"
     count = "1 face" if faces == 1 else f"{faces} faces"
     raise ModelFileError(f"{source}: computed no probabilities for {count}: {problem}: the model is damaged")
 
