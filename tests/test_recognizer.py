@@ -90,9 +90,9 @@ def test_batches_are_bounded_in_bytes(recognizer: Recognizer, monkeypatch: pytes
     seen: list[int] = []
     run = onnxruntime.InferenceSession.run
 
-    def count(session: object, names: object, inputs: dict[str, np.ndarray]) -> object:
+    def count(session: object, names: object, inputs: dict[str, np.ndarray], *options: object) -> object:
         seen.append(len(inputs["faces"]))
-        return run(session, names, inputs)
+        return run(session, names, inputs, *options)
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", count)
     batch = faces(14)
