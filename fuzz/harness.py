@@ -1,6 +1,6 @@
 """What all checks share: valid inputs changed at random, and the one property that every reader must have.
 
-A check runs Hypothesis again and again, each time with another seed, until its share of FUZZ_SECONDS is over. Inputs
+A check runs Hypothesis again and again, with new random inputs, until its share of FUZZ_SECONDS is over. Inputs
 that fail are kept in .fuzz/, so that the next run tries them first; when one is understood, it becomes a test in tests/
 and, if it is short, an example here.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
 
@@ -26,6 +26,8 @@ from fer_deploy.errors import FerDeployError, printable
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "600"))
 EXAMPLES_PER_ROUND = 50
+KEPT = Path(os.environ.get("FUZZ_KEPT", ROOT / ".fuzz"))
+"""Folder of the inputs that failed, by check."""
 
 _share = SECONDS
 
@@ -42,30 +44,31 @@ def search(check: Callable[..., None], /, **strategies: st.SearchStrategy[Any]) 
     Raises:
         Exception: whatever `check` raises, after Hypothesis has made the input as small as it can.
     """
-    end = time.monotonic() + _share
+    end = math.inf  # until the first input: Hypothesis takes seconds to start
     tried = 0
     failing = False
 
     def counted(**values: Any) -> None:
-        nonlocal tried, failing
+        nonlocal end, tried, failing
+        if not tried:
+            end = time.monotonic() + _share
         if failing or time.monotonic() < end:  # a failing input is made smaller, however long that takes
             tried += 1
             failing = True
             check(**values)
             failing = False
 
-    # Hypothesis keeps failing inputs under the function's name.
     counted.__name__ = counted.__qualname__ = name = check.__qualname__.partition(".")[0]
     configured = settings(
         max_examples=EXAMPLES_PER_ROUND,
         deadline=timedelta(seconds=20),  # a reader that takes longer hangs
-        database=DirectoryBasedExampleDatabase(ROOT / ".fuzz"),
+        database=DirectoryBasedExampleDatabase(KEPT / name),
         suppress_health_check=list(HealthCheck),
         print_blob=True,
         report_multiple_bugs=False,
     )
     while time.monotonic() < end:
-        seed(random.SystemRandom().getrandbits(64))(configured(given(**strategies)(counted)))()
+        configured(given(**strategies)(counted))()
     print(f"{name}: {tried:,} inputs in {_share:.0f} s")
 
 
