@@ -276,10 +276,12 @@ class Recognizer:
             DataError: wrong type or shape, or another size than the one that the file is fixed to.
             ModelFileError: ONNX Runtime failed, or the file computed no probabilities.
         """
-        if not isinstance(faces, np.ndarray) or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[3] != 3:
-            got = f"{faces.dtype} {faces.shape}" if isinstance(faces, np.ndarray) else type(faces).__name__
-            remedy = channel_first_remedy(faces.shape) if isinstance(faces, np.ndarray) else ""
-            raise DataError(f"faces must be uint8 (n, height, width, 3), got {got}{remedy}")
+        if not isinstance(faces, np.ndarray):
+            raise DataError(f"faces must be a uint8 array (n, height, width, 3), got {type(faces).__name__}")
+        require_uint8(faces, name="faces")
+        if faces.ndim != 4 or faces.shape[3] != 3:
+            remedy = channel_first_remedy(faces.shape)
+            raise DataError(f"faces must have the shape (n, height, width, 3), got {faces.shape}{remedy}")
         if faces.shape[0] == 0:
             return np.zeros((0, len(self.labels)), np.float32)
         if 0 in faces.shape:

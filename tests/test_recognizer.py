@@ -160,11 +160,18 @@ def test_faces_that_cannot_be_read_are_errors_of_one_line(recognizer: Recognizer
 
 
 @pytest.mark.parametrize(
-    "bad",
-    [np.zeros((48, 48, 3), np.uint8), np.zeros((1, 48, 48, 1), np.uint8), np.zeros((1, 48, 48, 3)), [1], None],
+    ("bad", "words"),
+    [
+        (np.zeros((48, 48, 3), np.uint8), r"faces must have the shape \(n, height, width, 3\), got \(48, 48, 3\)$"),
+        (np.zeros((1, 48, 48, 1), np.uint8), "faces must have the shape"),
+        (np.zeros((1, 3, 48, 48), np.uint8), r"its channels come first: use array\.transpose\(0, 2, 3, 1\)"),
+        (np.zeros((1, 48, 48, 3)), r"faces: uint8 pixels, .* got float64 .*: use \(array \* 255\)"),
+        ([1], "faces must be a uint8 array"),
+        (None, "faces must be a uint8 array"),
+    ],
 )
-def test_probabilities_takes_a_batch_of_uint8_rgb(recognizer: Recognizer, bad: object) -> None:
-    with pytest.raises(DataError, match="faces must be uint8"):
+def test_probabilities_takes_a_batch_of_uint8_rgb(recognizer: Recognizer, bad: object, words: str) -> None:
+    with pytest.raises(DataError, match=words):
         recognizer.probabilities(bad)  # type: ignore[arg-type]
 
 
