@@ -442,7 +442,9 @@ def _pillow_to_rgb(image: Image.Image, name: str, notes: list[str]) -> Pixels:
         return array_to_rgb(_in_bands(_sixteen_bits(image, name, notes), _to_8_bits, channels=1))
     if image.mode == "F":
         raise DataError(f"{name}: {_save_or_convert(image, 'floating-point samples')}")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode == "La":  # Pillow converts it to LA only
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         return array_to_rgb(np.asarray(image if image.mode == "RGBA" else image.convert("RGBA")))
     return array_to_rgb(np.asarray(image if image.mode == "RGB" else image.convert("RGB")))
 

@@ -111,6 +111,16 @@ class TestKindsOfPixels:
         got = read_picture(encode(image, "JPEG", quality=95)).pixels.astype(int)
         assert np.abs(got - gradient()).mean() < 8
 
+    @pytest.mark.parametrize(
+        "mode", ["RGB", "RGBX", "RGBA", "RGBa", "L", "LA", "La", "P", "PA", "1", "CMYK", "YCbCr", "HSV"]
+    )
+    def test_images_of_every_mode_become_rgb(self, mode: str) -> None:
+        image = Image.new("RGB", (9, 7), "white")
+        steps = {"La": ("LA", "La"), "RGBa": ("RGBA", "RGBa"), "PA": ("P", "PA")}.get(mode, (mode,))
+        for step in steps:
+            image = image.convert(step)
+        assert (read_picture(image).pixels == 255).all()
+
     def test_palettes_and_bits_become_rgb(self) -> None:
         white = Image.new("RGB", (9, 7), "white")
         for mode in ("P", "1", "L"):
