@@ -63,9 +63,17 @@ class BodyReader:
         Bytes count when they arrive: a request that only announces many bytes keeps no other request out.
 
         Raises:
-            RequestRefusedError: the announced length is over the limit.
+            RequestRefusedError: the announced length is over the limit, or the body is compressed.
             OverloadedError: the announced length does not fit beside the bodies in memory.
         """
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise RequestRefusedError(
+                415,
+                "Unsupported encoding",
+                f"Content-Encoding {_printable(encoding)} is not read: send the body without it",
+                reason="kind",
+            )
         length = request.headers.get("content-length")
         announced = int(length) if length and length.isascii() and length.isdigit() else 0
         if announced > self.settings.maximum_bytes:

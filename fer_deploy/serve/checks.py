@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,6 +35,11 @@ class Checked:
         """Answer one request (ASGI)."""
         headers = Headers(scope=scope)
         host = headers.get("host")
+        if scope["path"].startswith(("http://", "https://")):  # a whole URL, which every server must accept (RFC 9112)
+            _scheme, _separator, rest = scope["path"].partition("://")
+            host, slash, path = rest.partition("/")
+            scope["path"] = slash + path or "/"
+            scope["raw_path"] = quote(scope["path"]).encode()
         if scope["http_version"] not in _VERSIONS:
             self._metrics.refused("version")
             refusal = problem(505, "HTTP version not supported", "send version 1.1", _CLOSE)

@@ -55,6 +55,13 @@ def test_a_request_without_a_host_is_answered_only_in_http_1_0(plain: Running) -
     )
 
 
+def test_a_whole_url_as_the_target_counts_as_the_host(plain: Running) -> None:
+    for target, status in [("localhost/health", 200), ("127.0.0.1:80/v1/model?x", 200), ("evil.example/health", 421),
+                           ("localhost", 404)]:  # fmt: skip
+        request = f"GET http://{target} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        assert exchange(plain, request.encode()).startswith(b"HTTP/1.1 %d " % status), target
+
+
 def test_allowed_names_are_answered() -> None:
     with running(allowed_hosts=("Faces.example", "[fd00::1]")) as service:
         for host, status in [("faces.example:8000", 200), ("[fd00::1]", 200), ("localhost", 200), ("x.example", 421)]:
@@ -206,6 +213,14 @@ def test_a_type_for_something_else_names_the_header_to_send(plain: Running, decl
     detail = problem(plain.ask("POST", "/v1/face", encoded("happy"), {"content-type": declared}), 415)
     assert words in detail
     assert "Content-Type: image/jpeg" in detail
+
+
+@pytest.mark.parametrize("path", ["/v1/face", "/v1/faces"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
+def test_a_compressed_body_is_refused_with_the_reason(plain: Running, path: str, encoding: str) -> None:
+    detail = problem(plain.ask("POST", path, encoded("happy"), {"content-encoding": encoding}), 415)
+    assert f"Content-Encoding {encoding} is not read" in detail
+    assert plain.ask("POST", "/v1/face", encoded("happy"), {"content-encoding": "identity"})[0].status == 200
 
 
 ENCODED = [base64.b64encode(encoded("happy", kind)) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")]
