@@ -184,7 +184,7 @@ def kill_and_resume(command: Sequence[str], output: Path) -> Killed:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     if again.returncode != 0:
         raise MeasurementError(f"the second run ended with exit code {again.returncode}: {again.stderr[-500:]}")
-    if f"{at_driver:,} parts are there already" not in again.stdout:
+    if f"{at_driver:,} parts are finished already" not in again.stdout:
         raise MeasurementError(f"the second run did not keep the {at_driver} parts of the first: {again.stdout[-500:]}")
     return Killed(
         parts, at_worker, at_driver, gone - died, died - began, time.monotonic() - gone,

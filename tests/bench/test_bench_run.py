@@ -58,7 +58,7 @@ def test_every_row_has_its_figures(trained_workspace: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"status": "running"}, "has not finished"), ({"weights_sha256": "0" * 64}, "weights")],
+    [({"status": "training"}, "has not finished"), ({"weights_sha256": "0" * 64}, "weights")],
 )
 def test_a_file_keeps_its_figures_when_its_run_cannot_be_counted(
     trained_workspace: Path, tmp_path: Path, change: dict[str, str], reason: str
