@@ -10,6 +10,7 @@ All geometric changes are composed into one sampling of the original pixels: no 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -73,35 +74,52 @@ def draw_views(augmentation: Augmentation, count: int, *, generator: torch.Gener
     if augmentation.contrast:
         put("contrast", 1 + uniform(-1, 1) * augmentation.contrast)
     if augmentation.cutout:
-        low, high = augmentation.cutout_area
-        erased = uniform(0, 1) < augmentation.cutout
-        area = uniform(low, high) * SIDE * SIDE
-        stretch = math.log(augmentation.cutout_aspect)
-        aspect = torch.exp(uniform(-stretch, stretch))
-        width = (area * aspect).sqrt().round().clamp(1, SIDE)
-        height = (area / aspect).sqrt().round().clamp(1, SIDE)
-        put("cut_x", (uniform(0, 1) * (SIDE - width + 1)).floor())
-        put("cut_y", (uniform(0, 1) * (SIDE - height + 1)).floor())
-        put("cut_width", width * erased)
-        put("cut_height", height * erased)
+        for name, values in _draw_cutout(augmentation, uniform).items():
+            put(name, values)
     if augmentation.trivial:
-        operation = torch.randint(0, len(OPERATIONS), (count,), generator=generator)
-        strength = uniform(0, 1)
-        signed = strength * torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-        put("operation", operation.float())
-        put("strength", strength)
-        for name, column, reach in (
-            ("shear_x", "shear_x", 0.3),
-            ("shear_y", "shear_y", 0.3),
-            ("shift_x", "shift_x", 0.2),
-            ("shift_y", "shift_y", 0.2),
-            ("rotate", "angle", math.radians(30)),
-            ("brightness", "brightness", 0.6),
-            ("contrast", "contrast", 0.6),
-        ):
-            chosen = operation == OPERATIONS.index(name)
-            views[chosen, _AT[column]] += signed[chosen] * reach
+        _draw_trivial(views, uniform, generator)
     return views
+
+
+def _draw_cutout(
+    augmentation: Augmentation, uniform: Callable[[float, float], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The columns of the erased box; its sides are 0 where nothing is erased."""
+    low, high = augmentation.cutout_area
+    erased = uniform(0, 1) < augmentation.cutout
+    area = uniform(low, high) * SIDE * SIDE
+    stretch = math.log(augmentation.cutout_aspect)
+    aspect = torch.exp(uniform(-stretch, stretch))
+    width = (area * aspect).sqrt().round().clamp(1, SIDE)
+    height = (area / aspect).sqrt().round().clamp(1, SIDE)
+    return {
+        "cut_x": (uniform(0, 1) * (SIDE - width + 1)).floor(),
+        "cut_y": (uniform(0, 1) * (SIDE - height + 1)).floor(),
+        "cut_width": width * erased,
+        "cut_height": height * erased,
+    }
+
+
+def _draw_trivial(
+    views: torch.Tensor, uniform: Callable[[float, float], torch.Tensor], generator: torch.Generator
+) -> None:
+    """Draw TrivialAugment's operation and strength for each face, and add the geometric ones to its columns."""
+    operation = torch.randint(0, len(OPERATIONS), (len(views),), generator=generator)
+    strength = uniform(0, 1)
+    signed = strength * torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    views[:, _AT["operation"]] = operation.float()
+    views[:, _AT["strength"]] = strength
+    for name, column, reach in (
+        ("shear_x", "shear_x", 0.3),
+        ("shear_y", "shear_y", 0.3),
+        ("shift_x", "shift_x", 0.2),
+        ("shift_y", "shift_y", 0.2),
+        ("rotate", "angle", math.radians(30)),
+        ("brightness", "brightness", 0.6),
+        ("contrast", "contrast", 0.6),
+    ):
+        chosen = operation == OPERATIONS.index(name)
+        views[chosen, _AT[column]] += signed[chosen] * reach
 
 
 def mirrored(views: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import csv
 import logging
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from fer_deploy.errors import RunError, one_line
 from fer_deploy.files import read_text, replacing
@@ -31,19 +32,9 @@ def draw_curves(folder: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    path = folder / "history.csv"
-    if not path.exists():
-        raise RunError(f"{folder}: has no history.csv yet")
-    rows = list(csv.DictReader(read_text(path, what="history", error=RunError).splitlines()))
-    try:
-        epochs = [int(row["epoch"]) for row in rows]
-        columns = {name: [float(row[name]) for row in rows] for name in _COLUMNS}
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path}: damaged history ({one_line(error)}): train again with --restart") from error
-    if not rows:
-        raise RunError(f"{path}: has no epoch yet")
+    rows, columns = _read_history(folder / "history.csv")
+    epochs = [int(row["epoch"]) for row in rows]
     column = columns.__getitem__
-
     figure = Figure(figsize=(8, 8), layout="constrained")
     FigureCanvasAgg(figure)
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 2, 1))
@@ -63,15 +54,7 @@ def draw_curves(folder: Path) -> Path:
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
     rate.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    starts = [row for before, row in pairwise(rows) if before["stage"] != row["stage"]]
-    for axes in (loss, accuracy, rate):
-        axes.grid(alpha=0.25)
-        for row in starts:
-            axes.axvline(int(row["epoch"]) - 0.5, color="black", linewidth=0.8, linestyle=":")
-    for row in rows[:1] + starts:
-        loss.annotate(
-            f"stage {row['stage']}", (int(row["epoch"]) - 0.4, 1.01), xycoords=("data", "axes fraction"), fontsize=8
-        )
+    _mark_stages(rows, loss, accuracy, rate)
     for axes in (loss, accuracy):
         axes.legend(frameon=False)
     figure.suptitle(folder.name)
@@ -79,6 +62,33 @@ def draw_curves(folder: Path) -> Path:
     with replacing(target) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     return target
+
+
+def _read_history(path: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
+    """The rows of history.csv, and the columns that are drawn."""
+    if not path.exists():
+        raise RunError(f"{path.parent}: has no history.csv yet")
+    rows = list(csv.DictReader(read_text(path, what="history", error=RunError).splitlines()))
+    if not rows:
+        raise RunError(f"{path}: has no epoch yet")
+    try:
+        for row in rows:
+            int(row["epoch"]), int(row["stage"])
+        return rows, {name: [float(row[name]) for row in rows] for name in _COLUMNS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: damaged history ({one_line(error)}): train again with --restart") from error
+
+
+def _mark_stages(rows: list[dict[str, str]], first: Any, *others: Any) -> None:
+    """Draw a line where a stage begins, and write its number above the first of the diagrams."""
+    starts = [row for before, row in pairwise(rows) if before["stage"] != row["stage"]]
+    for axes in (first, *others):
+        axes.grid(alpha=0.25)
+        for row in starts:
+            axes.axvline(int(row["epoch"]) - 0.5, color="black", linewidth=0.8, linestyle=":")
+    for row in rows[:1] + starts:
+        place = (int(row["epoch"]) - 0.4, 1.01)
+        first.annotate(f"stage {row['stage']}", place, xycoords=("data", "axes fraction"), fontsize=8)
 
 
 def _best(folder: Path, epochs: list[int], accuracies: list[float]) -> int:

@@ -16,6 +16,9 @@ import torch.distributed
 from fer_deploy.errors import UnavailableError, one_line
 from fer_deploy.machine import processor_name
 
+NO_MEMORY = "can't allocate memory"
+"""What PyTorch's allocator for the CPU says, in a RuntimeError, when memory is exhausted."""
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -107,7 +110,7 @@ def describe_failure(error: RuntimeError) -> str | None:
     """An error's cause in words, if it is a failure of the device or of another process; else None."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text:
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or NO_MEMORY in text:
         return "the device is out of memory (a smaller --batch-size needs less, another program may hold some)"
     lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or any(
         mark in text for mark in ("CUDA error", "HIP error", "CUDNN_STATUS", "CUBLAS_STATUS", "MPS backend")

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save
 
-from fer_deploy.errors import RunError, one_line
+from fer_deploy.errors import RecipeError, RunError, one_line
 from fer_deploy.files import read_file, write_bytes
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes
+from fer_deploy.training.devices import NO_MEMORY
 from fer_deploy.training.record import REMEDY, read_record, recorded_recipe, required
 
 if TYPE_CHECKING:
@@ -107,9 +108,18 @@ class Run:
 
 
 def make_network(network: Network) -> nn.Module:
-    """The network that a recipe names, its weights drawn from PyTorch's default generator."""
+    """The network that a recipe names, its weights drawn from PyTorch's default generator.
+
+    Raises:
+        RecipeError: the recipe's options do not fit the network, or the network does not fit into memory.
+    """
     options: dict[str, Any] = dict(network.options)
-    return build_network(network.name, **options)
+    try:
+        return build_network(network.name, **options)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
+            raise
+        raise RecipeError(f"network '{network.name}': it does not fit into memory: {one_line(error)}") from error
 
 
 def is_complete_run(folder: Path) -> bool:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from training_helpers import sha256, stops_at
 
-from fer_deploy.errors import FerDeployError, RunError, UnavailableError
+from fer_deploy.errors import FerDeployError, RecipeError, RunError, UnavailableError
 from fer_deploy.faces import Dataset
 from fer_deploy.recipes import Distillation, Recipe, Stage, apply_settings
 from fer_deploy.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -364,6 +364,15 @@ def test_a_damaged_record_of_a_dependency_is_one_error(tmp_path: Path) -> None:
                 (str(tmp_path / "student.toml"),), workspace=tmp_path,
                 request=TrainingRequest(with_teachers=with_teachers),
             )  # fmt: skip
+
+
+def test_a_network_larger_than_the_memory_is_one_error(folder: Path) -> None:
+    """36 TB: more than any machine gives, and no tensor of the weights file is looked at."""
+    record = json.loads((folder / "run.json").read_text())
+    record["recipe"]["network"] = {"name": "plain", "options": {"widths": [10**6, 10**6], "depths": [1, 1]}}
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RecipeError, match="network 'plain': it does not fit into memory"):
+        Run.open(folder).network()
 
 
 @pytest.mark.parametrize("value", ["two", "-1", "1.5", "9" * 50, "²"])
