@@ -48,7 +48,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
     When the block raises, the temporary file is removed and `path` is as it was. The file's contents and its
     folder entry are synced, so that a power cut leaves the old file or the new one, never half of either.
+
+    Raises:
+        OSError: the file cannot be written, or `path` is a folder, pipe, socket or device, which it would replace.
     """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise FileExistsError(errno.EEXIST, f"{kind_of_file(mode)}, which a file would replace", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)

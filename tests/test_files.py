@@ -34,6 +34,22 @@ class TestWriting:
             os.umask(before)
         assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
 
+    @pytest.mark.parametrize("kind", ["folder", "named pipe"])
+    def test_only_files_are_replaced(self, kind: str, tmp_path: Path) -> None:
+        path = tmp_path / "report.json"
+        if kind == "folder":
+            path.mkdir()
+        else:
+            os.mkfifo(path)
+        with pytest.raises(FileExistsError, match=rf"a {kind}, which a file would replace: .*report\.json"):
+            write_text(path, "{}")
+        assert not path.is_file()
+        assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+    def test_devices_are_not_replaced(self) -> None:
+        with pytest.raises(FileExistsError, match="a device, which a file would replace: '/dev/null'"):
+            write_text(Path("/dev/null"), "{}")
+
     def test_a_failed_write_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
         write_text(tmp_path / "a.txt", "old")
         with pytest.raises(UnicodeEncodeError):
