@@ -1,4 +1,4 @@
-"""What `ferdeploy predict` shows on the screen: a table of results, and progress beside lines of notes."""
+"""What `ferdeploy predict` shows on the screen: a table of results, a progress bar and notes."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ LARGE_FACE_SIDE = 320
 """Faces that fill a picture are found at this longer side, in pixels: detectors miss faces of more than about 500."""
 
 LARGE_FACE = 0.4
-"""At that side, only faces with at least this share of the picture's longer side are sought."""
+"""At that side, only faces with at least this share of the picture's longer side are added."""
 
 MINIMUM_FACE = 20
 """Faces lower than this many pixels of the original photo are ignored: enlarged to 48x48 they hold no expression."""

@@ -158,7 +158,7 @@ class Video:
                 if number >= start and number % every == 0:
                     yield Frame(number, time_s, self._pixels(frame))
         except _DamagedError:
-            # Several threads lose good frames beside a bad one, above all at the end of the file. One does not.
+            # With several threads, a bad frame can take good ones with it, above all at the end of the file.
             self._open()
             for number, time_s, frame in islice(self._decode(threads=1, strict=False), done, None):
                 if number >= start and number % every == 0:
@@ -296,7 +296,7 @@ class Video:
         )
 
     def _pixels(self, frame: Any) -> Pixels:
-        """The frame as it is to be shown: with square pixels, then turned and mirrored."""
+        """The frame as players show it: with square pixels, rotated and mirrored."""
         if (frame.width, frame.height) != self._size:
             self._remark(f"frames change from {self._size[0]}x{self._size[1]} to {frame.width}x{frame.height}")
             self._size = frame.width, frame.height
@@ -325,10 +325,10 @@ class Video:
         return size
 
     def _pixel_shape(self) -> Fraction:
-        """Width over height of the stored pixels: the container's word, else that of the frame just decoded."""
+        """Width over height of the stored pixels, as the container states it, else as the last decoded frame does."""
         decoded = self._stream.codec_context.sample_aspect_ratio
         stated = self._stream.sample_aspect_ratio
-        # If the container states nothing, `stated` is the codec's word for the first frame; broadcasts change it later.
+        # If the container states nothing, `stated` comes from the first frame. Broadcasts change it later.
         shape = decoded if stated == self._first_shape and decoded else stated
         return Fraction(shape) if shape else Fraction(1)
 

@@ -129,14 +129,14 @@ def _utf16_without_mark(content: bytes) -> str | None:
     if len(content) < 4 or len(content) % 2 or content.startswith(_MARKS):
         return None
     even, odd = set(content[:200:2]), set(content[1:200:2])
-    # Names of one character each, separated by zeros, would look the same: nobody has a list of them.
+    # A list of names of one character each, separated by zero bytes, would look the same, but is improbable.
     if odd == {0} and 0 not in even:
         return "utf-16-le"
     return "utf-16-be" if even == {0} and 0 not in odd else None
 
 
 def _begins_as_video(path: Path) -> bool:
-    """Whether a file begins as those video containers do that can be told by their first bytes."""
+    """Whether the first bytes of a file are those of a video container."""
     try:
         with open_regular(path) as file:
             start = file.read(400)

@@ -1,6 +1,6 @@
 """What a long run has done so far, kept on disk, so that a stopped run can be resumed.
 
-The journal lies beside the output as `<output>.partial` and is removed when the output is written. It holds one JSON
+The journal is next to the output, as `<output>.partial`, and is removed when the output is written. It holds one JSON
 line for each thing done, appended and handed to the operating system at once. A last line that a kill cut short is
 dropped when the journal is read. A file of that name that is no journal is never touched.
 """
@@ -106,7 +106,7 @@ class Journal:
         return start
 
     def _lock(self) -> None:
-        # The journal itself is locked and not a file beside it, which would remain when the run is finished.
+        # The journal itself is the lock file, since a separate one would remain when the run is finished.
         if os.name != "posix":
             return
         import fcntl

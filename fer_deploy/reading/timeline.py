@@ -72,7 +72,7 @@ class Timeline:
         facts: what is known of the stream.
         frames: how many frames came out.
         lost: how many frames of the file did not.
-        leading: packets before the first keyframe, of which nothing can be shown: the file was cut out of another.
+        leading: packets before the first keyframe, which cannot be decoded: the file was cut out of another.
         jumps: how often the clock jumped.
         patched: frames with a damaged part that the decoder filled.
         missing: how many frames the container states beyond the last packet; 0 if none or unknown.
@@ -211,7 +211,7 @@ class Timeline:
         if self.missing:
             if self.facts.has_times:
                 parts.append(f"ends after {self.frames + self.lost:,} of {total:,} frames, at {self._time_s:.2f} s")
-            else:  # the container has no times, so that nobody knows where they are missing
+            else:  # without times in the container, the place where they are missing is unknown
                 parts.append(f"{self.missing:,} of {total:,} frames are missing")
         elif self.missing_s:
             end_s = self._time_s + self.facts.frame_s

@@ -43,7 +43,7 @@ def probe(path: Path) -> list[float | None]:
     return [None if time is None else float(time) for time in times]
 
 
-def shown(path: Path, height: int, width: int) -> np.ndarray:
+def frames_of_ffmpeg(path: Path, height: int, width: int) -> np.ndarray:
     """The frames that ffmpeg shows, turned upright and scaled to square pixels."""
     arguments = ["-vf", f"scale={width}:{height}:flags=bilinear", "-vsync", "passthrough"]
     arguments += ["-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
@@ -68,7 +68,7 @@ def check_as_players_show_it(path: Path) -> tuple[list[Frame], list[str]]:
     else:
         known = [(frame.time_s, time - times[0]) for frame, time in zip(frames, times, strict=True) if time is not None]
         assert [ours for ours, _ in known] == pytest.approx([theirs for _, theirs in known], abs=0.002)
-    expected = shown(path, *frames[0].pixels.shape[:2])
+    expected = frames_of_ffmpeg(path, *frames[0].pixels.shape[:2])
     assert len(expected) == len(frames)
     for frame, picture in zip(frames, expected, strict=True):
         assert np.abs(frame.pixels.astype(int) - picture).mean() < 6  # a neighbouring frame of the scene: 12 and more
@@ -305,7 +305,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
 
 
 class TestDamage:
-    """100 frames, 25 a second; what is left of them after damage is numbered by time."""
+    """100 frames at 25 per second: the frames that remain after damage keep the numbers that fit their times."""
 
     def damaged(self, path: Path, change: str, **options: Any) -> tuple[list[Frame], str | None, list[str]]:
         encode(path, 100, size=(128, 128), **options)
