@@ -17,6 +17,7 @@ from fer_deploy.model.names import DYNAMIC, PRECISIONS, Shape, parse_shape
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from fer_deploy.ensemble import Fusion
     from fer_deploy.export.metadata import ExportedFile
 
 EPILOG = """\b
@@ -137,39 +138,24 @@ def command(
     to exports/ only if ONNX Runtime and PyTorch agree on every face.
     """
     _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
-    if stem is not None and len(names) + len(ensembles) != 1:
-        raise click.UsageError("--name goes with one NAME or one --ensemble")
-    if tune_epochs and "int8" not in precisions:
-        raise click.UsageError("--tune is for int8: add --precision int8")
+    _check_files(len(names) + len(ensembles), stem=stem, precisions=precisions, tune_epochs=tune_epochs)
     console = report_console()
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
-        from rich.markup import escape
-
-        from fer_deploy.errors import ExportError, ParityError, UnavailableError, install, printable
+        from fer_deploy.errors import ParityError, UnavailableError, install
 
         dataset = open_data(data, workspace=workspace)
-        if search and dataset is None:
-            raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
         try:
             from fer_deploy.export.plan import plan_ensemble, plan_run
             from fer_deploy.export.write import export_plan
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
 
-        def warn(message: str) -> None:
-            if strict:
-                raise ExportError(f"{message} (--strict)")
-            console.print(f"[yellow]note:[/] {escape(printable(message))}", highlight=False)
-
+        warn = functools.partial(_warn, console, strict)
         chosen = list(names) if names or ensembles else _complete_runs(workspace, warn)
         refused: list[ParityError] = []
+        how: Fusion = "rrf" if fusion == "rrf" else "wap"
         plan_fusion = functools.partial(
-            plan_ensemble,
-            workspace=workspace,
-            weights=weights,
-            fusion="rrf" if fusion == "rrf" else "wap",
-            data=dataset,
-            search=search,
+            plan_ensemble, workspace=workspace, weights=weights, fusion=how, data=dataset, search=search
         )
         write = functools.partial(
             export_plan,
@@ -187,12 +173,22 @@ def command(
             if stem is not None:
                 plans = [plan.renamed(stem) for plan in plans]
             files = [file for plan in plans for file in write(plan, progress=progress)]
-        if files:
-            _show(console, files)
+        _show(console, files)
         if card:
             _write_cards(console, files, folder=workspace / "exports")
         if refused:
             raise ParityError("; ".join(str(error) for error in refused))
+
+
+def _warn(console: Console, strict: bool, message: str) -> None:
+    """Print a warning, or raise it with --strict."""
+    from rich.markup import escape
+
+    from fer_deploy.errors import ExportError, printable
+
+    if strict:
+        raise ExportError(f"{message} (--strict)")
+    console.print(f"[yellow]note:[/] {escape(printable(message))}", highlight=False)
 
 
 def _complete_runs(workspace: Path, warn: Callable[[str], None]) -> list[str]:
@@ -219,6 +215,13 @@ def _write_cards(console: Console, files: list[ExportedFile], *, folder: Path) -
         console.print(f"card: {shown(write_card(name, folder=folder))}", highlight=False, markup=False)
 
 
+def _check_files(count: int, *, stem: str | None, precisions: tuple[str, ...], tune_epochs: int | None) -> None:
+    if stem is not None and count != 1:
+        raise click.UsageError("--name goes with one NAME or one --ensemble")
+    if tune_epochs and "int8" not in precisions:
+        raise click.UsageError("--tune is for int8: add --precision int8")
+
+
 def _check_usage(
     names: tuple[str, ...],
     ensembles: list[tuple[str, ...]],
@@ -243,6 +246,8 @@ def _check_usage(
 
 def _show(console: Console, files: list[ExportedFile]) -> None:
     """The table of the files that were written, and notes on single files."""
+    if not files:
+        return
     from rich.table import Table
     from rich.text import Text
 

@@ -26,7 +26,7 @@ from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 
 MANIFEST = "manifest.json"
 LOCK = ".manifest.lock"
-"""The lock file that is held while the manifest or a file in it is replaced, see `files.lock`."""
+"""The lock file of a folder, locked while the manifest or a file in it is replaced, see `files.lock`."""
 FORMAT = 1
 """Version of the manifest's layout."""
 MAXIMUM_SIDE = 16_384
@@ -75,7 +75,7 @@ class Manifest:
 
     source: str
     content: Mapping[str, Any]
-    """The JSON value, with the entries as they are."""
+    """The JSON value, its entries unchecked."""
     golden: tuple[GoldenRecord, ...]
 
     @property

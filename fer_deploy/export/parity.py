@@ -176,7 +176,7 @@ def check_parity(
         faces: the validation split, or drawn faces.
         faces_from: the split's name, for the record.
         precision: the file's; it decides the tolerance.
-        shape: the axes of the input that the file fixes; only cases of that shape are run.
+        shape: the axes that the file fixes; only cases of that shape are run.
         progress: called before each case.
         reference: the classifier's probabilities, where an earlier check has computed them.
         check_accuracy: also check int8's accuracy. False for faces that the runs were not trained for.
@@ -189,36 +189,28 @@ def check_parity(
     """
     if not len(faces):
         raise ExportError("there is no face to compare the file on")
+    progress = progress or (lambda *_: None)
     cases = cases_for(shape)
     reference = reference or Reference(classifier, faces)
     run = _Engine(content, members=classifier.fusion == "rrf" and precision != "int8")
     results: list[CaseResult] = []
     accuracy = expected_accuracy = 0.0
     for number, case in enumerate(cases):
-        if progress:
-            progress(f"parity, {case}", number, len(cases))
+        progress(f"parity, {case}", number, len(cases))
         expected = reference.members(case)
         outputs = run(case, faces, len(expected))
         result = compare_case(case, outputs, expected, classifier, rows=faces.rows, precision=precision)
         results.append(result)
         if number == 0:  # each face once
-            if len(faces) > 1 and not np.ptp(outputs[0], axis=0).any():
-                raise ParityError(
-                    f"all {len(faces):,} faces ({faces_from}) get the same probabilities: the networks have learned "
-                    "nothing, or a run's record is damaged"
-                )
+            _check_variety(outputs[0], faces_from)
             accuracy, expected_accuracy = accuracy_of(outputs[0], faces), accuracy_of(reference.fused(case), faces)
             if precision == "fp16":
                 check_flips(result, faces_from)
-            if precision == "int8" and check_accuracy:
+            elif precision == "int8" and check_accuracy:
                 _check_loss(accuracy, expected_accuracy, faces_from)
-        if precision == "int8" and result.mean_difference > INT8_MEAN:
-            raise ParityError(
-                f"{case}: int8's probabilities are {result.mean_difference:.3f} from PyTorch's on average; "
-                f"{INT8_MEAN:g} is allowed"
-            )
-    if progress:
-        progress("parity", len(cases), len(cases))
+        if precision == "int8":
+            _check_mean(result)
+    progress("parity", len(cases), len(cases))
     return Parity(
         faces_from=faces_from,
         tolerance=TOLERANCES.get(precision),
@@ -228,6 +220,22 @@ def check_parity(
         engine=f"onnxruntime {onnxruntime.__version__}",
         reference=f"torch {torch.__version__.split('+')[0]}",
     )
+
+
+def _check_mean(result: CaseResult) -> None:
+    if result.mean_difference > INT8_MEAN:
+        raise ParityError(
+            f"{result.case}: int8's probabilities are {result.mean_difference:.3f} from PyTorch's on average; "
+            f"{INT8_MEAN:g} is allowed"
+        )
+
+
+def _check_variety(answers: NDArray[np.float32], faces_from: str) -> None:
+    if len(answers) > 1 and not np.ptp(answers, axis=0).any():
+        raise ParityError(
+            f"all {len(answers):,} faces ({faces_from}) get the same probabilities: the networks have learned nothing, "
+            "or a run's record is damaged"
+        )
 
 
 def check_flips(result: CaseResult, faces_from: str) -> None:

@@ -166,7 +166,7 @@ def plan_ensemble(
         progress: called while the members' probabilities are computed.
 
     Raises:
-        ExportError: fewer than two members, a member named twice, or weights that do not fit.
+        ExportError: fewer than two members, a member named twice, weights that do not fit, or a search without data.
         RunError: a member is not a complete run of the workspace.
     """
     if len(names) < 2:
@@ -183,8 +183,10 @@ def plan_ensemble(
         except ValueError as error:
             raise ExportError(str(error)) from None
     plan = Plan(members, chosen, fusion)
-    if data is None or not search:
+    if not search:
         return plan
+    if data is None:
+        raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
     return replace(plan, weights=_searched_weights(plan, data, progress=progress))
 
 

@@ -1,4 +1,4 @@
-"""What a network costs: fvcore's multiply-adds, parameters, activations, and PyTorch's own flop count beside them.
+"""What a network costs: fvcore's multiply-adds, parameters, activations, and PyTorch's own flop count.
 
 fvcore counts one multiply-add as one. It counts convolutions, linear layers and, in evaluation mode, two for each
 element of a batch norm and one for each element that an adaptive pooling reads. timm writes the pooling of

@@ -1,7 +1,7 @@
 """ImageNet weights fitted to our networks, which take one grey channel and have another last layer.
 
 A stem of three channels is summed over them, so that a grey face gives what the same face in RGB would; the study drew
-a new stem instead. The last layer is drawn anew as `torch.nn.Linear` draws it, as in the study.
+a new stem instead. The last layer gets new weights, drawn as `torch.nn.Linear` draws them, as in the study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NEW_HEAD = ("conv_head.", "bn2.")
 
 
 def transfer(network: nn.Module, source: ImageNetWeights) -> str:
-    """Load ImageNet weights into `network`, except for the last layer, which is drawn anew.
+    """Load ImageNet weights into `network`, except for the last layer, which gets new weights.
 
     EfficientNet-B0 may also get Lite0's, which have no squeeze-and-excitation: its gates then start near identity.
 

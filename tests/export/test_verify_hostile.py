@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_model import tiny_model
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.export.golden import draw_golden_inputs
 from fer_deploy.export.manifest import publish
 from fer_deploy.export.verify import Verification, verify_file
@@ -134,6 +135,14 @@ def test_a_file_without_manifest_and_runs_is_run_and_fails(kind: str, tmp_path: 
     assert found.verdict == "failed"
     assert [check.name for check in found.failed] == ["answers"]
     assert message in found.failed[0].detail
+
+
+@pytest.mark.parametrize("labels", [EMOTIONS[:6], (*EMOTIONS, "contempt"), EMOTIONS[::-1], "angry", [1] * 7, None])
+def test_labels_that_do_not_match_the_output_fail_before_the_file_is_run(labels: object, tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(tiny_model(labels=labels))
+    found = verify_file(path)
+    assert [(check.name, check.status) for check in found.checks] == [("contract", "failed")]
 
 
 def test_a_file_that_fixes_a_huge_input_is_not_run(tmp_path: Path) -> None:

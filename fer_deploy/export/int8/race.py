@@ -1,4 +1,4 @@
-"""How fast an int8 file is beside its fp32 file: both timed in turns on this machine."""
+"""How fast an int8 file is compared with its fp32 file: both are timed in turns on this machine."""
 
 from __future__ import annotations
 
