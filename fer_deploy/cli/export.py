@@ -122,7 +122,7 @@ def command(
     ensembles: list[tuple[str, ...]],
     weights: tuple[float, ...] | None,
     search: bool,
-    fusion: str,
+    fusion: Fusion,
     stem: str | None,
     precisions: tuple[str, ...],
     tune_epochs: int | None,
@@ -153,9 +153,8 @@ def command(
         warn = functools.partial(_warn, console, strict)
         chosen = list(names) if names or ensembles else _complete_runs(workspace, warn)
         refused: list[ParityError] = []
-        how: Fusion = "rrf" if fusion == "rrf" else "wap"
         plan_fusion = functools.partial(
-            plan_ensemble, workspace=workspace, weights=weights, fusion=how, data=dataset, search=search
+            plan_ensemble, workspace=workspace, weights=weights, fusion=fusion, data=dataset, search=search
         )
         write = functools.partial(
             export_plan,

@@ -117,8 +117,8 @@ class Parity:
     """The file's accuracy on the faces of the first case, 0 to 1."""
     reference_accuracy: float
     """PyTorch's accuracy on the same faces."""
-    engine: str
-    reference: str
+    engine: str = f"onnxruntime {onnxruntime.__version__}"
+    reference: str = f"torch {torch.__version__.split('+')[0]}"
 
     @property
     def whole(self) -> CaseResult:
@@ -217,8 +217,6 @@ def check_parity(
         cases=tuple(results),
         accuracy=accuracy,
         reference_accuracy=expected_accuracy,
-        engine=f"onnxruntime {onnxruntime.__version__}",
-        reference=f"torch {torch.__version__.split('+')[0]}",
     )
 
 

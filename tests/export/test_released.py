@@ -58,7 +58,7 @@ def test_a_released_file_is_exported_again_byte_for_byte(name: str) -> None:
 @pytest.mark.skipif(not ALL, reason="takes minutes: set FERDEPLOY_ALL_RELEASED=1")
 @pytest.mark.parametrize("name", released("int8"))
 def test_a_released_int8_file_is_quantised_again_byte_for_byte(name: str, fer2013: Dataset) -> None:
-    """With the settings that its search chose. A processor may round the last bit of an activation's scale otherwise."""
+    """With the settings that its search chose. Processors may differ in the last bit of an activation's scale."""
     path = ROOT / "exports" / name
     contract = check_model_file(path)
     record = json.loads((ROOT / "exports" / "manifest.json").read_text())["files"][name]["int8"]
