@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fer_deploy.reading.journal import Journal
     from fer_deploy.reading.outputs import Target
     from fer_deploy.reading.read import Done
-    from fer_deploy.reading.rows import Row
+    from fer_deploy.reading.rows import FaceRow
     from fer_deploy.reading.tables import RowWriter
     from fer_deploy.recognizer import Recognizer
 
@@ -53,7 +53,7 @@ VIDEO_SIDE = 640
 
 
 @dataclass(frozen=True)
-class Settings:
+class PredictSettings:
     """The options of one call. The strings under the fields are their help."""
 
     photos: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--json", "kind", flag_value="json", help="Print one JSON object per face and line.")
 @click.option("--csv", "kind", flag_value="csv", help="Print CSV, one row per face.")
 @options_of(
-    Settings,
+    PredictSettings,
     (
         "output", "files_from", "crops", "draw", "plot", "camera",
         "every", "smooth", "detector", "side", "minimum_face",
@@ -148,7 +148,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @model_option
 @threads_option()
 @provider_option
-def command(settings: Settings, kind: str | None, **others: Any) -> None:
+def command(settings: PredictSettings, kind: str | None, **others: Any) -> None:
     """Classify the emotion of each face in PHOTOS: files, folders, patterns, videos, or - for a picture on stdin.
 
     The result is the expression that a picture shows, as crowd workers labelled it, not what the person feels.
@@ -187,7 +187,7 @@ def _output_kind(kind: str | None, output: Path | None) -> str | None:
     return named or kind
 
 
-def _find(settings: Settings) -> Inputs:
+def _find(settings: PredictSettings) -> Inputs:
     from fer_deploy.files import read_file
     from fer_deploy.reading.inputs import find_inputs, read_names
 
@@ -201,7 +201,7 @@ def _find(settings: Settings) -> Inputs:
     return find_inputs(words, except_in=[folder for folder in (settings.draw, settings.plot) if folder is not None])
 
 
-def _recognizer(settings: Settings) -> Recognizer:
+def _recognizer(settings: PredictSettings) -> Recognizer:
     from fer_deploy.recognizer import Recognizer
 
     recognizer = Recognizer(settings.model, threads=settings.threads, providers=settings.providers or None)
@@ -210,7 +210,7 @@ def _recognizer(settings: Settings) -> Recognizer:
     return recognizer
 
 
-def _detectors(settings: Settings) -> tuple[FaceDetector | None, FaceDetector | None]:
+def _detectors(settings: PredictSettings) -> tuple[FaceDetector | None, FaceDetector | None]:
     """The detectors for pictures and for videos."""
     if settings.crops:
         return None, None
@@ -221,11 +221,11 @@ def _detectors(settings: Settings) -> tuple[FaceDetector | None, FaceDetector | 
     return detector, detector if settings.side else detector.with_side(VIDEO_SIDE)
 
 
-def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[int, int]:
+def _read(inputs: Inputs, recognizer: Recognizer, settings: PredictSettings) -> tuple[int, int]:
     """Read everything and write it; returns how many failed, and of how many."""
     from fer_deploy.reading.outputs import outputs_of, target_of
     from fer_deploy.reading.pictures import FaceReader
-    from fer_deploy.reading.read import Reader
+    from fer_deploy.reading.read import SourceReader
 
     for problem in inputs.problems:
         click.echo(f"error: {problem}", err=True)
@@ -249,7 +249,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
             stack.callback(journal.close)
         progress = stack.enter_context(reading_progress(sources))
         writer = stack.enter_context(_writer(target, settings.kind, recognizer.labels, has_video))
-        reader = Reader(
+        reader = SourceReader(
             FaceReader(recognizer, detector),
             FaceReader(recognizer, video_detector),
             every=settings.every,
@@ -264,13 +264,13 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: Settings) -> tuple[i
     return failed, total
 
 
-def _write_rows(steps: Iterator[Row | Done], writer: RowWriter, progress: ReadingProgress) -> int:
+def _write_rows(steps: Iterator[FaceRow | Done], writer: RowWriter, progress: ReadingProgress) -> int:
     """Write all rows, and print what there is to say about each file; returns how many files have an error."""
-    from fer_deploy.reading.rows import Row
+    from fer_deploy.reading.rows import FaceRow
 
     failed = resumed = turned = 0
     for step in steps:
-        if isinstance(step, Row):
+        if isinstance(step, FaceRow):
             writer.write(step)
             continue
         for note in step.notes:
@@ -293,7 +293,9 @@ def _paths(path: Path | None) -> list[Path]:
     return [] if path is None else [path]
 
 
-def _journal(target: Target | None, settings: Settings, recognizer: Recognizer, *, detectors: str) -> Journal | None:
+def _journal(
+    target: Target | None, settings: PredictSettings, recognizer: Recognizer, *, detectors: str
+) -> Journal | None:
     """The journal of --output; None without one and for pipes. Settings that change results are part of it."""
     if target is None or target.is_stream:
         return None
@@ -344,7 +346,7 @@ def _writer(target: Target | None, kind: str | None, labels: tuple[str, ...], vi
         yield JsonWriter(sys.stdout) if kind == "json" else CsvWriter(sys.stdout, labels, video=video)
 
 
-def _show_camera(camera: str, recognizer: Recognizer, settings: Settings) -> None:
+def _show_camera(camera: str, recognizer: Recognizer, settings: PredictSettings) -> None:
     from fer_deploy.detection.detector import FaceDetector
     from fer_deploy.reading.live import Camera, show_live
     from fer_deploy.reading.window import Window

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fer_deploy.reading.inputs import Source
     from fer_deploy.reading.read import Done
-    from fer_deploy.reading.rows import Row
+    from fer_deploy.reading.rows import FaceRow
 
 TABLE_ROWS = 500
 """The table shows at most this many rows; more belong in a file."""
@@ -26,11 +26,11 @@ class ResultTable:
     """A table with one row for each face of a picture and one for each track of a video."""
 
     def __init__(self) -> None:
-        self._faces: list[Row] = []
+        self._faces: list[FaceRow] = []
         self._left_out = 0
-        self._tracks: dict[tuple[str, int], list[Row]] = {}
+        self._tracks: dict[tuple[str, int], list[FaceRow]] = {}
 
-    def write(self, row: Row) -> None:
+    def write(self, row: FaceRow) -> None:
         """Take one row."""
         if row.track is not None:
             self._tracks.setdefault((row.file, row.track), []).append(row)

@@ -8,13 +8,13 @@ from pathlib import Path
 from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
 from fer_deploy.reading.draw import COLOURS
-from fer_deploy.reading.rows import Row
+from fer_deploy.reading.rows import FaceRow
 
 MAXIMUM_TRACKS = 6
 """The plot shows at most this many faces: those seen longest."""
 
 
-def plot_probabilities(path: Path, rows: Sequence[Row], labels: Sequence[str], *, title: str) -> int:
+def plot_probabilities(path: Path, rows: Sequence[FaceRow], labels: Sequence[str], *, title: str) -> int:
     """Draw one panel per face with its smoothed probabilities as lines over time.
 
     Args:
@@ -34,7 +34,7 @@ def plot_probabilities(path: Path, rows: Sequence[Row], labels: Sequence[str], *
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UnavailableError(f"plots need matplotlib: {install('video')}") from error
-    tracks: dict[int, list[Row]] = {}
+    tracks: dict[int, list[FaceRow]] = {}
     for row in rows:
         tracks.setdefault(row.track or 0, []).append(row)
     longest = sorted(tracks, key=lambda track: (-len(tracks[track]), track))

@@ -15,7 +15,7 @@ from fer_deploy.reading.inputs import Source
 from fer_deploy.reading.journal import Journal, pack_faces, unpack_faces
 from fer_deploy.reading.outputs import Outputs
 from fer_deploy.reading.pictures import FaceReader, read_faces
-from fer_deploy.reading.rows import Row
+from fer_deploy.reading.rows import FaceRow
 from fer_deploy.reading.smooth import DEFAULT_CONSTANT_S
 from fer_deploy.reading.videos import Follower, FrameFaces, Remarks, read_frames, write_outputs
 
@@ -42,7 +42,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Reader:
+class SourceReader:
     """Reads files, with these settings.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reader:
     journal: Journal | None = None
     on_frame: Callable[[int, int | None], None] = field(default=lambda _done, _total: None)
 
-    def read(self, sources: Iterable[Source]) -> Iterator[Row | Done]:
+    def read(self, sources: Iterable[Source]) -> Iterator[FaceRow | Done]:
         """Read each source: its rows, then its `Done`.
 
         Files that an earlier run finished come from the journal; a video that it had begun resumes after its last
@@ -72,7 +72,7 @@ class Reader:
         for source in sources:
             yield from self._read_one(source)
 
-    def _read_one(self, source: Source) -> Iterator[Row | Done]:
+    def _read_one(self, source: Source) -> Iterator[FaceRow | Done]:
         # Standard input may hold another picture when the run is resumed, so it is never remembered.
         journal = None if source.is_standard_input else self.journal
         key = _key(source)
@@ -96,18 +96,18 @@ class Reader:
                 remarks.notes.append(f"{source.name}: no face found: --crops reads a whole picture as one face")
             yield Done(source, count, remarks.loss, tuple(remarks.notes), remarks.turned, resumed=finished)
 
-    def _read_picture(self, source: Source, key: str, journal: Journal | None, remarks: Remarks) -> Iterator[Row]:
+    def _read_picture(self, source: Source, key: str, journal: Journal | None, remarks: Remarks) -> Iterator[FaceRow]:
         picture = read_faces(source, self.pictures, copy=self._outputs_of(source).copy)
         remarks.notes, remarks.turned = picture.notes, picture.turned
         if journal is not None:
             entry = {"faces": pack_faces(picture.faces), "done": True, "notes": picture.notes, "turned": picture.turned}
             journal.add(key, entry)
-        yield from (Row(source.name, face) for face in picture.faces)
+        yield from (FaceRow(source.name, face) for face in picture.faces)
 
-    def _read_video(self, source: Source, key: str, remarks: Remarks) -> Iterator[Row]:
+    def _read_video(self, source: Source, key: str, remarks: Remarks) -> Iterator[FaceRow]:
         follower = Follower(source.name, self.smoothing_s)
         outputs = self._outputs_of(source)
-        rows: list[Row] = []  # kept only where a copy or plot needs them
+        rows: list[FaceRow] = []  # kept only where a copy or plot needs them
         for frame in self._frames(source, key, remarks):
             new = follower.rows(frame)
             if outputs != Outputs():
@@ -130,7 +130,7 @@ class Reader:
                 self.journal.add(key, entry)
             yield frame
 
-    def _recall(self, source: Source, entries: Iterable[Mapping[str, Any]], remarks: Remarks) -> Iterator[Row]:
+    def _recall(self, source: Source, entries: Iterable[Mapping[str, Any]], remarks: Remarks) -> Iterator[FaceRow]:
         """The rows of a source that an earlier run finished, and what that run remarked."""
         follower = Follower(source.name, self.smoothing_s)
         for entry in entries:
@@ -143,7 +143,7 @@ class Reader:
                     yield from follower.rows(frame)
             else:
                 for face in unpack_faces(entry.get("faces", ()), self.pictures.recognizer.labels):
-                    yield Row(source.name, face)
+                    yield FaceRow(source.name, face)
 
     def _remembered_frames(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[FrameFaces]:
         for entry in entries:

@@ -15,7 +15,7 @@ The box is in pixels of the picture or frame as it is shown: upright, with squar
 
 
 @dataclass(frozen=True)
-class Row:
+class FaceRow:
     """One face.
 
     Attributes:
@@ -56,7 +56,7 @@ def columns(labels: Sequence[str], *, video: bool) -> dict[str, type]:
     return names
 
 
-def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
+def as_values(row: FaceRow, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
     """A row's value for each of `columns`; None where it does not apply."""
     box = row.face.box
     values: dict[str, Any] = {"file": row.file}
@@ -70,7 +70,7 @@ def as_values(row: Row, labels: Sequence[str], *, video: bool) -> dict[str, Any]
     return values
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: FaceRow) -> dict[str, Any]:
     """A row as a JSON object, without the keys that do not apply."""
     values: dict[str, Any] = {"file": row.file}
     if row.frame is not None:

@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO, Protocol
 
 from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
-from fer_deploy.reading.rows import Row, as_json, as_values, columns
+from fer_deploy.reading.rows import FaceRow, as_json, as_values, columns
 
 FORMATS: dict[str, str] = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 """The format for each ending of an output file."""
@@ -23,7 +23,7 @@ _ROW_GROUP = 50_000  # rows of Parquet held in memory: about 10 MB
 class RowWriter(Protocol):
     """Writes rows in the order of the calls."""
 
-    def write(self, row: Row) -> None:
+    def write(self, row: FaceRow) -> None:
         """Write one row."""
         ...
 
@@ -34,7 +34,7 @@ class JsonWriter:
     def __init__(self, file: IO[str]) -> None:
         self._file = file
 
-    def write(self, row: Row) -> None:
+    def write(self, row: FaceRow) -> None:
         """Write one row and flush it, so that the reader of a pipe gets it at once."""
         self._file.write(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
@@ -48,7 +48,7 @@ class CsvWriter:
         self._writer = csv.DictWriter(file, list(columns(labels, video=video)), lineterminator="\r\n")
         self._writer.writeheader()
 
-    def write(self, row: Row) -> None:
+    def write(self, row: FaceRow) -> None:
         """Write one row and flush it."""
         self._writer.writerow(as_values(row, self._labels, video=self._video))
         self._file.flush()
@@ -70,7 +70,7 @@ class ParquetWriter:
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
-    def write(self, row: Row) -> None:
+    def write(self, row: FaceRow) -> None:
         """Add one row; row groups are written when they are full."""
         self._rows.append(as_values(row, self._labels, video=self._video))
         if len(self._rows) >= _ROW_GROUP:

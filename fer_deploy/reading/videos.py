@@ -12,7 +12,7 @@ from fer_deploy.files import shown
 from fer_deploy.reading.inputs import Source
 from fer_deploy.reading.outputs import Outputs
 from fer_deploy.reading.pictures import FaceReader
-from fer_deploy.reading.rows import Row
+from fer_deploy.reading.rows import FaceRow
 from fer_deploy.reading.smooth import DEFAULT_CONSTANT_S, Smoother
 from fer_deploy.reading.track import Tracker
 from fer_deploy.recognizer import Recognition
@@ -48,11 +48,13 @@ class Follower:
         self._name = name
         self._tracker, self._smoother = Tracker(), Smoother(constant_s)
 
-    def rows(self, frame: FrameFaces) -> list[Row]:
+    def rows(self, frame: FrameFaces) -> list[FaceRow]:
         """One row for each face of the next frame."""
         tracks = self._tracker.update([face.box or _WHOLE_FRAME for face in frame.faces], frame.time_s)
         return [
-            Row(self._name, face, frame.number, frame.time_s, track, self._smoother.update(track, face, frame.time_s))
+            FaceRow(
+                self._name, face, frame.number, frame.time_s, track, self._smoother.update(track, face, frame.time_s)
+            )
             for face, track in zip(frame.faces, tracks, strict=True)
         ]
 
@@ -105,7 +107,7 @@ def read_frames(
 
 
 def write_outputs(
-    source: Source, rows: Sequence[Row], outputs: Outputs, *, labels: tuple[str, ...], every: int
+    source: Source, rows: Sequence[FaceRow], outputs: Outputs, *, labels: tuple[str, ...], every: int
 ) -> list[str]:
     """Write a video's plot and annotated copy.
 
@@ -138,13 +140,13 @@ def write_outputs(
     return notes
 
 
-def _write_copy(source: Path, target: Path, rows: Sequence[Row], *, every: int) -> None:
+def _write_copy(source: Path, target: Path, rows: Sequence[FaceRow], *, every: int) -> None:
     """Write an MP4 file without sound: frames between those that were read show the boxes of the last one read."""
     from fer_deploy.reading.decode import Video
     from fer_deploy.reading.draw import annotate
     from fer_deploy.reading.encode import writing_video
 
-    by_frame: dict[int, list[Row]] = {}
+    by_frame: dict[int, list[FaceRow]] = {}
     for row in rows:
         by_frame.setdefault(row.frame or 0, []).append(row)
     with Video(source) as video, writing_video(target, frames_per_s=video.facts.frames_per_s) as writer:

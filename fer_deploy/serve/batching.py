@@ -42,7 +42,7 @@ class TooLateError(FerDeployError):
     """The time limit passed before the result was ready."""
 
 
-class Model(Protocol):
+class FaceModel(Protocol):
     """The part of `Recognizer` that the threads call."""
 
     def probabilities_of(self, faces: Sequence[Pixels]) -> NDArray[np.float32]:
@@ -129,7 +129,7 @@ class Batcher:
 
     def __init__(
         self,
-        model: Model,
+        model: FaceModel,
         *,
         threads: int,
         maximum_queue: int,

@@ -17,7 +17,6 @@ package kept are converted in the same way.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fer_deploy.errors import RecipeError, RunError
+from fer_deploy.errors import RecipeError, RunError, one_line
+from fer_deploy.files import read_file, read_json
 from fer_deploy.models import build_network
 from fer_deploy.recipes import Augmentation
 from fer_deploy.training.augment import render
@@ -38,6 +38,9 @@ KERAS_EPSILON = 1e-3
 """Keras's default for what batch norm adds to a variance."""
 FACES = 1024
 """How many training faces the batch norms' statistics are measured on."""
+
+LARGEST_FILE = 1 << 30
+"""Bytes of a file of weights; larger ones are refused."""
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -51,11 +54,14 @@ def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
     Raises:
         RunError: it is not a readable TensorFlow.js model.
     """
+    model = read_json(path, what="TensorFlow.js model", error=RunError)
     try:
-        model = json.loads(path.read_text(encoding="utf-8"))
         tensors = {}
         for group in model["weightsManifest"] if isinstance(model, dict) else model:
-            data = b"".join((path.parent / Path(name).name).read_bytes() for name in group["paths"])
+            files = [path.parent / Path(name).name for name in group["paths"]]
+            data = b"".join(
+                read_file(file, maximum_bytes=LARGEST_FILE, what="weights file", error=RunError) for file in files
+            )
             position = 0
             for item in group["weights"]:
                 packed = item.get("quantization", {})
@@ -64,8 +70,8 @@ def read_graph(path: Path) -> dict[str, NDArray[np.float32]]:
                 position += values.nbytes
                 if item["dtype"] == "float32":
                     tensors[item["name"]] = values.astype(np.float32) * packed.get("scale", 1) + packed.get("min", 0)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: not a readable TensorFlow.js model ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise RunError(f"{path}: not a readable TensorFlow.js model ({one_line(error)})") from error
     return tensors
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(eq=False)
-class Clock:
+class RunClock:
     """Measures what a run's steps, validations and checkpoints take. All times are in seconds."""
 
     limit_seconds: float | None = None

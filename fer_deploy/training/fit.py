@@ -24,7 +24,7 @@ from fer_deploy.files import lock
 from fer_deploy.models import initialise, measure_cost
 from fer_deploy.recipes import Recipe, Stage
 from fer_deploy.training.checkpoint import Checkpoint, damage_in_words, read_checkpoint
-from fer_deploy.training.clock import Clock
+from fer_deploy.training.clock import RunClock
 from fer_deploy.training.data import TrainingData
 from fer_deploy.training.devices import (
     Processes,
@@ -115,7 +115,7 @@ def train(
     settings = settings or Settings()
     recipe = share_budget(recipe, settings.epochs)
     folder = workspace / "training" / (name or recipe.name)
-    clock = Clock(limit_seconds=settings.limit_seconds, checkpoint_seconds=settings.checkpoint_seconds)
+    clock = RunClock(limit_seconds=settings.limit_seconds, checkpoint_seconds=settings.checkpoint_seconds)
     order = _Order(recipe, dataset, workspace, folder, settings, clock, watcher or Silent(), should_stop)
     with _failures_in_words(folder):
         if order.is_done():
@@ -135,7 +135,7 @@ class _Order:
     workspace: Path
     folder: Path
     settings: Settings
-    clock: Clock
+    clock: RunClock
     watcher: Watcher
     should_stop: Callable[[], bool]
 

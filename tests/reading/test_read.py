@@ -10,8 +10,8 @@ from tiny_model import grey_face, write_tiny_model
 from fer_deploy.reading.inputs import find_inputs
 from fer_deploy.reading.journal import Journal
 from fer_deploy.reading.pictures import FaceReader
-from fer_deploy.reading.read import Done, Reader
-from fer_deploy.reading.rows import Row
+from fer_deploy.reading.read import Done, SourceReader
+from fer_deploy.reading.rows import FaceRow
 from fer_deploy.recognizer import Recognizer
 
 
@@ -22,10 +22,10 @@ def recognizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recognizer:
     return Recognizer(write_tiny_model(tmp_path / "tiny.onnx"))
 
 
-def read(recognizer: Recognizer, *words: str, journal: Journal | None = None) -> tuple[list[Row], list[Done]]:
+def read(recognizer: Recognizer, *words: str, journal: Journal | None = None) -> tuple[list[FaceRow], list[Done]]:
     faces = FaceReader(recognizer)
-    steps = list(Reader(faces, faces, journal=journal).read(find_inputs(words).sources))
-    return [step for step in steps if isinstance(step, Row)], [step for step in steps if isinstance(step, Done)]
+    steps = list(SourceReader(faces, faces, journal=journal).read(find_inputs(words).sources))
+    return [step for step in steps if isinstance(step, FaceRow)], [step for step in steps if isinstance(step, Done)]
 
 
 def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer) -> None:

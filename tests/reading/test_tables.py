@@ -8,19 +8,19 @@ import pytest
 
 from fer_deploy.detection import Box
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.reading.rows import Row, as_json, as_values, columns
+from fer_deploy.reading.rows import FaceRow, as_json, as_values, columns
 from fer_deploy.reading.tables import writing
 from fer_deploy.recognizer import Recognition
 
 FACE = Recognition.from_row([0, 0, 0.25, 0.5, 0.25, 0, 0], EMOTIONS, box=Box(1, 2, 3.5, 5, 0.75))
 CROP = Recognition.from_row([1, 0, 0, 0, 0, 0, 0], EMOTIONS)
-PICTURE = Row('a "b", c.jpg', FACE)
-FRAME = Row("d.mp4", FACE, 7, 0.28, 2, CROP)
+PICTURE = FaceRow('a "b", c.jpg', FACE)
+FRAME = FaceRow("d.mp4", FACE, 7, 0.28, 2, CROP)
 
 
 def test_values_fit_the_columns() -> None:
     for video in (False, True):
-        for row in (PICTURE, FRAME, Row("crop.png", CROP)):
+        for row in (PICTURE, FRAME, FaceRow("crop.png", CROP)):
             named = columns(EMOTIONS, video=video)
             values = as_values(row, EMOTIONS, video=video)
             assert list(values) == list(named)
@@ -29,7 +29,7 @@ def test_values_fit_the_columns() -> None:
 
 
 def test_json_leaves_out_what_does_not_apply() -> None:
-    assert as_json(Row("crop.png", CROP)) == {
+    assert as_json(FaceRow("crop.png", CROP)) == {
         "file": "crop.png",
         "label": "angry",
         "probabilities": dict(zip(EMOTIONS, [1, 0, 0, 0, 0, 0, 0], strict=True)),
@@ -56,7 +56,7 @@ def test_json_lines_can_be_read_again(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with writing(path, "json", EMOTIONS, video=False) as writer:
         writer.write(PICTURE)
-        writer.write(Row("Grüße \udce9.jpg", CROP))  # a name that is not UTF-8 does not stop the writing
+        writer.write(FaceRow("Grüße \udce9.jpg", CROP))  # a name that is not UTF-8 does not stop the writing
     lines = path.read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == as_json(PICTURE)
     assert len(lines) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,9 @@ def _no_manifest(path: Path) -> None:
 def test_a_damaged_graph_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
     path = _written(tmp_path, {"a": np.ones(4, np.float32), "b": np.ones(40, np.float32)})
     damage(path)
-    with pytest.raises(RunError, match=r"model\.json: not a readable TensorFlow\.js model"):
+    with pytest.raises(
+        RunError, match=r"not a readable TensorFlow\.js model|damaged TensorFlow|part1\.bin: no such file"
+    ):
         read_graph(path)
 
 
@@ -224,3 +227,20 @@ def test_batch_norms_that_keras_kept_are_read_as_gain_and_shift() -> None:
         )
         got = maps * torch.from_numpy(folded["bn/gain"]) + torch.from_numpy(folded["bn/shift"])
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, "[]]", "[3]", '[{"paths": 3}]', '[{"paths": [], "weights": [3]}]',
+     '[{"paths": [], "weights": [{"name": "a", "dtype": "float32", "shape": [1e400]}]}]',
+     '[{"paths": [], "weights": [{"name": "a", "dtype": "float32", "shape": [99999999999999999999]}]}]',
+     '[{"paths": ["pipe.bin"], "weights": []}]', '[{"paths": ["none.bin"], "weights": []}]'],
+)  # fmt: skip
+def test_what_is_no_model_gets_one_line(tmp_path: Path, content: str) -> None:
+    os.mkfifo(tmp_path / "pipe.bin")
+    path = tmp_path / "model.json"
+    path.write_text(content)
+    with pytest.raises(RunError) as caught:
+        read_graph(path)
+    assert str(tmp_path) in str(caught.value)
+    assert len(str(caught.value)) < 500
