@@ -13,7 +13,7 @@ from fer_deploy.serve.settings import ServiceSettings
 EPILOG = """\b
 Examples:
   ferdeploy serve
-  ferdeploy serve --model exports/B+E.onnx --port 9000
+  ferdeploy serve --model exports/B+E.onnx --port 9000 --allow-origin http://localhost:3000
   curl --data-binary @face.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/v1/face
   curl -F pictures=@a.jpg -F pictures=@b.png http://127.0.0.1:8000/v1/faces
 
