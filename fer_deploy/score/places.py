@@ -219,9 +219,16 @@ class Place:
         return sorted(name for name in names if name.startswith(beginning))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, whole or not at all."""
+        """Write a file, whole or not at all.
+
+        Raises:
+            DataError: it cannot be written.
+        """
         if self.is_local:
-            write_bytes(Path(self.path(name)), content)
+            try:
+                write_bytes(Path(self.path(name)), content)
+            except OSError as error:
+                raise DataError(f"{shown(self.path(name))}: cannot be written: {error.strerror or error}") from error
             return
         with self.writing(name) as temporary:
             temporary.write_bytes(content)

@@ -56,6 +56,12 @@ def test_a_file_is_written_whole_or_not_at_all(place: Place) -> None:
     assert place.names("") == []
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match="folder: cannot be written: Is a directory"):
+        Place.of(str(tmp_path)).write("folder", b"x")
+
+
 def test_files_that_cannot_be_read_are_refused(place: Place) -> None:
     place.write("large.bin", bytes(11))
     place.write("empty.bin", b"")
