@@ -184,7 +184,7 @@ def kill_and_resume(command: Sequence[str], output: Path) -> Killed:
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     if again.returncode != 0:
         raise MeasurementError(f"the second run ended with exit code {again.returncode}: {again.stderr[-500:]}")
-    if f"{at_driver:,} parts are finished already" not in again.stdout:
+    if f"finished already: {at_driver:,} part" not in again.stdout:
         raise MeasurementError(f"the second run did not keep the {at_driver} parts of the first: {again.stdout[-500:]}")
     return Killed(
         parts, at_worker, at_driver, gone - died, died - began, time.monotonic() - gone,
@@ -258,7 +258,7 @@ def time_run(command: Sequence[str], *, workers: int) -> Timed:
         MeasurementError: it failed.
     """
     done = subprocess.run([*command, "--workers", str(workers)], capture_output=True, text=True, check=False)
-    found = re.search(r"this run computed ([\d,]+) rows in ([\d.]+) s", done.stdout)
+    found = re.search(r"this run computed ([\d,]+) rows? in ([\d.]+) s", done.stdout)
     if done.returncode != 0 or found is None:
         raise MeasurementError(f"the run ended with exit code {done.returncode}: {done.stderr[-500:]}")
     rows, seconds = int(found[1].replace(",", "")), float(found[2])
