@@ -58,7 +58,7 @@ def test_a_file_is_written_whole_or_not_at_all(place: Place) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DataError, match="folder: cannot be written: Is a directory"):
+    with pytest.raises(DataError, match="folder: cannot be written: a folder"):
         Place.of(str(tmp_path)).write("folder", b"x")
 
 
