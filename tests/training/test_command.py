@@ -282,6 +282,32 @@ def test_a_student_of_a_failed_teacher_is_not_started(tmp_path: Path) -> None:
     assert "other complete:" in done.stdout
 
 
+def test_with_teachers_trains_what_is_missing_and_keeps_the_rest(tmp_path: Path) -> None:
+    """A student, its teacher, and the run whose weights the teacher starts from; once complete they stay."""
+    recipes = tmp_path / "training/recipes"
+    recipes.mkdir(parents=True)
+    write_recipe(recipes, "base")
+    write_recipe(recipes, "teacher", extra='initialisation = "training/base/weights.safetensors"')
+    write_recipe(recipes, "student", extra='distillation = { teachers = ["teacher"], views = 2 }')
+    done = run("student", "--with-teachers", workspace=tmp_path)
+    assert done.exit_code == 0, done.output
+    plan, _, course = done.stdout.partition("base on ")
+    assert [line.split()[0] for line in plan.splitlines() if line.startswith("  ")] == [
+        "run",
+        "base",
+        "teacher",
+        "student",
+    ]
+    assert [line.split()[0] for line in course.splitlines() if " complete: " in line] == ["base", "teacher", "student"]
+    started_from = Run.open(tmp_path / "training/teacher").record["initialisation"]
+    assert started_from.startswith("weights of base/weights.safetensors")
+    before = {path: sha256(path) for path in tmp_path.rglob("*.safetensors")}
+    again = run("student", "--with-teachers", workspace=tmp_path)
+    assert (again.exit_code, again.output.count("is already complete")) == (0, 1)
+    assert "teacher" not in again.stdout
+    assert {path: sha256(path) for path in tmp_path.rglob("*.safetensors")} == before
+
+
 def test_the_time_left_is_right_after_an_interruption_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
