@@ -26,6 +26,6 @@ __all__ = ["EMOTIONS", "FerDeployError", "Recognition", "Recognizer", "__version
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Recognizer", "Recognition"):  # loads ONNX Runtime only when asked for
+    if name in ("Recognizer", "Recognition"):  # loads ONNX Runtime only when it is used
         return getattr(import_module("fer_deploy.recognizer"), name)
     raise AttributeError(f"module 'fer_deploy' has no attribute {name!r}")

@@ -22,7 +22,7 @@ ALIASES: dict[str, str] = {
 
 
 def emotion_index(name: str) -> int | None:
-    """The class (0 to 6) that a name in any case stands for, or None when it is not one of the seven."""
+    """The class (0 to 6) that a name in any case means, or None when it is not one of the seven."""
     plain = name.strip().lower()
     label = ALIASES.get(plain, plain)
     return EMOTIONS.index(label) if label in EMOTIONS else None

@@ -107,16 +107,16 @@ def lock(path: Path, *, wait: bool = True) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = FileLock(path)
+    file_lock = FileLock(path)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        file_lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         yield False
         return
     try:
         yield True
     finally:
-        held.release()
+        file_lock.release()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -383,20 +383,20 @@ def walk(
       that begin with "_" are read: cameras write _MG_0001.JPG. The folder itself may have any name.
     - Links to folders are followed, after all real subfolders, unless they lead to a folder that contains this one. No
       folder is entered twice, so that loops of links end and no file is read again under another name.
-    - Links to files are files, and so is a link to nothing: opening it tells why it cannot be read. Named pipes,
-      sockets and devices are left out.
+    - Links to files are files, and so is a link to nothing: opening it gives the reason why it cannot be read. Named
+      pipes, sockets and devices are left out.
     - The order is always the same: a folder's files by the bytes of their names, then its subfolders, likewise.
     - At most one folder's file names are in memory, and the names of the subfolders that wait.
     - A folder that cannot be read is a line in `left_out.problems`. Whatever else is left out is counted in `left_out`.
 
     Args:
         folder: where to begin; a path of text or of bytes.
-        left_out: counts what is left out, while the walk goes on.
+        left_out: counts what is left out, during the walk.
         suffixes: endings, lower case, of the files to give; others are left out. None gives all files.
         except_in: folders that are not entered, such as those that this command writes to.
     """
-    refused = {_identity(parent): "link to a folder above" for parent in Path(os.fsdecode(folder)).resolve().parents}
-    refused |= {_identity(place): "folder of results" for place in except_in}
+    refused = {identity_of(parent): "link to a folder above" for parent in Path(os.fsdecode(folder)).resolve().parents}
+    refused |= {identity_of(place): "folder of results" for place in except_in}
     entered: set[tuple[int, int]] = set()
     waiting = [("", os.fsdecode(folder))]
     links: list[tuple[str, str]] = []
@@ -405,20 +405,14 @@ def walk(
             links.sort(key=lambda link: os.fsencode(link[0]), reverse=True)
             waiting.append(links.pop())
         prefix, place = waiting.pop()
-        identity = _identity(place)
+        identity = identity_of(place)
         if identity is not None:
             if identity in refused or identity in entered:
                 left_out.counts[refused.get(identity, "link to a folder that is read already")] += 1
                 continue
             entered.add(identity)
-        try:
-            with os.scandir(place) as scan:
-                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            left_out.problems.append(f"{shown(place)}: cannot be searched: {error.strerror or error}")
-            continue
         folders: list[tuple[str, str]] = []
-        for entry in entries:
+        for entry in _entries_of(place, left_out):
             if is_hidden(entry.name):
                 left_out.add_hidden(entry.name)
                 continue
@@ -434,10 +428,20 @@ def walk(
         waiting.extend(reversed(folders))
 
 
-def _identity(folder: AnyPath) -> tuple[int, int] | None:
-    """What makes a folder the same under two names: its device and number; None where it cannot be examined."""
+def _entries_of(folder: str, left_out: LeftOut) -> list[os.DirEntry[str]]:
+    """What is in a folder, by the bytes of the names; nothing, and a problem, where it cannot be read."""
     try:
-        status = os.stat(folder)  # noqa: PTH116  a path of text or of bytes
+        with os.scandir(folder) as scan:
+            return sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        left_out.problems.append(f"{shown(folder)}: cannot be searched: {error.strerror or error}")
+        return []
+
+
+def identity_of(path: AnyPath) -> tuple[int, int] | None:
+    """What makes a file or folder the same under two names, links followed; None where it cannot be examined."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  a path of text or of bytes
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino

@@ -215,7 +215,7 @@ class Recognizer:
             ModelFileError: the model computed no probabilities.
 
         Warns:
-            UserWarning: a picture was read, but perhaps not as it was meant: an animation, or 16-bit samples that use a
+            UserWarning: a picture was read, but perhaps not as intended: an animation, or 16-bit samples that use a
                 small part of their range.
         """
         if isinstance(faces, np.ndarray):

@@ -96,7 +96,7 @@ class _Checked:
         self._given += len(data)
         if not data:
             # An archive without its end mark is read to its end once. tarfile, in a member that claims more than there
-            # is, would go on for ever.
+            # is, would never end.
             self._empty += 1
             if self._empty > 3:
                 raise EOFError("the file ends in the middle of a member")

@@ -11,10 +11,11 @@ from typing import Literal
 
 from fer_deploy.bench.adapters import Adapter, find_adapter
 from fer_deploy.ensemble import split_member
-from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, one_line
-from fer_deploy.files import open_regular, read_json, shown
+from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, RunError, one_line
+from fer_deploy.files import open_regular, shown
 from fer_deploy.model.contract import ModelContract, check_model_file
 from fer_deploy.model.names import PRECISIONS, ModelName, in_precision
+from fer_deploy.training.record import has_record, read_record
 
 Kind = Literal["file", "run", "foreign", "peer"]
 """file: one of our ONNX files. run: a run folder without one. foreign: another project's ONNX file. peer: a package."""
@@ -61,8 +62,8 @@ class Subject:
 def _labels_of(run: Path) -> str | None:
     """The labels a run was trained on; None where its record cannot be read: opening the run then reports why."""
     try:
-        return str(read_json(run / "run.json", what="run record", error=MeasurementError)["recipe"]["labels"])
-    except (MeasurementError, KeyError, TypeError, IndexError):
+        return str(read_record(run / "run.json")["recipe"]["labels"])
+    except (RunError, KeyError):
         return None
 
 
@@ -129,7 +130,7 @@ def _named(name: str, workspace: Path, adapters: Sequence[Adapter]) -> list[Subj
     if files:
         return [_from_file(path, workspace, adapters) for path in files]
     run = workspace / "training" / name
-    if _is_run(run):
+    if has_record(run):
         return [Subject(name=name, kind="run", precision="fp32", runs=(run,))]
     known = sorted(
         {ModelName.parse(path).stem for path in exports.glob("*.onnx")} | {run.name for run in _run_folders(workspace)}
@@ -163,14 +164,7 @@ def _from_file(path: Path, workspace: Path, adapters: Sequence[Adapter]) -> Subj
 
 def _member_runs(contract: ModelContract, workspace: Path) -> tuple[Path, ...]:
     folders = [workspace / "training" / split_member(member)[0] for member in contract.members]
-    return tuple(folders) if folders and all(map(_is_run, folders)) else ()
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        return (folder / "run.json").is_file()
-    except OSError:  # a name from a file's metadata may be too long
-        return False
+    return tuple(folders) if folders and all(map(has_record, folders)) else ()
 
 
 def _all_runs(workspace: Path) -> list[Subject]:

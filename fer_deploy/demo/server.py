@@ -195,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         for header, value in HEADERS:
             self.send_header(header, value)
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            self.send_header("Connection", "close")  # nobody reads the body, which must not pass for a request
+            self.send_header("Connection", "close")  # the body is not read, and must not be parsed as a request
         self.end_headers()
         if with_content:
             with suppress(ConnectionError):  # the browser disconnected

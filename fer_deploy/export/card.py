@@ -168,7 +168,7 @@ def _text(name: str, file: str, records: Records, *, contract: ModelContract) ->
         members=_fusion(record) if len(members) > 1 else "",
         file=file,
         shape="any size" if not any(contract.shape) else f"batch {axes[0]}, height {axes[1]}, width {axes[2]}",
-        evaluation=_evaluation(record, gflops=float(metadata["gflops"])),
+        evaluation=_evaluation(record, gflops=contract.gflops),
         trained_on=metadata.get("trained_on", "unknown"),
         license=metadata.get("license", "unknown"),
     )
@@ -184,15 +184,16 @@ def _fusion(record: CardRecord) -> str:
     return text
 
 
-def _evaluation(record: CardRecord, *, gflops: float) -> str:
+def _evaluation(record: CardRecord, *, gflops: float | None) -> str:
     """The accuracy of a file and how it was measured, in a paragraph."""
     if record.accuracy is None:
         return "Not evaluated: the file was exported without data."
+    cost = "" if gflops is None else f" {gflops:.5f} GFLOPs a face (multiply-adds, fvcore's count)."
     return (
         f"{_share(record.accuracy)} accuracy of the ONNX file itself on {record.accuracy_split}, single view. "
         f"Epoch and temperature were chosen on {record.faces_from}, where its accuracy is "
         f"{_share(record.parity_accuracy)}; training rows that are copies of validation or test rows were left "
-        f"out. {gflops:.5f} GFLOPs a face (multiply-adds, fvcore's count)."
+        f"out.{cost}"
     )
 
 

@@ -71,7 +71,7 @@ class CardRecord:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A manifest that was read. Its layout and golden inputs are checked, its entries when they are asked for."""
+    """A manifest that was read. Its layout and golden inputs are checked, its entries when they are read."""
 
     source: str
     content: Mapping[str, Any]
@@ -248,6 +248,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise ModelFileError(f"{shown(path)}: damaged: it lists no golden inputs: delete the manifest and export again")
     files = values.inner("files")
     for name in files.names():
+        if Path(name).name != name or name == "..":
+            raise ModelFileError(f"{shown(path)}: damaged: {name[:80]!r} is not the name of a file in its folder")
         files.inner(name)  # an object
     return Manifest(shown(path), content, tuple(golden))
 

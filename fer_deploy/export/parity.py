@@ -184,8 +184,7 @@ def check_parity(
     Raises:
         ParityError: file and PyTorch differ by more than the tolerance, int8 loses too much accuracy, or every face
             gets the same probabilities.
-        ModelFileError: ONNX Runtime can't load the file.
-        ExportError: ONNX Runtime can't run it, or there are no faces.
+        ModelFileError, ExportError: ONNX Runtime can't load the file, or can't run it, or there are no faces.
     """
     if not len(faces):
         raise ExportError("there is no face to compare the file on")
@@ -208,8 +207,7 @@ def check_parity(
                 check_flips(result, faces_from)
             elif precision == "int8" and check_accuracy:
                 _check_loss(accuracy, expected_accuracy, faces_from)
-        if precision == "int8":
-            _check_mean(result)
+        _check_mean(result, precision)
     progress("parity", len(cases), len(cases))
     return Parity(
         faces_from=faces_from,
@@ -220,8 +218,8 @@ def check_parity(
     )
 
 
-def _check_mean(result: CaseResult) -> None:
-    if result.mean_difference > INT8_MEAN:
+def _check_mean(result: CaseResult, precision: str) -> None:
+    if precision == "int8" and result.mean_difference > INT8_MEAN:
         raise ParityError(
             f"{result.case}: int8's probabilities are {result.mean_difference:.3f} from PyTorch's on average; "
             f"{INT8_MEAN:g} is allowed"
@@ -406,14 +404,14 @@ def compare_case(
         compared = np.min(gaps, axis=0) > margin
     _check_answers(f"{case}: a probability", outputs[0], fused, compared, rows, tolerance)
     for member, answers, reference in zip(classifier.members, outputs[1:], expected, strict=False):  # of a rank fusion
-        every = np.ones(len(reference), bool)
-        _check_answers(f"{case}: a probability of member {member.name}", answers, reference, every, rows, tolerance)
+        all_faces = np.ones(len(reference), bool)
+        _check_answers(f"{case}: a probability of member {member.name}", answers, reference, all_faces, rows, tolerance)
     flipped = outputs[0].argmax(axis=1) != fused.argmax(axis=1)
     first, second = np.sort(fused, axis=1)[:, -1], np.sort(fused, axis=1)[:, -2]
-    wrong = flipped & compared & (first - second > tolerance)
-    if wrong.any():
+    clear_flips = flipped & compared & (first - second > tolerance)
+    if clear_flips.any():
         raise ParityError(
-            f"{case}: the most probable class differs from PyTorch's (row {rows[: len(wrong)][wrong][0]}) "
+            f"{case}: the most probable class differs from PyTorch's (row {rows[: len(clear_flips)][clear_flips][0]}) "
             f"where it leads by more than {tolerance:g}"
         )
     difference = np.abs(outputs[0] - fused)[compared]

@@ -25,6 +25,7 @@ from fer_deploy.faces.synthetic import colour_faces
 from fer_deploy.model.contract import ModelContract, read_model_file
 from fer_deploy.model.names import Shape
 from fer_deploy.model.session import Model
+from fer_deploy.training.record import has_record
 
 if TYPE_CHECKING:
     from fer_deploy.export.parity import Parity
@@ -264,7 +265,7 @@ def _check_parity(
     name = "parity with the runs"
     runs = member_runs(contract.members)
     training = workspace / "training"
-    missing = [run for run in runs if not (training / run / "run.json").is_file()]
+    missing = [run for run in runs if not has_record(training / run)]
     if not runs:
         return Check(name, "skipped", "the file does not name its members")
     if missing:

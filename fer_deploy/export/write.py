@@ -43,7 +43,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What each precision of a plan must pass: the faces, PyTorch's answers to them, and how the file may be asked."""
+    """What each precision of a plan must pass: the faces, PyTorch's answers to them, and how the file may be run."""
 
     plan: Plan
     classifier: FaceClassifier

@@ -28,7 +28,7 @@ _NAMES: dict[str, str] = {
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name stands for, in any case, with or without - and _; None for other names.
+    """The split that a name means, in any case, with or without - and _; None for other names.
 
     >>> split_of("PublicTest"), split_of("private_test"), split_of("Train"), split_of("faces")
     ('validation', 'test', 'training', None)

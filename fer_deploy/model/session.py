@@ -60,7 +60,7 @@ _SESSIONS: weakref.WeakSet[onnxruntime.InferenceSession] = weakref.WeakSet()
 def _keep_inherited_sessions() -> None:
     """Let a forked process never free the sessions that it inherited: that would wait for their threads, or crash.
 
-    A further reference that nobody gives back survives even the interpreter's shutdown, as a global list would not.
+    A reference that is never released survives even the interpreter's shutdown, as a global list would not.
     """
     for session in _SESSIONS:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))

@@ -28,14 +28,14 @@ def transfer(network: nn.Module, source: ImageNetWeights) -> str:
     Raises:
         RunError: the weights do not fit; the network is unchanged.
     """
-    own = network.state_dict()
+    wanted = network.state_dict()
     last, layer = last_layer(network)
-    gated = any(".se." in key for key in own) and source.by_order and len(source.state) < len(own)
+    gated = any(".se." in key for key in wanted) and source.by_order and len(source.state) < len(wanted)
     state = dict(source.state)
     if source.by_order:
-        state = reduced_lite(_named(source, network, gated=gated), own)
+        state = reduced_lite(_named(source, network, gated=gated), wanted)
     chosen: dict[str, Tensor] = {}
-    for key, tensor in own.items():
+    for key, tensor in wanted.items():
         if key in last or key not in state:
             continue
         value = _fitted(state[key], tensor)
@@ -48,7 +48,7 @@ def transfer(network: nn.Module, source: ImageNetWeights) -> str:
             assert isinstance(norm, nn.BatchNorm2d)
             value = value + (source.epsilon - norm.eps)
         chosen[key] = value
-    missing = [key for key in own if key not in chosen and key not in last and not (gated and ".se." in key)]
+    missing = [key for key in wanted if key not in chosen and key not in last and not (gated and ".se." in key)]
     unexpected = [key for key in missing if not key.startswith(_NEW_HEAD)]
     if unexpected:
         raise RunError(

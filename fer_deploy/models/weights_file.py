@@ -31,22 +31,22 @@ def load_weights_file(network: nn.Module, path: Path, *, name: str) -> str:
         RunError: the file is missing, damaged, or of another network; the network is unchanged.
     """
     source = _read(path)
-    own = network.state_dict()
+    wanted = network.state_dict()
     last, _ = last_layer(network)
     words, new_head = "", False
     if name.startswith("efficientnet-lite"):
         whole = source
-        source = reduced_lite(whole, own)
+        source = reduced_lite(whole, wanted)
         if set(source) != set(whole) or any(source[key].shape != whole[key].shape for key in source):
             words = ", reduced to this network"
         new_head = any(key.startswith(HEAD) for key in whole) and not any(key.startswith(HEAD) for key in source)
         if new_head:
-            last |= {key for key in own if key.startswith(HEAD)}
+            last |= {key for key in wanted if key.startswith(HEAD)}
             words += " with a new head"
-    for key in own:
+    for key in wanted:
         if key not in source and not (new_head and key in last):
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
-    chosen = _checked(source, own, last=last, path=path, name=name)
+    chosen = _checked(source, wanted, last=last, path=path, name=name)
     # A run's weights file always has the same name: its folder and its hash, which is also in its record, identify it.
     words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…{words}"
     if not last <= set(chosen):
@@ -71,20 +71,20 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _checked(
-    source: Mapping[str, Tensor], own: Mapping[str, Tensor], *, last: frozenset[str], path: Path, name: str
+    source: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, last: frozenset[str], path: Path, name: str
 ) -> dict[str, Tensor]:
     """The tensors of `source` that have the network's shapes. RunError for any other outside the last layer."""
     chosen = {}
     for key, value in source.items():
-        if key not in own:
+        if key not in wanted:
             raise RunError(f"{path}: holds '{key}', which network '{name}' with these options does not have")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise RunError(f"{path}: '{key}' holds values that are not finite, so the file is damaged")
-        if value.shape == own[key].shape:
-            chosen[key] = value.to(own[key].dtype)
-        elif key not in last or value.shape[1:] != own[key].shape[1:]:
+        if value.shape == wanted[key].shape:
+            chosen[key] = value.to(wanted[key].dtype)
+        elif key not in last or value.shape[1:] != wanted[key].shape[1:]:
             raise RunError(
                 f"{path}: '{key}' has shape {tuple(value.shape)} where network '{name}' with these options has "
-                f"{tuple(own[key].shape)}"
+                f"{tuple(wanted[key].shape)}"
             )
     return chosen

@@ -10,7 +10,6 @@ is named .mp4 cannot make it open other files or addresses.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from fer_deploy.errors import DataError, UnavailableError, install, one_line
-from fer_deploy.files import check_regular, shown
+from fer_deploy.files import check_regular, open_regular, shown
+from fer_deploy.machine import available_cores
 from fer_deploy.pictures import Pixels
 from fer_deploy.reading.timeline import StreamFacts, Timeline
 
@@ -125,7 +125,7 @@ class Video:
         self._first_shape: Fraction | None = None
         self._size = (0, 0)
         check_regular(path, what="video")
-        self._file = path.open("rb")
+        self._file = open_regular(path, what="video")
         self._open()
         self.facts = self._read_facts()
 
@@ -153,7 +153,7 @@ class Video:
             self._open()
         done = 0
         try:
-            for number, time_s, frame in self._decode(threads=min(_THREADS, os.cpu_count() or 1), strict=True):
+            for number, time_s, frame in self._decode(threads=min(_THREADS, available_cores()), strict=True):
                 done += 1
                 if number >= start and number % every == 0:
                     yield Frame(number, time_s, self._pixels(frame))

@@ -124,7 +124,7 @@ class Journal:
                 end += len(line)
                 try:
                     entry = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
+                except (ValueError, RecursionError):
                     return
                 if not isinstance(entry, dict):
                     return
@@ -168,7 +168,14 @@ def pack_faces(faces: Iterable[Recognition]) -> list[list[Any]]:
 
 
 def unpack_faces(packed: Iterable[Sequence[Any]], labels: Sequence[str]) -> list[Recognition]:
-    """The inverse of `pack_faces`; `labels` are the model's, in its order."""
-    return [
-        Recognition.from_row(values, labels, box=None if edges is None else Box(*edges)) for edges, values in packed
-    ]
+    """The inverse of `pack_faces`; `labels` are the model's, in its order.
+
+    Raises:
+        DataError: something changed the journal.
+    """
+    try:
+        return [
+            Recognition.from_row(values, labels, box=None if edges is None else Box(*edges)) for edges, values in packed
+        ]
+    except (TypeError, ValueError) as error:
+        raise DataError("the journal of the stopped run is damaged: read everything again with --restart") from error

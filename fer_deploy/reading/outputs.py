@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import kind_of_file, shown
+from fer_deploy.files import identity_of, kind_of_file, shown
 from fer_deploy.reading.inputs import Source
 
 
@@ -62,13 +62,13 @@ def target_of(path: Path, inputs: Mapping[str, Iterable[Path]]) -> Target:
     Raises:
         DataError: it is one of the inputs, under any name, or a device, a socket or a link.
     """
-    own = re.fullmatch(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)", str(path))
-    if own:
-        number = own[1] or own[4] or (1 if own[2] else 2)
+    inherited = re.fullmatch(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)", str(path))
+    if inherited:
+        number = inherited[1] or inherited[4] or (1 if inherited[2] else 2)
         return Target(path, is_stream=True, descriptor=int(number))
     for what, files in inputs.items():
         for file in files:
-            if _identity(file) is not None and _identity(file) == _identity(path):
+            if identity_of(file) is not None and identity_of(file) == identity_of(path):
                 raise DataError(f"{shown(path)}: this is the {what} {shown(file)}: name another file for the results")
     if (kind := _kind(path)) == "a named pipe":
         return Target(path, is_stream=True)
@@ -155,30 +155,21 @@ def _copy_of(source: Source, place: Path) -> Path:
 def _refuse_inputs(outputs: dict[Source, Outputs], others: Mapping[str, Iterable[Path]]) -> None:
     """DataError if an output is one of the sources or of `others`, under any name, or no regular file."""
     inputs = {
-        identity: f"input {source.name}" for source in outputs if (identity := _identity(source.path)) is not None
+        identity: f"input {source.name}" for source in outputs if (identity := identity_of(source.path)) is not None
     }
     for what, files in others.items():
-        inputs |= {identity: f"{what} {shown(file)}" for file in files if (identity := _identity(file)) is not None}
+        inputs |= {identity: f"{what} {shown(file)}" for file in files if (identity := identity_of(file)) is not None}
     for source, output in outputs.items():
         for path, what in ((output.copy, "annotated copy"), (output.plot, "plot")):
             if path is None:
                 continue
-            if (identity := _identity(path)) in inputs and identity is not None:
+            if (identity := identity_of(path)) in inputs and identity is not None:
                 raise DataError(
                     f"{source.name}: its {what} would overwrite the {inputs[identity]}: "
                     f"name a folder without inputs instead of {shown(path.parent)}"
                 )
             if (kind := _kind(path)) is not None:
                 raise DataError(f"{source.name}: its {what} would replace {shown(path)}, {kind}: name another folder")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Identifies a file whatever its name, also through links; None if there is no such file."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _kind(path: Path) -> str | None:

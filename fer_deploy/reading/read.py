@@ -90,7 +90,7 @@ class SourceReader:
                 count += 1
                 yield row
         except FerDeployError as error:
-            yield Done(source, count, " ".join(str(error).split()), tuple(remarks.notes))
+            yield Done(source, count, str(error), tuple(remarks.notes))
         else:
             if not count:
                 remarks.notes.append(f"{source.name}: no face found: --crops reads a whole picture as one face")

@@ -19,7 +19,7 @@ _LONGEST_S = 7 * 24 * 3600.0
 """A later time than this is damaged, if the container does not state when it ends."""
 
 _SUSPECT_FRAMES = 64
-"""For so many frames after a sign of damage a gap is taken for a loss: decoders hold back at most 16, and threads 4."""
+"""For so many frames after a sign of damage a gap counts as a loss: decoders hold back at most 16, and threads 4."""
 
 _STEPS = 25
 """The usual time between frames is the median of so many."""

@@ -120,9 +120,9 @@ def find_kind(place: Place, *, wanted: str | None = None) -> str:
     if wanted is not None:
         return wanted
     suffixes = {"parquet": PARQUET_SUFFIXES, "webdataset": SHARD_SUFFIXES, "images": PICTURE_SUFFIXES}
-    every = tuple(suffix for each in suffixes.values() for suffix in each)
+    listed = tuple(suffix for endings in suffixes.values() for suffix in endings)
     left_out = LeftOut()
-    names = [os.fsencode(place.address)] if kind == "file" else (file.name for file in place.walk(every, left_out))
+    names = [os.fsencode(place.address)] if kind == "file" else (file.name for file in place.walk(listed, left_out))
     for name in names:
         for known, endings in suffixes.items():
             if name.lower().endswith(endings):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fer_deploy.errors import FerDeployError, UnavailableError, install, one_line
+from fer_deploy.machine import available_cores
 from fer_deploy.recognizer import Recognizer
 from fer_deploy.score.options import WorkerOptions
 from fer_deploy.score.part import PartResult, deadline, score_part
@@ -196,7 +197,7 @@ def _start(options: WorkerOptions, message: Callable[[str], None]) -> bool:
 
 
 def _start_here(options: WorkerOptions) -> None:
-    """Start a Ray that listens on the loopback interface only and requires a token that nobody else has.
+    """Start a Ray that listens on the loopback interface only and requires a token that only this run knows.
 
     Anyone who can send tasks to Ray can run any program as this user.
     """
@@ -208,7 +209,7 @@ def _start_here(options: WorkerOptions) -> None:
         loader.instance().reset_cache()  # it may hold the token of an earlier run
     ray.init(
         address="local",  # even if RAY_ADDRESS names a cluster
-        num_cpus=max((options.workers or 1) * options.threads, os.cpu_count() or 1),
+        num_cpus=max((options.workers or 1) * options.threads, available_cores()),
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         **_QUIET,

@@ -173,7 +173,7 @@ class BodyReader:
 def check_picture_type(request: Request) -> None:
     """Refuse a body that declares to be something else than a picture, before it is read.
 
-    Media types that clients send when nobody chose one are accepted: the content decides.
+    Media types that clients send when their user chose none are accepted: the content decides.
 
     Raises:
         RequestRefusedError: the media type is for something else.

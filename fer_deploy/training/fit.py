@@ -262,7 +262,7 @@ class _Training:
         return cls(order, data, network, teachers, device, processes, writer, progress, Losses(), checkpoint)
 
     def run(self) -> Outcome:
-        """Train what is left of the run."""
+        """Train the rest of the run."""
         recipe, progress, checkpoint = self.order.recipe, self.progress, self.checkpoint
         self.writer.clear(restart=self.order.settings.restart)
         if checkpoint is None:
@@ -344,7 +344,7 @@ class _Training:
             progress.seconds += now_at - before
             clock.batch_took(now_at - before)
             before = now_at
-            self._report_batch(run, shown=(progress.batch - first) * run.sizes.faces, seconds=now_at - began)
+            self._report_batch(run, faces=(progress.batch - first) * run.sizes.faces, seconds=now_at - began)
             self._save_or_stop(run)
         self._end_epoch(run)
 
@@ -366,7 +366,7 @@ class _Training:
             between_batches=stop_alone,
         )
 
-    def _report_batch(self, run: _StageRun, *, shown: int, seconds: float) -> None:
+    def _report_batch(self, run: _StageRun, *, faces: int, seconds: float) -> None:
         progress = self.progress
         self.order.watcher.batch(
             BatchReport(
@@ -377,7 +377,7 @@ class _Training:
                 epochs_planned=progress.epochs_planned(self.order.recipe.stages),
                 loss=progress.loss_sum / progress.faces if progress.faces else None,
                 lr=run.updater.scheduler.lr,
-                images_per_second=shown / max(seconds, 1e-9),
+                images_per_second=faces / max(seconds, 1e-9),
             )
         )
 
@@ -413,7 +413,7 @@ class _Training:
         if self.processes.count > 1:
             sums = self.processes.total(sums.to(self.device, torch.float32)).double().cpu()
         loss_sum, correct, faces = sums.tolist()
-        shown, seconds = run.sizes.count * run.sizes.faces, time.monotonic() - began
+        count, seconds = run.sizes.count * run.sizes.faces, time.monotonic() - began
         progress.seconds += seconds
         row = EpochRow(
             epoch=progress.epochs_run + 1,
@@ -423,7 +423,7 @@ class _Training:
             training_accuracy=correct / faces,
             validation_loss=loss,
             validation_accuracy=accuracy,
-            images_per_second=shown / trained_seconds if trained_seconds else 0.0,
+            images_per_second=count / trained_seconds if trained_seconds else 0.0,
             seconds=trained_seconds + seconds,
             images_seen=progress.images_seen,
         )

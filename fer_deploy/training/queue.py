@@ -155,7 +155,7 @@ class TrainingProcess:
             options: more options of the command.
             folder: a temporary folder, for the recipe.
             workspace: holds the run's folder.
-            restart: the run begins anew, so that a complete record from before does not count.
+            restart: the run starts over, so that a complete record from before does not count.
             show: called with each line that the process prints, and whether it is an error; from other threads.
         """
         recipe = folder / f"{run.name}.toml"

@@ -103,6 +103,11 @@ _KINDS: Mapping[str, _Kind] = {
 """The values that a record may have, by key; `a.b` is key b of table a. Other keys are not used by anything."""
 
 
+def has_record(folder: Path) -> bool:
+    """Whether a folder is a run's: it has a `run.json`, whatever is in it. The name may come from a model file."""
+    return os.path.isfile(folder / "run.json")  # noqa: PTH113  Path.is_file raises for names that are too long
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A `run.json`'s content, which has at least `format` and `status`; every value in it has its type and range.
 

@@ -100,7 +100,15 @@ def test_reasons_are_one_line() -> None:
     assert failure_text(KeyError("x")) == "KeyError: 'x'"
 
 
-@pytest.mark.parametrize(("record", "learned"), [('{"recipe": {"labels": "ferplus"}}', True), ("{", False)])
+@pytest.mark.parametrize(
+    ("record", "learned"),
+    [
+        ('{"format": 1, "status": "complete", "recipe": {"labels": "ferplus"}}', True),
+        ('{"format": 1, "status": "complete"}', False),
+        ('{"format": 1, "status": "complete", "recipe": ["labels"]}', False),
+        ("{", False),
+    ],
+)
 def test_an_unreadable_record_is_not_a_ferplus_run(tmp_path: Path, record: str, learned: bool) -> None:
     (tmp_path / "run.json").write_text(record)
     assert Subject(name="x", kind="run", precision="fp32", runs=(tmp_path,)).learned_ferplus == learned

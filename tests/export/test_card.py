@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from fer_deploy.ensemble import STUDY_SOURCE
@@ -72,6 +73,21 @@ def test_the_studys_weights_come_with_a_warning(exports: dict[str, ExportedFile]
     text = (write_card("B+B~mirror+E.rrf", folder=folder) / "README.md").read_text()
     assert "that figure is optimistic" in text
     assert "reciprocal rank fusion" in text
+
+
+def test_a_file_that_records_no_gflops_has_a_card_without_them(
+    exports: dict[str, ExportedFile], tmp_path: Path
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    folder = tmp_path / "exports"
+    shutil.copytree(exports["B.onnx"].path.parent, folder)
+    model = onnx.load(folder / "B.onnx")
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "gflops")
+    model.metadata_props.remove(entry)
+    onnx.save(model, folder / "B.onnx")
+    text = (write_card("B", folder=folder) / "README.md").read_text()
+    assert "## Evaluation" in text
+    assert "GFLOPs" not in text
 
 
 def test_a_card_for_a_model_that_was_not_exported_is_an_error(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fer_deploy.errors import ModelFileError
 from fer_deploy.export.golden import draw_golden_inputs
-from fer_deploy.export.manifest import publish
+from fer_deploy.export.manifest import publish, read_manifest
 from fer_deploy.export.metadata import ExportedFile
 
 
@@ -63,6 +63,16 @@ def test_a_damaged_manifest_stops_an_export_before_anything_is_written(tmp_path:
         publish(tmp_path, "B.onnx", b"one", {})
     assert not (tmp_path / "B.onnx").exists()
     assert (tmp_path / "manifest.json").read_text() == "[]"
+
+
+@pytest.mark.parametrize("name", ["../B.onnx", "a/B.onnx", "/B.onnx", ".."])
+def test_a_manifest_lists_files_of_its_own_folder_alone(name: str, tmp_path: Path) -> None:
+    """A card copies the listed files: a name with a path in it would write outside the upload folder."""
+    publish(tmp_path, "B.onnx", b"one", {})
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**content, "files": {name: {}}}))
+    with pytest.raises(ModelFileError, match="is not the name of a file in its folder"):
+        read_manifest(tmp_path)
 
 
 def test_golden_inputs_have_grey_and_colour_ones() -> None:

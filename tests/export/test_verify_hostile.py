@@ -332,3 +332,16 @@ def test_a_file_that_the_manifest_does_not_list_is_unproven(folder: Path) -> Non
     found = verify_file(folder / "other.onnx")
     assert found.verdict == "sound but unproven"
     assert "has no entry of it" in found.skipped[0].detail
+
+
+def test_a_member_whose_name_no_folder_can_have_is_a_missing_run(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "exports").mkdir()
+    path = tmp_path / "exports" / "odd.onnx"
+    model = onnx.load_from_string(tiny_model())
+    (entry,) = (entry for entry in model.metadata_props if entry.key == "members")
+    entry.value = json.dumps(["x" * 300])
+    onnx.save(model, path)
+    (parity,) = (check for check in verify_file(path).checks if check.name == "parity with the runs")
+    assert parity.status == "skipped"
+    assert "has no run xxx" in parity.detail

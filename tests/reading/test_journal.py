@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fer_deploy.errors import DataError
-from fer_deploy.reading.journal import Journal
+from fer_deploy.reading.journal import Journal, unpack_faces
 
 SETTINGS = {"model": "abc", "every": 2}
 
@@ -126,3 +127,19 @@ def test_two_runs_do_not_write_one_journal(tmp_path: Path) -> None:
     first.close()
     Journal(path, SETTINGS).close(remove=True)
     assert not path.exists()
+
+
+def test_a_line_that_is_nested_too_deep_ends_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "out.partial"
+    filled(path).close()
+    with path.open("ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
+    assert values(Journal(path, SETTINGS), "a") == [1, 3]
+
+
+@pytest.mark.parametrize(
+    "faces", [1, [1], [[None, 1]], [[None, [0.5]]], [[[1, 2], [0.5, 0.5]]], [[[5, 0, 1, 9, 1], [0.5, 0.5]]]]
+)
+def test_faces_that_something_changed_are_refused(faces: Any) -> None:
+    with pytest.raises(DataError, match="the journal of the stopped run is damaged"):
+        unpack_faces(faces, ("happy", "sad"))

@@ -10,8 +10,8 @@ from fer_deploy.export.passes.edit import keep
 def merge_duplicates(model: onnx.ModelProto) -> onnx.ModelProto:
     """Merge weights of equal content, and nodes of the same operator, attributes and inputs.
 
-    Members of the same input size thus share their preprocessing, and a network asked twice keeps its weights once.
-    Outputs of the graph keep their names.
+    Members of the same input size thus share their preprocessing, and a network that is used twice keeps its weights
+    once. Outputs of the graph keep their names.
     """
     graph = model.graph
     renamed: dict[str, str] = {}

@@ -23,7 +23,7 @@ def set_versions(model: onnx.ModelProto) -> onnx.ModelProto:
         )
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != OPSET_VERSION:
-        raise ExportError(f"the exporter wrote operator set {versions.get('')}, and was asked for {OPSET_VERSION}")
+        raise ExportError(f"the exporter wrote operator set {versions.get('')} instead of {OPSET_VERSION}")
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET_VERSION))
     model.ir_version = IR_VERSION

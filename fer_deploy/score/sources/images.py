@@ -74,19 +74,19 @@ class Images:
         """Read the pictures of a part."""
         names: list[bytes] = []
         pictures: list[InputPicture] = []
-        held = 0
+        size = 0
         for name in self._listed(part):
             names.append(name)
             picture: InputPicture
             try:
                 picture = self.place.read(name, maximum_bytes=MAXIMUM_BYTES)
-                held += len(picture)
+                size += len(picture)
             except DataError as error:
                 picture = error
             pictures.append(picture)
-            if len(names) == self.options.block_rows or held > _HELD_BYTES:
+            if len(names) == self.options.block_rows or size > _HELD_BYTES:
                 yield self._block(names, pictures)
-                names, pictures, held = [], [], 0
+                names, pictures, size = [], [], 0
         if names:
             yield self._block(names, pictures)
 

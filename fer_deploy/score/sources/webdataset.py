@@ -62,14 +62,14 @@ class WebDataset:
         row = 0
         keys: list[str | None] = []
         pictures: list[InputPicture] = []
-        held = 0
+        size = 0
         for key, picture in self._samples(part):
             keys.append(key)
             pictures.append(picture)
-            held += len(picture) if isinstance(picture, bytes) else 0
-            if len(keys) == self.options.block_rows or held > _HELD_BYTES:
+            size += len(picture) if isinstance(picture, bytes) else 0
+            if len(keys) == self.options.block_rows or size > _HELD_BYTES:
                 yield self._block(shard, row, keys, pictures)
-                row, keys, pictures, held = row + len(keys), [], [], 0
+                row, keys, pictures, size = row + len(keys), [], [], 0
         if keys:
             yield self._block(shard, row, keys, pictures)
 
