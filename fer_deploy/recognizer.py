@@ -329,10 +329,15 @@ class Recognizer:
 
 
 def _is_stack(array: NDArray[Any]) -> bool:
-    """Whether an array is many pictures. DataError where it may as well be one with its channels first."""
+    """Whether an array is many pictures. DataError where it may as well be one, in channels first or grey and alpha."""
     if array.ndim not in (3, 4) or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
         return False
     require_uint8(array)
+    if array.ndim == 3 and array.shape[2] == 2:  # numpy.asarray of a Pillow image of mode LA
+        raise DataError(
+            f"array: shape {array.shape} may be one picture, grey and alpha, or {len(array)} grey ones of width 2: use "
+            f"array[:, :, 0], or list(array) for {len(array)} grey pictures"
+        )
     remedy = channel_first_remedy(array.shape)
     if remedy and array.ndim == 4:
         raise DataError(f"array: shape (n, height, width, 3) is needed, got {array.shape}{remedy}")

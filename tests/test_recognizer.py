@@ -138,6 +138,10 @@ class ArrayLike:
         (np.array([np.zeros((9, 9)), np.zeros((8, 9))], object), "arrays of unequal shapes: give a list of arrays"),
         (np.zeros((3, 48, 48), np.uint8), "may be one picture, or 3 grey ones: its channels come first"),
         (np.zeros((8, 3, 48, 48), np.uint8), "use array.transpose(0, 2, 3, 1)"),
+        (
+            np.zeros((48, 40, 2), np.uint8),
+            "may be one picture, grey and alpha, or 48 grey ones of width 2: use array[:",
+        ),
         ([np.zeros((3, 48, 48), np.uint8)], "face 0: array: shape (height, width)"),
         (np.zeros((48, 48, 2, 2, 3), np.uint8), "got (48, 48, 2, 2, 3)"),
         (np.zeros((0, 48, 3), np.uint8), "without pixels"),

@@ -263,9 +263,9 @@ def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) ->
         try:
             if isinstance(entry.session, PeerProcess):
                 answers = entry.session.score(rgb(faces))
-                probabilities = check_probabilities(answers, faces=len(faces), source=entry.label)
+                probabilities = check_probabilities(answers, faces=len(faces), source="the model")
             else:
-                probabilities = score(entry.session, faces, source=entry.label)
+                probabilities = score(entry.session, faces)
             if scored is None:
                 continue
             if not entry.subject.learned_ferplus:

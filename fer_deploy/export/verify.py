@@ -142,11 +142,11 @@ def _try_out(model: Model) -> str:
     if not np.ptp(joined, axis=0).any():
         raise ModelFileError(f"all {len(joined)} pictures get the same probabilities: the file does not look at them")
     counts = sorted(batches | {1})
-    return f"{len(joined)} drawn faces, {len(sizes)} picture sizes, batches of {', '.join(map(str, counts))}"
+    return f"{len(joined)} pictures, {len(sizes)} picture sizes, batches of {', '.join(map(str, counts))}"
 
 
 def _trial_pictures(shape: Shape) -> Iterator[NDArray[np.uint8]]:
-    """Drawn faces that a file with these fixed axes takes: the golden inputs, and batches of its own shape."""
+    """Pictures that a file with these fixed axes takes: the golden inputs, and batches of its own shape."""
     batch, height, width = (fixed or free for fixed, free in zip(shape, TRIAL_SHAPE, strict=True))
     if math.prod((batch, height, width)) > MAXIMUM_TRIAL_PIXELS:
         raise ModelFileError(
@@ -159,6 +159,9 @@ def _trial_pictures(shape: Shape) -> Iterator[NDArray[np.uint8]]:
     # Two draws, so that even a file of one fixed shape, a batch of 1, is given different pictures.
     for seed in (101, 102):
         yield colour_faces([(seed + face) % 7 for face in range(batch)], height=height, width=width, seed=seed)
+    # Black and white pictures: a division by their contrast, or its logarithm, is not finite.
+    for level in (0, 255):
+        yield np.full((batch, height, width, 3), level, np.uint8)
     if shape[0] is None:
         yield colour_faces([face % 7 for face in range(TRIAL_BATCH)], height=height, width=width, seed=103)
 

@@ -126,7 +126,7 @@ def test_a_failing_model_is_a_row_and_the_others_are_measured(workspace: Path) -
     status = {row.label: row.status for row in report.rows}
     assert status["one on ort-cpu"] == OK
     assert "bad.onnx" in status["bad on ort-cpu"]
-    assert status["logits on ort-cpu"].startswith("logits on ort-cpu: ")
+    assert status["logits on ort-cpu"].startswith("the model: ")
     assert "here has no qnn, only " in status["one on ort-qnn"]
     assert "training/" in status["one on torch-cpu"]
     failed = [row for row in report.rows if row.status != OK]
@@ -153,7 +153,7 @@ def test_a_model_that_computes_no_probabilities_has_no_figures(
     status = {row.name: row.status for row in report.rows}
     broken = next(row for row in report.rows if row.name == "broken")
     assert status["one"] == status["two"] == OK
-    assert broken.status.startswith("broken on ort-cpu: computed no probabilities for ")
+    assert broken.status.startswith("the model: computed no probabilities for ")
     assert (reason if not with_data else reason.partition("[3")[0]) in broken.status
     assert (broken.quality, broken.latency, broken.throughput, broken.predictions) == (None, None, None, None)
 

@@ -50,6 +50,20 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         ),
         "not finite",
     ),
+    "NaN for a black picture": (
+        lambda: _rewired(
+            [
+                _node("Cast", ["faces"], ["samples"], to=TensorProto.FLOAT),
+                _node("ReduceMax", ["samples", "each_face"], ["brightest"], keepdims=1),
+                _node("Reshape", ["brightest", "column"], ["bright"]),
+                _node("Div", ["bright", "bright"], ["one_or_nan"]),
+                _node("Mul", ["p", "one_or_nan"], ["probabilities"]),
+            ],
+            each_face=np.array([1, 2, 3], np.int64),
+            column=np.array([-1, 1], np.int64),
+        ),
+        "not finite",
+    ),
     "one row for a batch": (
         lambda: _rewired([_node("ReduceMean", ["p", "first"], ["probabilities"], keepdims=1)]),
         "shape [1, 7] instead of",
@@ -105,7 +119,7 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
             none_of_it=np.array(0, np.float32),
             seventh=SEVENTH,
         ),
-        "all 24 pictures get the same probabilities",
+        "all 30 pictures get the same probabilities",
     ),
     "a failure at other sizes": (
         lambda: _rewired(
