@@ -460,6 +460,24 @@ def _kind_of_entry(entry: os.DirEntry[str]) -> str:
     return kind_of_file(mode).removeprefix("a ")
 
 
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+
+
+def marked_encoding(content: bytes) -> str | None:
+    """The encoding that a text's byte order mark states; None without one.
+
+    >>> marked_encoding(b"\\xff\\xfea\\x00"), marked_encoding(b"a")
+    ('utf-16', None)
+    """
+    return next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+
+
 def decode_text(content: bytes, *, source: str, error: type[FerDeployError] = DataError) -> str:
     """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark: PowerShell's `>` writes UTF-16.
 
@@ -471,13 +489,7 @@ def decode_text(content: bytes, *, source: str, error: type[FerDeployError] = Da
     Raises:
         FerDeployError: of class `error`: the bytes are not such text.
     """
-    marks = {
-        codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark is its beginning
-        codecs.BOM_UTF32_BE: "utf-32",
-        codecs.BOM_UTF16_LE: "utf-16",
-        codecs.BOM_UTF16_BE: "utf-16",
-    }
-    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8-sig")
+    encoding = marked_encoding(content) or "utf-8-sig"
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as cause:

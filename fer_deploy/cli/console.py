@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
+from fer_deploy.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -129,16 +131,16 @@ class ProgressBar:
             self._progress.tasks[0].total = total
         self._total, self._done = total, done
         count = f"{done:,.0f}" if total is None else f"{done:,.0f}/{total:,.0f}"
-        self._progress.update(self._task, description=description, completed=done, count=count)
+        self._progress.update(self._task, description=printable(description), completed=done, count=count)
         speed = self._progress.tasks[0].speed
         rate = note if note is not None else f"{speed:,.1f}/s" if speed else ""
-        self._progress.update(self._task, note=rate)
+        self._progress.update(self._task, note=printable(rate))
         if not self._redraw_alone:
             self._progress.refresh()
 
     def say(self, line: str) -> None:
-        """Print a line above the bar, or where it would be."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Print a line above the bar, or where it would be; control characters in it are escaped."""
+        self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Remove the bar."""

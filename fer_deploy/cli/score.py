@@ -20,6 +20,7 @@ from fer_deploy.cli.options import (
     restart_option,
     threads_option,
 )
+from fer_deploy.errors import printable
 from fer_deploy.files import shown
 from fer_deploy.score.options import InputKind, InputOptions, ScoreJob, WorkerOptions
 from fer_deploy.score.watcher import ScoreWatcher
@@ -172,13 +173,13 @@ class _Display(ScoreWatcher):
         if good:
             self._bar.say(", ".join(f"{label} {count / good:.1%}" for label, count in summary.labels.items()))
         for problem in summary.problems[:_LISTED_PROBLEMS]:
-            click.echo(f"error: {problem}", err=True)
+            click.echo(f"error: {printable(problem)}", err=True)
         if (more := len(summary.problems) - _LISTED_PROBLEMS) > 0:
             click.echo(f"error: and {more:,} more: see {Place.of(output)}/_summary.json", err=True)
         if summary.bad_rows:
             click.echo(
                 f"error: {summary.bad_rows:,} of {summary.rows:,} rows have no result: their column `error` gives the "
-                f"reason, for example: {summary.first_error}",
+                f"reason, for example: {printable(summary.first_error)}",
                 err=True,
             )
 

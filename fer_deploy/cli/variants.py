@@ -77,8 +77,10 @@ def _costs(networks: Iterable[Network]) -> dict[str, KnownCost]:
 
 def _print_table(recipes: list[Recipe], workspace: Path) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from fer_deploy.cli.console import report_console, short_count
+    from fer_deploy.errors import printable
     from fer_deploy.recipes.costs import network_key
     from fer_deploy.study import STUDY_VARIANTS
 
@@ -94,7 +96,7 @@ def _print_table(recipes: list[Recipe], workspace: Path) -> None:
         cost, study = costs[network_key(recipe.network)], STUDY_VARIANTS.get(recipe.name)
         initial = "weights" if recipe.initialisation.endswith(".safetensors") else recipe.initialisation
         table.add_row(
-            recipe.name, *([recipe.title] if has_titles else []),
+            recipe.name, *([Text(printable(recipe.title))] if has_titles else []),
             f"{cost.gflops:.5f}", short_count(cost.parameters), short_count(cost.activations),
             str(len(recipe.stages)), initial,
             f"{study.accuracy:.2%}" if study else "", _result(recipe.name, workspace),
@@ -112,7 +114,7 @@ def _result(name: str, workspace: Path) -> str:
         return ""
     record = read_record(path)
     best = record.get("best")
-    accuracy = f"{best['validation_accuracy']:.2%}" if best else "begun"
+    accuracy = f"{best['validation_accuracy']:.2%}" if best and "validation_accuracy" in best else "begun"
     return accuracy if record["status"] == "complete" else accuracy + "…"
 
 

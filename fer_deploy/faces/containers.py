@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import open_regular, shown
+from fer_deploy.files import marked_encoding, open_regular, shown
 from fer_deploy.tars import members_of
 
 LARGEST_UNPACKED = 2 << 30
@@ -59,14 +59,8 @@ def encoding_of(head: bytes) -> str | None:
 
     Without a byte order mark, UTF-16 is recognised by the zeros in every second byte of a table's first line.
     """
-    for mark, encoding in (
-        (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark begins it
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if head.startswith(mark):
-            return encoding
+    if (encoding := marked_encoding(head)) is not None:
+        return None if encoding == "utf-8-sig" else encoding
     first, second = head[:32:2], head[1:32:2]
     if len(second) == 16 and all(first) and not any(second):
         return "utf-16-le"

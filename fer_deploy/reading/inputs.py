@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import os
 import re
@@ -12,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut, decode_text, is_hidden, open_regular, shown, walk
+from fer_deploy.files import LeftOut, decode_text, is_hidden, marked_encoding, open_regular, shown, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
@@ -25,9 +24,6 @@ VIDEO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 """Endings, in lower case, of files that are read as videos."""
-
-_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
-"""Byte order marks. That of UTF-32 in little-endian order begins with that of UTF-16."""
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://?", re.IGNORECASE)
 """The start of an address, perhaps with one of its slashes lost in a path. A single letter is a drive of Windows."""
@@ -114,7 +110,7 @@ def read_names(content: bytes) -> Sequence[str]:
     """
     if encoding := _utf16_without_mark(content):
         content = content.decode(encoding, "replace").encode("utf-8", "surrogatepass")
-    elif content.startswith(_MARKS):
+    elif marked_encoding(content):
         content = decode_text(content, source="the list of files").encode("utf-8", "surrogatepass")
     separator = b"\0" if b"\0" in content else b"\n"
     names = [os.fsdecode(name.removesuffix(b"\r") if separator == b"\n" else name) for name in content.split(separator)]
@@ -126,7 +122,7 @@ def read_names(content: bytes) -> Sequence[str]:
 
 def _utf16_without_mark(content: bytes) -> str | None:
     """The encoding of a list in UTF-16 without a byte order mark; None for any other."""
-    if len(content) < 4 or len(content) % 2 or content.startswith(_MARKS):
+    if len(content) < 4 or len(content) % 2 or marked_encoding(content):
         return None
     even, odd = set(content[:200:2]), set(content[1:200:2])
     # A list of names of one character each, separated by zero bytes, would look the same, but is improbable.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from fer_deploy.cli import console
 from fer_deploy.cli.console import duration, report_console, short_count
 
 WORK = """
@@ -45,6 +48,19 @@ def test_a_table_has_120_columns_where_the_output_is_no_terminal(monkeypatch: py
 def test_no_bar_is_drawn_where_the_output_is_no_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "[a line]\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_control_characters_do_not_reach_the_terminal(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of files and values of records are shown here."""
+    screen = io.StringIO()
+    monkeypatch.setattr(console, "console", lambda **_: Console(file=screen, force_terminal=is_terminal, width=100))
+    with console.ProgressBar(redraw_alone=False) as bar:
+        bar.update("a\x1b]0;title\x07b", 1, 2, note="c\x1b[2Jd")
+        bar.say("e\x1b[8mf\ng")
+    assert not any(sequence in screen.getvalue() for sequence in ("\x1b]0;", "\x1b[2J", "\x1b[8m"))
+    assert "e\\x1b[8mf\\x0ag" in screen.getvalue()
+    assert ("a\\x1b]0;title\\x07b" in screen.getvalue()) == is_terminal
 
 
 def test_a_terminal_shows_description_count_and_lines_and_ends_clean() -> None:

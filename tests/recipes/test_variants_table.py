@@ -43,6 +43,16 @@ def test_all_lists_teachers_and_the_workspaces_own_recipes(tmp_path: Path) -> No
     assert 'name = "mine"' in CliRunner().invoke(cli, [*words, "mine"]).output
 
 
+def test_a_title_is_text_and_no_markup(tmp_path: Path) -> None:
+    folder = tmp_path / "training" / "recipes"
+    folder.mkdir(parents=True)
+    text = 'name = "odd"\ntitle = "[/red] \\u001b[2J"\nnetwork = { name = "baseline" }\n[[stage]]\nepochs = 1\n'
+    (folder / "odd.toml").write_text(text)
+    done = CliRunner().invoke(cli, ["variants", "--workspace", str(tmp_path), "--all"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert "[/red] \\x1b[2J" in done.output
+
+
 def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     record = tmp_path / "training" / "B" / "run.json"
     record.parent.mkdir(parents=True)
