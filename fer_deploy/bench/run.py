@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -50,6 +50,7 @@ from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_qualit
 from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
 from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
 from fer_deploy.errors import MeasurementError, printable
+from fer_deploy.export import Progress
 from fer_deploy.machine import available_cores
 from fer_deploy.model.session import check_probabilities
 
@@ -64,9 +65,6 @@ SYNTHETIC_FACES = 256
 
 BUSY_LOAD = 0.5
 """Load average per core at the start above which the machine counts as busy."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps done, and the steps in total."""
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,13 @@ from fer_deploy.export.parity import PARITY_CASES, Reference
 from fer_deploy.faces.dataset import Dataset
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import PRECISIONS
+from fer_deploy.training.record import required
 from fer_deploy.training.run import Run
 from fer_deploy.training.targets import with_ferplus_labels
 
 TEMPERATURES = (0.05, 20.0)
 """The range of `ensemble.fit_temperature`. Another temperature is a damaged record: an infinite one, for example, would
 make every answer uniform."""
-MAXIMUM_GFLOPS = 1e6
-"""A larger figure is a damaged record: the largest network of the registry has 0.9."""
 SEARCH_STEP = 0.05
 """Step of the search for fusion weights, for up to four members."""
 COARSE_SEARCH_STEP = 0.1
@@ -58,15 +57,13 @@ class PlannedMember:
 
     @property
     def temperature(self) -> float:
-        """Divides the logits before the softmax. RunError, or ExportError for a file's, if not in TEMPERATURES."""
+        """Divides the logits before the softmax. ExportError for a file's if not in TEMPERATURES."""
         least, most = TEMPERATURES
-        if self.fitted is not None:
-            if not least <= self.fitted <= most:
-                raise ExportError(f"the file's temperature {self.fitted} of {self.name} is not in {least} to {most}")
-            return self.fitted
-        if self.run.record.get("temperature") is not None:  # null: none was fitted
-            _recorded_number(self.run, "temperature", least=least, most=most)
-        return self.run.temperature
+        if self.fitted is None:
+            return self.run.temperature  # checked when the record was read
+        if not least <= self.fitted <= most:
+            raise ExportError(f"the file's temperature {self.fitted} of {self.name} is not in {least} to {most}")
+        return self.fitted
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +93,9 @@ class Plan:
 
     @property
     def gflops(self) -> float:
-        """Multiply-adds of all members, fvcore's count at 1x1x48x48, in units of 1e9. RunError if one is damaged."""
-        return sum(_recorded_number(member.run, "gflops", least=0, most=MAXIMUM_GFLOPS) for member in self.members)
+        """Multiply-adds of all members, fvcore's count at 1x1x48x48, in units of 1e9. RunError if a record lacks it."""
+        runs = [member.run for member in self.members]
+        return sum(float(required(run.record, "gflops", run.folder / "run.json")) for run in runs)
 
     @property
     def learned_ferplus(self) -> bool:
@@ -122,17 +120,6 @@ class Plan:
                 )
             )
         return FaceClassifier(members, weights=self.weights, fusion=self.fusion, calibration=self.calibration)
-
-
-def _recorded_number(run: Run, key: str, *, least: float, most: float) -> float:
-    """A number of a run's record. RunError if it is anything else, or out of range."""
-    value = run.record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise RunError(
-            f"{run.folder / 'run.json'}: damaged: {key} must be a number in {least:g} to {most:g}, "
-            f"got {str(value)[:40]}: fetch the run again"
-        )
-    return float(value)
 
 
 def plan_run(name: str, *, workspace: Path) -> Plan:

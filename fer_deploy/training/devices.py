@@ -17,7 +17,7 @@ from fer_deploy.errors import UnavailableError, one_line
 from fer_deploy.machine import processor_name
 
 NO_MEMORY = "can't allocate memory"
-"""What PyTorch's allocator for the CPU says, in a RuntimeError, when memory is exhausted."""
+"""What PyTorch's allocator for the CPU writes, in a RuntimeError, when memory is exhausted."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ _KINDS: Mapping[str, _Kind] = {
     "temperature": _optional(_number(0.05, 20)),  # the range of ensemble.fit_temperature
     "weights_sha256": _Kind("64 hexadecimal digits, or empty", lambda value: value == "" or _SHA256.accepts(value)),
     "parameters": _COUNT,
-    "gflops": _number(0, 10**6),
+    "gflops": _number(0, 10**6),  # the largest network of the registry has 0.9
     "epochs_run": _whole(0, 10**12),
     "epochs_planned": _whole(0, 10**12),
     "images_seen": _COUNT,

@@ -1,4 +1,4 @@
-"""What a call of `ferdeploy train` may ask for. It imports nothing heavy: the command's options are made from it."""
+"""What a call of `ferdeploy train` may request. It imports nothing heavy: the command's options are made from it."""
 
 from __future__ import annotations
 
