@@ -22,3 +22,5 @@ if [ -f benchmarks/report.json ]; then
     printf '\nThe released models on real FER2013 (benchmarks/report.md):\n\n'
     "$python" -m fer_deploy bench --from benchmarks/report.json --output "$workspace/released"
 fi
+
+printf '\nDone. The temporary workspace is deleted now; the README shows how to train in a workspace of your own.\n'

@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start with: ferdeploy train, ferdeploy export --ensemble B,E, ferdeploy bench. "
+    epilog="Start with: ferdeploy predict PHOTO. To make a model: ferdeploy train, ferdeploy export, ferdeploy bench. "
     "Each command has --help with examples.",
 )
 @click.version_option(__version__, prog_name="ferdeploy")

@@ -33,7 +33,7 @@ Examples:
   ferdeploy train all --time-limit 9m      the study's eleven, nine minutes at a time
   ferdeploy train my.toml --epochs 20      your own recipe, 20 epochs over all its stages
   ferdeploy train A --set stage.0.optimiser.lr=5e-3 --name A-slow
-  ferdeploy train lite0-96-taught --with-teachers     and first what it learns from
+  ferdeploy train lite0-96-taught --with-teachers     first its teachers
   ferdeploy train all --side-by-side 4     four runs at a time on one large GPU
   torchrun --nproc-per-node 2 -m fer_deploy train B     two processes share each batch
 

@@ -89,8 +89,8 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
     left_out = int(dataset.copies.sum())
     say(
-        f"[bold]{escape(dataset.name)}[/]: {counts} faces; {left_out:,} training faces that equal a later one are "
-        "left out"
+        f"[bold]{escape(dataset.name)}[/]: {counts} faces; {left_out:,} training faces that equal a "
+        "validation or test face are left out"
     )
     for note in dataset.notes:
         say(f"note: {escape(note)}")

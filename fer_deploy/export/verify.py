@@ -98,7 +98,7 @@ def verify_file(
         content, contract = read_model_file(path)
     except ModelFileError as error:
         return Verification(path, None, (Check("contract", "failed", str(error)),))
-    shape = "x".join("any" if axis is None else str(axis) for axis in contract.shape)
+    shape = " x ".join("any" if axis is None else str(axis) for axis in contract.shape)
     detail = (
         f"{contract.name}, {contract.precision}, opset {contract.opset}, IR {contract.ir_version}, "
         f"{sum(contract.operators.values())} nodes, batch x height x width: {shape}"

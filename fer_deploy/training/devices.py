@@ -129,7 +129,8 @@ def describe_device(device: torch.device) -> str:
         return str(torch.cuda.get_device_name(device))
     if device.type == "mps":
         return "Apple GPU (MPS)"
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor_name()}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def half_type(precision: str, device: torch.device) -> torch.dtype | None:

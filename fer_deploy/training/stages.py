@@ -24,7 +24,10 @@ def share_budget(recipe: Recipe, budget: int | None) -> Recipe:
         return recipe
     stages = recipe.stages
     if budget < len(stages):
-        raise RecipeError(f"{recipe.name}: --epochs {budget} is less than one epoch for each of {len(stages)} stages")
+        raise RecipeError(
+            f"{recipe.name}: --epochs {budget} is less than one epoch for each of {len(stages)} stages: "
+            f"use at least --epochs {len(stages)}"
+        )
     wanted = [stage.length for stage in stages]
     exact = [budget * epochs / sum(wanted) for epochs in wanted]
     given = [max(1, int(epochs)) for epochs in exact]
