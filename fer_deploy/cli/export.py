@@ -252,7 +252,7 @@ def _show(console: Console, files: list[ExportedFile]) -> None:
 
     from fer_deploy.errors import printable
 
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %"):
         table.add_column(
             title, justify="left" if title == "file" else "right", no_wrap=title != "file", overflow="fold"
