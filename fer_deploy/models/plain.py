@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from fer_deploy.models.entry import NetworkEntry, require_share
 
+MAXIMUM_LAYERS = 1_000
+"""Layers that a plain network may have: building more takes minutes, and fills the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlainOptions:
@@ -42,6 +45,8 @@ class PlainOptions:
             raise ValueError(f"widths and depths must be as long as each other, got {self.widths} and {self.depths}")
         if min(*self.widths, *self.depths) < 1:
             raise ValueError(f"widths and depths must be at least 1, got {self.widths} and {self.depths}")
+        if sum(self.depths) > MAXIMUM_LAYERS:
+            raise ValueError(f"depths must add up to at most {MAXIMUM_LAYERS:,} layers, got {sum(self.depths):,}")
         if self.stem_stride not in (1, 2):
             raise ValueError(f"stem_stride must be 1 or 2, got {self.stem_stride}")
         if self.head < 0:

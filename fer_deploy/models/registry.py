@@ -92,7 +92,14 @@ def _nearest(word: str, known: typing.Iterable[str]) -> str:
     return f": did you mean '{close[0]}'?" if close else f"; there is {', '.join(names)}"
 
 
+LARGEST_NUMBER = 65_536
+"""Largest whole number that an option of a network may have: channels or layers."""
+
+
 def _checked(network: str, key: str, value: Any, wanted: Any) -> Any:
+    for number in value if isinstance(value, list | tuple) else [value]:
+        if type(number) is int and abs(number) > LARGEST_NUMBER:  # would fill the memory, or overflow a float
+            raise RecipeError(f"network '{network}': option '{key}' must be at most {LARGEST_NUMBER:,}")
     if wanted == tuple[int, ...]:
         if isinstance(value, list | tuple) and all(type(item) is int for item in value):
             return tuple(value)
