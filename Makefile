@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: `make quickstart` and `make test`.
 # PYTHON chooses the interpreter that .venv is made with: make test PYTHON=python3.13
 PYTHON ?= python3
+# Test files run on two processes; a module stays on one, because its tests share trained networks.
+TEST_PROCESSES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -29,7 +31,7 @@ quickstart: $(READY)  ## Train, export, verify and bench two small networks on d
 	PYTHON=$(BIN)/python examples/quickstart.sh
 
 test: $(READY) $(APPS)  ## Set up and run the tests.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 FUZZ_SECONDS ?= 600
 fuzz: $(READY)  ## Search the readers of files and requests for faults, for FUZZ_SECONDS (600).
