@@ -74,7 +74,7 @@ def target_of(path: Path, inputs: Mapping[str, Iterable[Path]]) -> Target:
         return Target(path, is_stream=True)
     if kind is not None:
         raise DataError(
-            f"{shown(path)}: {kind}, which is not replaced: name a file, or send the results on with --csv >"
+            f"{shown(path)}: {kind}, which is not replaced: name a file, or redirect the results: --csv > FILE"
         )
     return Target(path)
 

@@ -357,3 +357,11 @@ def test_the_web_page_works_in_a_browser(tmp_path: Path) -> None:
         page.locator('select[data-of="confusion"]').select_option("1")
         assert page.locator("#confusion > div:visible").count() == 1
         assert failures == []
+
+
+def test_control_characters_of_a_name_are_visible_on_the_page() -> None:
+    drawn = report()
+    rows = (replace(drawn.rows[0], name="a\x1b[2Jb"), *drawn.rows[1:])
+    text = html_report(replace(drawn, rows=rows))
+    assert "\x1b" not in text
+    assert "a\\x1b[2Jb" in text

@@ -18,6 +18,8 @@ from fer_deploy.faces.containers import choose_known, kind_of, open_table
 from fer_deploy.faces.source import source_errors
 
 TABLE = b"emotion,pixels,Usage\n" + b"0,1 2 3,Training\n" * 40
+GZIPPED = gzip.compress(TABLE, mtime=0)
+"""Without the time of packing, so that test names are the same in every process."""
 
 
 def content_of(path: Path) -> tuple[bytes, str]:
@@ -47,7 +49,7 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
     ("name", "content", "called"),
     [
         ("fer2013.csv", TABLE, "fer2013.csv"),
-        ("fer2013.csv.gz", gzip.compress(TABLE, mtime=0), "fer2013.csv.gz"),
+        ("fer2013.csv.gz", GZIPPED, "fer2013.csv.gz"),
         ("fer2013.csv.zip", zipped({"fer2013.csv": TABLE}), "fer2013.csv.zip: fer2013.csv"),
         (
             "fer2013.tar.gz",
@@ -74,7 +76,7 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
             zipped({"icml_face_data.csv": TABLE, "train.csv": b"", "test.csv": b""}),
             "kaggle.zip: icml_face_data.csv",
         ),
-        ("packed.zip", zipped({"fer2013.csv.gz": gzip.compress(TABLE, mtime=0)}), "packed.zip: fer2013.csv.gz"),
+        ("packed.zip", zipped({"fer2013.csv.gz": GZIPPED}), "packed.zip: fer2013.csv.gz"),
         (
             "mac.zip",
             zipped({"__MACOSX/fer2013.csv": b"x", "a/._fer2013.csv": b"x", "a/faces.csv": TABLE}),
@@ -85,7 +87,7 @@ def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -
             zipped({"deep/er/fer2013.csv": b"x", "fer2013.csv": TABLE, "fer2013new.csv": b"x"}),
             "both.zip: fer2013.csv",
         ),
-        ("misnamed.csv", gzip.compress(TABLE, mtime=0), "misnamed.csv"),
+        ("misnamed.csv", GZIPPED, "misnamed.csv"),
     ],
 )
 def test_the_table_is_found(tmp_path: Path, name: str, content: bytes, called: str) -> None:
@@ -107,7 +109,7 @@ def broken_zip() -> bytes:
 
 
 def broken_gzip() -> bytes:
-    content = bytearray(gzip.compress(TABLE, mtime=0))
+    content = bytearray(GZIPPED)
     content[-6] ^= 0xFF
     return bytes(content)
 
@@ -115,7 +117,11 @@ def broken_gzip() -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv.gz", gzip.compress(TABLE, mtime=0)[:-20], "a.csv.gz ends in the middle of its packed data: it is cut short"),
+        (
+            "a.csv.gz",
+            GZIPPED[:-20],
+            "a.csv.gz ends in the middle of its packed data: it is cut short",
+        ),
         ("a.csv.gz", broken_gzip(), "a.csv.gz is a damaged archive"),
         (
             "a.tar.gz",
