@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_markup
+
+from fer_deploy.errors import printable
 
 STYLE = """
 .plot { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -46,6 +48,11 @@ STYLE = """
 
 CHARACTER = 6.4
 """Assumed width of a label's character, in pixels."""
+
+
+def escape(text: str) -> str:
+    """Text for the page: markup escaped, and control characters, which a model's name may hold, made visible."""
+    return escape_markup(printable(text))
 
 
 @dataclass(frozen=True)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from html import escape as escape_markup
 from importlib import resources
 
 from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.columns import NONE, measured
-from fer_deploy.bench.pages.drawing import STYLE
+from fer_deploy.bench.pages.drawing import STYLE, escape
 from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
 from fer_deploy.bench.pages.sections import ModelTable, Section, Table, about, first_answers, sections
 from fer_deploy.bench.report import Report, Row
-from fer_deploy.errors import printable
-
-
-def escape(text: str) -> str:
-    """Text for the page: markup escaped, and control characters, which a model's name may hold, made visible."""
-    return escape_markup(printable(text))
 
 
 def html_report(report: Report, *, by: SortKey = "accuracy") -> str:
