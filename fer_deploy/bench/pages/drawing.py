@@ -50,9 +50,9 @@ CHARACTER = 6.4
 """Assumed width of a label's character, in pixels."""
 
 
-def escape(text: str) -> str:
+def escape(text: str, *, quote: bool = True) -> str:
     """Text for the page: markup escaped, and control characters, which a model's name may hold, made visible."""
-    return escape_markup(printable(text))
+    return escape_markup(printable(text), quote=quote)
 
 
 @dataclass(frozen=True)
