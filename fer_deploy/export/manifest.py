@@ -29,6 +29,12 @@ LOCK = ".manifest.lock"
 """The lock file of a folder, locked while the manifest or a file in it is replaced, see `files.lock`."""
 FORMAT = 1
 """Version of the manifest's layout."""
+CONTRACT: Mapping[str, Any] = {
+    "labels": list(EMOTIONS),
+    "input": {"name": INPUT_NAME, "type": "uint8", "axes": ["batch", "height", "width", "channel (RGB)"]},
+    "output": {"name": OUTPUT_NAME, "type": "float32", "axes": ["batch", "label"]},
+}
+"""What a manifest states about all its files. One that states anything else is damaged."""
 MAXIMUM_SIDE = 16_384
 """A golden input with a longer side is refused."""
 MAXIMUM_PIXELS = 64_000_000
@@ -88,6 +94,7 @@ class Manifest:
         """What verifying a file needs of its entry; None if there is none. ModelFileError if it is damaged."""
         if file not in self.files:
             return None
+        self.card(file)  # a damaged value is a failure, also one that only a card states
         entry = _Values(self.files[file], f"{self.source}: the entry of {file}")
         precision = entry.choice("precision", GOLDEN_TOLERANCES)
         golden = entry.inner("golden")
@@ -240,6 +247,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     values = _Values(content, shown(path))
     if values.number("format") != FORMAT:
         raise ModelFileError(f"{shown(path)} is not a manifest of format {FORMAT}: delete it and export again")
+    for key, value in CONTRACT.items():
+        if content.get(key) != value:
+            raise ModelFileError(
+                f"{shown(path)}: damaged: its {key} differs from the contract: delete the manifest and export again"
+            )
     golden = []
     for number, entry in enumerate(values.items("golden")):
         described = _Values(entry, f"{shown(path)}: golden input {number}")
@@ -284,9 +296,7 @@ def publish(folder: Path, name: str, content: bytes, entry: Mapping[str, Any]) -
             folder / MANIFEST,
             {
                 "format": FORMAT,
-                "labels": list(EMOTIONS),
-                "input": {"name": INPUT_NAME, "type": "uint8", "axes": ["batch", "height", "width", "channel (RGB)"]},
-                "output": {"name": OUTPUT_NAME, "type": "float32", "axes": ["batch", "label"]},
+                **CONTRACT,
                 "golden": [_described(golden.record) for golden in inputs],
                 "files": dict(sorted(files.items())),
             },

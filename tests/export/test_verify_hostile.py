@@ -193,6 +193,14 @@ def folder(tmp_path: Path) -> Path:
         "name": "tiny",
         "precision": "fp32",
         "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "members": ["tiny"],
+        "weights": [1.0],
+        "weights_source": "equal",
+        "fusion": "wap",
+        "accuracy": 0.5,
+        "accuracy_split": "PrivateTest",
+        "parity": {"faces_from": "PublicTest", "accuracy": 0.5, "max_difference": 1e-7},
         "golden": {"tolerance": 1e-4, "outputs": outputs},
     }
     publish(tmp_path, "tiny.onnx", content, entry)
@@ -245,6 +253,24 @@ def test_a_manifest_that_is_no_regular_file_is_a_failure(folder: Path) -> None:
     path.unlink()
     path.mkdir()
     assert "a folder" in _failed(verify_file(folder / "tiny.onnx"))["manifest"]
+
+
+@pytest.mark.parametrize("key", ["labels", "input", "output"])
+def test_a_manifest_with_another_contract_is_a_failure(folder: Path, key: str) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: None}))
+    assert f"its {key} differs" in _failed(verify_file(folder / "tiny.onnx"))["manifest"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("bytes", -1), ("members", None), ("accuracy", 1e308), ("parity", None), ("weights", [1, 2])]
+)
+def test_a_damaged_value_that_only_a_card_states_is_a_failure(folder: Path, key: str, value: object) -> None:
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["tiny.onnx"][key] = value
+    path.write_text(json.dumps(manifest))
+    assert key in _failed(verify_file(folder / "tiny.onnx"))["manifest"]
 
 
 def _set(value: Any, *keys: str | int) -> Callable[[dict[str, Any]], None]:
