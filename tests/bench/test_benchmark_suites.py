@@ -48,11 +48,13 @@ def test_one_run_is_nothing_to_compare(tmp_path: Path, capsys) -> None:
 def test_the_suites_run_on_a_workspace(workspace: Path, tmp_path: Path) -> None:
     """Each released file is measured, and percentiles are in the result."""
     result = tmp_path / "result.json"
+    # pytest-benchmark measures nothing where pytest-xdist's variables say that tests run side by side.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", str(ROOT / "benchmarks"), "-q", "-p", "no:cacheprovider",
          "-k", "(test_file and one) or (test_load and two)", f"--benchmark-json={result}",
          "--benchmark-max-time=0.01", "--benchmark-min-rounds=3"],
-        env={**os.environ, "FERDEPLOY_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)},
+        env={**environment, "FERDEPLOY_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

@@ -18,6 +18,7 @@ from training_helpers import sha256, stops_at
 
 from fer_deploy.errors import FerDeployError, RecipeError, RunError, UnavailableError
 from fer_deploy.faces import Dataset
+from fer_deploy.machine import memory_bytes
 from fer_deploy.recipes import Distillation, Recipe, Stage, apply_settings
 from fer_deploy.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from fer_deploy.training.curves import draw_curves
@@ -340,8 +341,8 @@ def test_damaged_answers_of_teachers_are_computed_again(
         save_file({"probabilities": probabilities[:, :3].contiguous()}, answers)
     else:
         save_file({}, answers)
-    if damage == "folder":  # it cannot be replaced by a file: one line
-        with pytest.raises(RunError, match=r"\.soft_targets/\S+: is a directory"):
+    if damage in KINDS:  # it is not replaced by a file: one line
+        with pytest.raises(RunError, match=r"\.soft_targets/\S+: a (named pipe|folder), which a file would replace"):
             train(recipe, few_faces, workspace=tmp_path, name="second", settings=CPU)
         return
     second = train(recipe, few_faces, workspace=tmp_path, name="second", settings=CPU)
@@ -367,9 +368,11 @@ def test_a_damaged_record_of_a_dependency_is_one_error(tmp_path: Path) -> None:
 
 
 def test_a_network_larger_than_the_memory_is_one_error(folder: Path) -> None:
-    """36 TB: more than any machine gives, and no tensor of the weights file is looked at."""
+    """155 GB, and no tensor of the weights file is looked at."""
+    if (memory_bytes() or 0) > 128 * 10**9:
+        pytest.skip("this machine has memory for the network")
     record = json.loads((folder / "run.json").read_text())
-    record["recipe"]["network"] = {"name": "plain", "options": {"widths": [10**6, 10**6], "depths": [1, 1]}}
+    record["recipe"]["network"] = {"name": "plain", "options": {"widths": [65536, 65536], "depths": [1, 1]}}
     (folder / "run.json").write_text(json.dumps(record))
     with pytest.raises(RecipeError, match="network 'plain': it does not fit into memory"):
         Run.open(folder).network()
