@@ -44,7 +44,12 @@ def fail(statement: str, environment: dict[str, str], *words: str) -> subprocess
     ("statement", "message"),
     [
         ("raise KeyError('labels')", "unexpected KeyError: 'labels'. "),
-        ("fail()", "unexpected RecursionError: maximum recursion depth exceeded"),
+        pytest.param(
+            "fail()",
+            "unexpected RecursionError: maximum recursion depth exceeded",
+            # CPython 3.13.0 itself fills the memory at this recursion instead of raising RecursionError.
+            marks=pytest.mark.skipif(sys.version_info[:3] == (3, 13, 0), reason="CPython 3.13.0 crashes by itself"),
+        ),
         ("'ü'.encode('idna' * 1 and 'ascii')", "unexpected UnicodeEncodeError: 'ascii' codec"),
         ("assert 0", "unexpected AssertionError: no message."),
         ("raise type('Own', (BaseException,), {})('odd')", "unexpected Own: odd."),
