@@ -201,7 +201,7 @@ def _read_probabilities(path: Path) -> torch.Tensor | None:
     try:
         check_regular(path)
         probabilities = load_file(path)["probabilities"].float()
-    except Exception:
+    except Exception:  # whatever is wrong with a cached answer, the teachers can compute it again
         return None
     if probabilities.ndim != 2 or probabilities.shape[1] != len(EMOTIONS):
         return None

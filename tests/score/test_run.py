@@ -71,15 +71,20 @@ def write_shards(folder: Path, labels: list[str]) -> None:
                 file.addfile(member, io.BytesIO(PICTURES[labels[number]]))
 
 
+def write_input(kind: str, folder: Path, labels: list[str]) -> None:
+    """One input of each kind that `score` reads."""
+    if kind == "parquet":
+        write_parquet(folder / "a.parquet", labels)
+    elif kind == "images":
+        write_pictures(folder, labels)
+    else:
+        write_shards(folder, labels)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "images", "webdataset"])
 def test_every_row_of_each_kind_of_input_is_in_the_output_once(tmp_path: Path, model: Path, kind: str) -> None:
     labels = some_labels(240)
-    if kind == "parquet":
-        write_parquet(tmp_path / "in" / "a.parquet", labels)
-    elif kind == "images":
-        write_pictures(tmp_path / "in", labels)
-    else:
-        write_shards(tmp_path / "in", labels)
+    write_input(kind, tmp_path / "in", labels)
     watcher = Recording()
     summary = run(job(tmp_path, model, workers={"workers": 2}), watcher=watcher)
     assert summary.is_whole
@@ -288,12 +293,7 @@ def test_a_part_that_takes_too_long_is_given_up_and_the_others_are_computed(tmp_
 @pytest.mark.parametrize("kind", ["parquet", "images", "webdataset"])
 def test_an_object_store_holds_input_and_output(tmp_path: Path, model: Path, s3_bucket: str, kind: str) -> None:
     labels = some_labels(60)
-    if kind == "parquet":
-        write_parquet(tmp_path / "in" / "a.parquet", labels)
-    elif kind == "images":
-        write_pictures(tmp_path / "in", labels)
-    else:
-        write_shards(tmp_path / "in", labels)
+    write_input(kind, tmp_path / "in", labels)
     source, output = s3_bucket.format(f"{kind}/in"), s3_bucket.format(f"{kind}/out")
     store, path = pyarrow.fs.FileSystem.from_uri(source)
     pyarrow.fs.copy_files(str(tmp_path / "in"), path, destination_filesystem=store)

@@ -50,9 +50,9 @@ CHARACTER = 6.4
 """Assumed width of a label's character, in pixels."""
 
 
-def escape(text: str, *, quote: bool = True) -> str:
+def escape(text: str) -> str:
     """Text for the page: markup escaped, and control characters, which a model's name may hold, made visible."""
-    return escape_markup(printable(text), quote=quote)
+    return escape_markup(printable(text))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def svg(width: int, height: int, parts: Iterable[str], *, title: str, standalone
     body = "\n".join(parts)
     return (
         f'<svg{space} class="plot" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}">{style}\n{body}\n</svg>'
+        f'aria-label="{escape(title)}">{style}\n{body}\n</svg>'
     )
 
 
@@ -147,7 +147,7 @@ def path(points: Sequence[tuple[float, float]], style: str, *, closed: bool = Fa
 def hover(parts: Iterable[str], tip: str, *, style: str = "", key: str = "") -> str:
     """Shapes that show `tip` when the pointer rests on them; `key` names them to the page's script."""
     named = f' class="{style}"' if style else ""
-    keyed = f' data-key="{escape(key, quote=True)}"' if key else ""
+    keyed = f' data-key="{escape(key)}"' if key else ""
     return f"<g{named}{keyed}><title>{escape(tip)}</title>{''.join(parts)}</g>"
 
 
