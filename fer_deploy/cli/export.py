@@ -11,7 +11,7 @@ import click
 
 from fer_deploy.cli.console import report_console, step_progress
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import data_option, open_data, workspace_option
+from fer_deploy.cli.options import data_options, open_data, workspace_option
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, Shape, parse_shape
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from fer_deploy.ensemble import Fusion
     from fer_deploy.export.metadata import ExportedFile
+    from fer_deploy.faces import DataRequest
 
 EPILOG = """\b
 Examples:
@@ -113,7 +114,7 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
     help="For int8: first fine-tune the weights for N epochs with the rounding of the file.",
 )
 @click.option("--static", "shape", callback=_read_shape, metavar="1x48x48", help="Fix batch, height and width.")
-@data_option
+@data_options
 @workspace_option
 @click.option("--card", is_flag=True, help="Also write a Hugging Face model card and upload folder.")
 @click.option("--strict", is_flag=True, help="Treat every warning as an error.")
@@ -127,7 +128,7 @@ def command(
     precisions: tuple[str, ...],
     tune_epochs: int | None,
     shape: Shape,
-    data: str | None,
+    data: DataRequest,
     workspace: Path,
     card: bool,
     strict: bool,

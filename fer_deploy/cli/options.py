@@ -22,6 +22,7 @@ from fer_deploy.machine import MAXIMUM_THREADS
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
+    from fer_deploy.faces.request import DataRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -149,24 +150,32 @@ def _first_paragraphs(settings: type) -> dict[str, str]:
     return {name: " ".join(text.split("\n\n")[0].split()) for name, text in field_documentation(settings).items()}
 
 
-def open_data(data: str | None, *, workspace: Path) -> Dataset | None:
+def open_data(data: DataRequest, *, workspace: Path) -> Dataset | None:
     """The data set of --data, else the default one if there is one, else None.
 
     A data/ folder that holds something else is ignored with a note, since the user did not name it.
     """
-    named = data is not None or os.environ.get("FERDEPLOY_DATA")
+    named = data.source is not None or os.environ.get("FERDEPLOY_DATA")
     if not named and not (workspace / "data").exists():
         return None
     from fer_deploy.errors import NoDataError
-    from fer_deploy.faces.load import load_dataset
 
     try:
-        return load_dataset(data, workspace=workspace)
+        return load_data(data, workspace=workspace)
     except NoDataError as error:
         if named:
             raise
         click.echo(f"note: no data set is used: {str(error).partition(':')[0]}", err=True)
         return None
+
+
+def load_data(data: DataRequest, *, workspace: Path) -> Dataset:
+    """The data set of --data, or the default one, read with a progress bar. DataError if there is none."""
+    from fer_deploy.cli.console import step_progress
+    from fer_deploy.faces.load import load_dataset
+
+    with step_progress() as progress:
+        return load_dataset(data, workspace=workspace, progress=progress)
 
 
 def threads_option(*, default: int | None = None, each: str = "") -> Callable[[Command], Command]:
@@ -186,11 +195,52 @@ def threads_option(*, default: int | None = None, each: str = "") -> Callable[[C
     )
 
 
-data_option = click.option(
-    "--data",
-    metavar="PATH",
-    help="fer2013.csv (plain, .gz, .zip, Kaggle's archive), icml_face_data.csv, a folder tree, a parquet file, or "
-    "'synthetic'. Default: $FERDEPLOY_DATA, then data/ in the workspace.",
+def data_options(function: Command) -> Command:
+    """Add `--data`, `--labels` and `--split`; the command receives one `DataRequest`, as its argument `data`."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **values: Any) -> Any:
+        from fer_deploy.faces.request import DataRequest, SplitRequest
+
+        labels, split = values.pop("labels"), values.pop("split")
+        try:
+            if labels is not None:
+                from fer_deploy.labels import LabelMap  # type: ignore[import-not-found, unused-ignore]
+
+                labels = LabelMap.parse(labels)
+            values["data"] = DataRequest(
+                values["data"],
+                labels=labels,
+                split=None if split is None else SplitRequest.parse(split),
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        return function(*arguments, **values)
+
+    for option in reversed(_DATA_OPTIONS):
+        call = option(call)
+    return typing.cast(Command, call)
+
+
+_DATA_OPTIONS = (
+    click.option(
+        "--data",
+        metavar="PATH",
+        help="fer2013.csv (plain, .gz, .zip, Kaggle's archive), icml_face_data.csv, a folder tree, a parquet file, or "
+        "'synthetic'. Default: $FERDEPLOY_DATA, then data/ in the workspace.",
+    ),
+    click.option(
+        "--labels",
+        metavar="MAP",
+        help="What the labels mean: a known numbering (fer2013, raf-db, affectnet, ferplus), renamed or merged labels "
+        "(1=surprise,2=fear,calm=-; - leaves a label out), or the classes in order (sad,happy).",
+    ),
+    click.option(
+        "--split",
+        metavar="SHARES",
+        help="How to draw splits that the data lacks: '80/10/10 by=COLUMN-or-REGEX seed=N', each part optional. "
+        "Persons and exact copies stay in one split.",
+    ),
 )
 workspace_option = click.option(
     "--workspace",

@@ -8,20 +8,24 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fer_deploy.cli.options import (
     FiniteRange,
-    data_option,
+    data_options,
     device_option,
+    load_data,
     options_of,
     restart_option,
     threads_option,
     workspace_option,
 )
 from fer_deploy.training.request import TrainingRequest
+
+if TYPE_CHECKING:
+    from fer_deploy.faces import DataRequest
 
 THREADS_PER_CORE = 8
 """The most processor threads per available core that `--threads` may ask for."""
@@ -106,7 +110,7 @@ def check_threads(threads: int) -> None:
 
 @click.command("train", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[NAME... | all | FILE.toml]")
-@data_option
+@data_options
 @workspace_option
 @device_option
 @threads_option()
@@ -131,7 +135,7 @@ def check_threads(threads: int) -> None:
 )  # fmt: skip
 def command(
     names: tuple[str, ...],
-    data: str | None,
+    data: DataRequest,
     workspace: Path,
     device: str,
     threads: int | None,
@@ -160,9 +164,7 @@ def command(
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
         plan = plan_runs(names, workspace=workspace, request=request)
-        from fer_deploy.faces import load_dataset
-
-        dataset = load_dataset(data, workspace=workspace).with_share(request.share)
+        dataset = load_data(data, workspace=workspace).with_share(request.share)
         if threads is not None:
             check_threads(threads)
             torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from fer_deploy.cli.console import ProgressBar, duration, report_console
 from fer_deploy.errors import FerDeployError, TrainingError
-from fer_deploy.faces import Dataset
+from fer_deploy.faces import DataRequest, Dataset
 from fer_deploy.machine import available_cores
 from fer_deploy.recipes import Recipe
 from fer_deploy.training.curves import draw_curves
@@ -47,7 +47,7 @@ class TrainingCall:
     """The options that all runs of a call share."""
 
     workspace: Path
-    data: str | None
+    data: DataRequest
     device: str
     threads: int | None
     restart: bool
@@ -182,7 +182,7 @@ def _side_by_side(plan: Sequence[PlannedRun], call: TrainingCall, stop: Stop) ->
                 click.echo(f"{run.name}: {line.removeprefix('error: ')}", err=is_error)
 
             options = ["--threads", str(threads), "--device", call.device, "--share", str(call.share)]
-            options += [] if call.data is None else ["--data", call.data]
+            options += call.data.arguments()
             left = call.seconds_left()
             options += [] if left is None else ["--time-limit", f"{left:.1f}s"]
             return TrainingProcess(

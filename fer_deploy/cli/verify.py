@@ -12,10 +12,11 @@ import click
 from fer_deploy.cli.console import console as make_console
 from fer_deploy.cli.console import step_progress
 from fer_deploy.cli.errors import error_line
-from fer_deploy.cli.options import data_option, open_data, workspace_option
+from fer_deploy.cli.options import data_options, open_data, workspace_option
 
 if TYPE_CHECKING:
     from fer_deploy.export.verify import Verification
+    from fer_deploy.faces import DataRequest
 
 EPILOG = """\b
 Examples:
@@ -46,11 +47,11 @@ Exit codes:
 
 @click.command("verify", epilog=EPILOG)
 @click.argument("files", nargs=-1, required=True, metavar="FILE.onnx...", type=click.Path(path_type=Path))
-@data_option
+@data_options
 @workspace_option
 @click.option("--strict", is_flag=True, help="Treat a check that could not be made as a failure.")
 @click.pass_context
-def command(context: click.Context, files: tuple[Path, ...], data: str | None, workspace: Path, strict: bool) -> None:
+def command(context: click.Context, files: tuple[Path, ...], data: DataRequest, workspace: Path, strict: bool) -> None:
     """Check exported ONNX files again: structure, answers, recorded hashes and vectors, and parity with PyTorch."""
     given = context.get_parameter_source("workspace") != click.core.ParameterSource.DEFAULT
     with error_line():

@@ -1,4 +1,4 @@
-"""A data set of faces: three splits of labelled 48x48 grey faces, and the exact copies among them.
+"""A data set of faces: three splits of labelled grey faces of any size, and the exact copies among them.
 
 A `Dataset` is called FER2013 only if its class counts are the official ones (`OFFICIAL_COUNTS`). Any other keeps the
 name of its source and is never reported as FER2013.
@@ -7,8 +7,8 @@ name of its source and is never reported as FER2013.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
-
-SIZE = 48
-"""Height and width of a face, in pixels."""
+from fer_deploy.faces.store import SIZE as SIZE  # for the rooms above
+from fer_deploy.faces.store import Pictures
 
 SPLITS: tuple[str, ...] = ("training", "validation", "test")
 """The splits in order; FER2013 calls them Training, PublicTest and PrivateTest."""
@@ -40,56 +39,92 @@ VOTE_NAMES: tuple[str, ...] = (
 """The ten columns of FER+ votes, in the order of fer2013new.csv (github.com/microsoft/FERPlus)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Faces:
     """Labelled grey faces, in the order of their source.
 
     Attributes:
-        images: uint8 (n, 48, 48), 0 black to 255 white.
-        labels: int64 (n,), 0 to 6 in the order of `EMOTIONS`.
+        pictures: the faces, uint8, of one size or of many; an array uint8 (n, height, width) is accepted.
+        labels: int64 (n,), 0 to `classes` - 1, in the order of the data set's labels.
         rows: int64 (n,), the row (from 0, header not counted) or file number of each face in its source.
         votes: uint8 (n, 10) FER+ votes in the order of `VOTE_NAMES`, or None where there are none.
+        classes: the number of classes, whether or not each occurs.
     """
 
-    images: NDArray[np.uint8]
+    pictures: Pictures
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
-    votes: NDArray[np.uint8] | None = None
+    votes: NDArray[np.uint8] | None
+    classes: int
 
-    def __post_init__(self) -> None:
-        count = len(self.images)
-        _expect("images", self.images, np.uint8, (count, SIZE, SIZE))
+    def __init__(
+        self,
+        pictures: Pictures | NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        votes: NDArray[np.uint8] | None = None,
+        *,
+        classes: int = len(EMOTIONS),
+    ) -> None:
+        """See the class. ValueError if the arrays do not fit together."""
+        values = {"pictures": Pictures.of(pictures), "labels": labels, "rows": rows, "votes": votes, "classes": classes}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
+        count = len(self.pictures)
         _expect("labels", self.labels, np.int64, (count,))
         _expect("rows", self.rows, np.int64, (count,))
         if self.votes is not None:
             _expect("votes", self.votes, np.uint8, (count, len(VOTE_NAMES)))
-        if count and not (self.labels.min() >= 0 and self.labels.max() < len(EMOTIONS)):
-            raise ValueError(f"labels must be 0 to {len(EMOTIONS) - 1}, got {self.labels.min()} to {self.labels.max()}")
+        if count and not (self.labels.min() >= 0 and self.labels.max() < classes):
+            raise ValueError(f"labels must be 0 to {classes - 1}, got {self.labels.min()} to {self.labels.max()}")
 
     def __len__(self) -> int:
         """The number of faces."""
-        return len(self.images)
+        return len(self.pictures)
 
-    def take(self, which: NDArray[Any]) -> Self:
-        """The faces that an index array or a boolean mask (n,) picks, in that order."""
+    @property
+    def images(self) -> NDArray[np.uint8]:
+        """All faces as one array, uint8 (n, height, width): (n, 48, 48) for FER2013. ValueError if sizes differ."""
+        return self.pictures.array()
+
+    def at(self, input_size: int) -> NDArray[np.uint8]:
+        """The faces for a network of this input size, uint8 (n, side, side), possibly a mapped file.
+
+        Squares of one size that is not above `input_size` are returned unchanged, so that side may be smaller. All
+        others are resized once, from the original.
+        """
+        size = self.pictures.uniform
+        if size is not None and size[0] == size[1] <= input_size:
+            return self.images
+        raise NotImplementedError("resizing lands next")
+
+    def by_shape(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """The unchanged faces, those of one size together: their places int64 (m,), and uint8 (m, height, width)."""
+        return self.pictures.by_shape()
+
+    def take(self, which: NDArray[Any] | slice) -> Self:
+        """The faces that an index array, a boolean mask (n,) or a slice picks, in that order."""
         votes = None if self.votes is None else self.votes[which]
-        return type(self)(self.images[which], self.labels[which], self.rows[which], votes)
+        pictures = self.pictures.take(which)
+        return type(self)(pictures, self.labels[which], self.rows[which], votes, classes=self.classes)
 
     @cached_property
     def images_sha256(self) -> str:
         """SHA-256 of the pictures in their order. (`Dataset.sha256` does not depend on the order.)"""
-        return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
+        if self.pictures.digests is None:
+            return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
+        return hashlib.sha256(b"".join(self.pictures.keys())).hexdigest()
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """The number of faces of each of the seven classes."""
-        return tuple(int(count) for count in np.bincount(self.labels, minlength=len(EMOTIONS)))
+        """The number of faces of each class."""
+        return tuple(int(count) for count in np.bincount(self.labels, minlength=self.classes))
 
     @classmethod
-    def empty(cls) -> Self:
+    def empty(cls, classes: int = len(EMOTIONS)) -> Self:
         """No faces at all."""
         none = np.empty(0, np.int64)
-        return cls(np.empty((0, SIZE, SIZE), np.uint8), none, none)
+        return cls(np.empty((0, SIZE, SIZE), np.uint8), none, none, classes=classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +140,10 @@ class Dataset:
         validation: the faces on which every choice is made (PublicTest).
         test: the faces that are scored once, for the report (PrivateTest).
         notes: what a user should know about how the data was read, one sentence each.
+        labels: the classes in order; position i is class i in data, networks and files.
+        label_map: the `LabelMap.to_dict()` that made the classes; None without one.
+        drawn: how missing splits were drawn, for records: "splits", "shares", "seed", "by" and "groups"; None if none
+            was drawn.
     """
 
     name: str
@@ -114,6 +153,9 @@ class Dataset:
     validation: Faces
     test: Faces
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = EMOTIONS
+    label_map: Mapping[str, Any] | None = None
+    drawn: Mapping[str, Any] | None = None
 
     def split(self, name: str) -> Faces:
         """The faces of the split "training", "validation" or "test"; ValueError for any other name."""
@@ -133,7 +175,7 @@ class Dataset:
         lines = [f"{self.name}, {sum(len(self.split(split)) for split in SPLITS):,} faces"]
         for split, title in self.split_names.items():
             faces = self.split(split)
-            counts = ", ".join(f"{count:,} {name}" for name, count in zip(EMOTIONS, faces.counts, strict=True))
+            counts = ", ".join(f"{count:,} {name}" for name, count in zip(self.labels, faces.counts, strict=True))
             lines.append(f"{title}: {len(faces):,} ({counts})")
         return (*lines, *self.notes)
 
@@ -167,32 +209,52 @@ class Dataset:
             return self
         order = np.random.default_rng(0).permutation(len(self.training))
         kept = np.sort(order[: max(1, round(share * len(order)))])
-        return Dataset.of(
-            f"{self.name}, {share:.0%} of its training faces",
-            self.training.take(kept),
-            validation=self.validation,
-            test=self.test,
-            official=False,
-            notes=self.notes,
+        return replace(
+            Dataset.of(
+                f"{self.name}, {share:.0%} of its training faces",
+                self.training.take(kept),
+                validation=self.validation,
+                test=self.test,
+                official=False,
+                notes=self.notes,
+                labels=self.labels,
+            ),
+            label_map=self.label_map,
+            drawn=self.drawn,
         )
 
     @classmethod
     def of(
-        cls, name: str, training: Faces, *, validation: Faces, test: Faces, official: bool, notes: tuple[str, ...] = ()
+        cls,
+        name: str,
+        training: Faces,
+        *,
+        validation: Faces,
+        test: Faces,
+        official: bool,
+        notes: tuple[str, ...] = (),
+        labels: tuple[str, ...] = EMOTIONS,
     ) -> Self:
         """A data set from its splits; computes `sha256`. DataError if a split has no face."""
         splits = {"training": training, "validation": validation, "test": test}
         for split, faces in splits.items():
             if not len(faces):
                 raise DataError(f"{name}: the {split} split has no face: all of {', '.join(SPLITS)} are needed")
-        return cls(name, official, content_sha256(splits), training, validation, test, notes)
+            if faces.classes != len(labels):
+                raise ValueError(f"{name}: {len(labels)} labels, and the {split} split has {faces.classes} classes")
+        sha256 = content_sha256(splits, labels)
+        return cls(name, official, sha256, training, validation, test, notes, labels)
 
 
-def content_sha256(splits: Mapping[str, Faces]) -> str:
+def content_sha256(splits: Mapping[str, Faces], labels: tuple[str, ...] = EMOTIONS) -> str:
     """A SHA-256 of pixels, labels and splits that does not depend on the order of rows.
 
-    Each row is hashed together with the numbers of its split and label; the sorted digests are hashed again.
+    Each row is hashed together with the numbers of its split and label; the sorted digests are hashed again. Other
+    labels than the seven, and other sizes than 48x48, are part of the hash.
     """
+    sizes = {faces.pictures.uniform for faces in splits.values() if len(faces)}
+    if labels != EMOTIONS or not sizes <= {(SIZE, SIZE)}:
+        return _sha256_of_any(splits, labels)
     digests: list[bytes] = []
     for number, split in enumerate(SPLITS):
         faces = splits[split]
@@ -204,9 +266,20 @@ def content_sha256(splits: Mapping[str, Faces]) -> str:
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
+def _sha256_of_any(splits: Mapping[str, Faces], labels: tuple[str, ...]) -> str:
+    """As `content_sha256`, with the labels' names and each picture's shape. Reads no pixels of a mapped file."""
+    digests = [
+        hashlib.sha256(b"%d %d " % (number, label) + key).digest()
+        for number, split in enumerate(SPLITS)
+        for key, label in zip(splits[split].pictures.keys(), splits[split].labels.tolist(), strict=True)
+    ]
+    names = "\n".join(labels).encode()
+    return hashlib.sha256(b"%d %s\n" % (len(names), names) + b"".join(sorted(digests))).hexdigest()
+
+
 def pixel_keys(faces: Faces) -> list[bytes]:
-    """The pixels of each face as bytes: equal for exact copies, and only for them."""
-    return [image.tobytes() for image in faces.images]
+    """Bytes for each face: equal for exact copies, and only for them."""
+    return faces.pictures.keys()
 
 
 def _pixels(faces: Faces) -> set[bytes]:

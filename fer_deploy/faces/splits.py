@@ -53,7 +53,8 @@ def hold_out(training: Faces, test: Faces, *, seed: int = 0) -> tuple[Faces, Fac
     by_class: dict[int, list[tuple[bytes, list[int]]]] = {}
     for key, rows in groups.items():
         if key not in in_test:
-            order = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + key).digest()
+            pixels = training.pictures[rows[0]].tobytes()
+            order = hashlib.sha256(seed.to_bytes(8, "little", signed=True) + pixels).digest()
             label = min(
                 int(training.labels[row]) for row in rows
             )  # copies may have different labels: the first class counts

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces.dataset import SIZE, Dataset, pixel_keys
+from fer_deploy.faces.dataset import Dataset, pixel_keys
+from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.tree import LARGEST_PICTURE, face_from_picture, files_in, resized_note
 from fer_deploy.files import LeftOut, read_file, shown
 from fer_deploy.pictures import PICTURE_SUFFIXES
@@ -38,7 +39,7 @@ def read_unlabelled(
         )
     known = {*pixel_keys(dataset.validation), *pixel_keys(dataset.test)}
     left_out = LeftOut()
-    faces: dict[bytes, None] = {}  # a set that keeps its order
+    faces: dict[bytes, NDArray[np.uint8]] = {}
     pictures = resized = 0
     for name in sorted(files_in(folder, left_out)):
         if PurePosixPath(name).suffix.lower() not in PICTURE_SUFFIXES:
@@ -46,9 +47,9 @@ def read_unlabelled(
             continue
         content = read_file(folder / name, maximum_bytes=LARGEST_PICTURE, what="picture")
         face, was_resized = face_from_picture(content, shown(folder / name))
-        faces[face.tobytes()] = None
+        faces.setdefault(Pictures(face[None]).keys()[0], face)
         pictures, resized = pictures + 1, resized + was_resized
-    kept = [pixels for pixels in faces if pixels not in known]
+    kept = [face for key, face in faces.items() if key not in known]
     if not kept:
         raise DataError(f"{shown(folder)}: holds no picture that is not a validation or test face")
     for reason, count in (
@@ -63,4 +64,4 @@ def read_unlabelled(
         str(left_out),
     ]
     message("; ".join(filter(None, parts)))
-    return np.frombuffer(b"".join(kept), np.uint8).reshape(-1, SIZE, SIZE).copy()
+    return np.stack(kept)

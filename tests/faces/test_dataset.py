@@ -101,8 +101,8 @@ def test_take_keeps_images_labels_rows_and_votes_together() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": np.zeros((2, 48, 47), np.uint8)}, "images must be uint8"),
-        ({"images": np.zeros((2, 48, 48), np.float32)}, "images must be uint8"),
+        ({"pictures": np.zeros((2, 48), np.uint8)}, r"pictures must be \(n, height, width\)"),
+        ({"pictures": np.zeros((2, 48, 48), np.float32)}, "pictures must be uint8"),
         ({"labels": np.array([0, 7])}, "labels must be 0 to 6, got 0 to 7"),
         ({"labels": np.array([-1, 0])}, "labels must be 0 to 6, got -1 to 0"),
         ({"labels": np.array([0])}, "labels must be int64"),
@@ -111,7 +111,7 @@ def test_take_keeps_images_labels_rows_and_votes_together() -> None:
     ],
 )
 def test_faces_that_are_none_are_refused(change: dict[str, np.ndarray], message: str) -> None:
-    good = {"images": np.zeros((2, 48, 48), np.uint8), "labels": np.array([0, 1]), "rows": np.array([0, 1])}
+    good = {"pictures": np.zeros((2, 48, 48), np.uint8), "labels": np.array([0, 1]), "rows": np.array([0, 1])}
     Faces(**good)
     with pytest.raises(ValueError, match=message):
         Faces(**(good | change))

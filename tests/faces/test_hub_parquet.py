@@ -73,7 +73,7 @@ def test_one_file_stands_for_its_data_set(hub: Path, small: Dataset) -> None:
 
 def test_the_second_time_comes_from_the_cache(hub: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     load_dataset(hub)
-    monkeypatch.setattr("fer_deploy.faces.load.read_parquet", None)
+    monkeypatch.setattr("fer_deploy.faces.find.read_parquet", None)
     assert load_dataset(hub).sha256 == small.sha256
 
 

@@ -19,7 +19,7 @@ from test_ferplus import lines_for, write
 from test_tree import write_tree
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces import csv_table, load
+from fer_deploy.faces import csv_table, find, load
 from fer_deploy.faces.dataset import OFFICIAL_COUNTS, SPLITS, Dataset, Faces, pixel_keys
 from fer_deploy.faces.load import load_dataset
 
@@ -238,7 +238,7 @@ def test_a_changed_table_is_read_again_and_an_unchanged_one_is_not(
 ) -> None:
     path = Path(shutil.copy(small_table, tmp_path / "faces.csv"))
     before = load_dataset(path)
-    monkeypatch.setattr(load, "read_table", None)  # reading it again would fail
+    monkeypatch.setattr(find, "read_table", None)  # reading it again would fail
     assert load_dataset(path).sha256 == before.sha256
     monkeypatch.undo()
     status = path.stat()
@@ -261,7 +261,7 @@ def test_a_table_that_changes_while_it_is_read_is_not_cached(
             file.write(b"\n")
         return found
 
-    monkeypatch.setattr(load, "read_table", meddle)
+    monkeypatch.setattr(find, "read_table", meddle)
     with pytest.raises(DataError, match=r"faces\.csv changed while it was read"):
         load_dataset(path)
     assert not list((tmp_path / "cache").rglob("*.npz"))
