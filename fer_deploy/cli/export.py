@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -141,6 +142,7 @@ def command(
     _check_usage(names, ensembles, weights=weights, search=search, fusion=fusion)
     _check_files(len(names) + len(ensembles), stem=stem, precisions=precisions, tune_epochs=tune_epochs)
     console = report_console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped run removes its temporary files
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
         from fer_deploy.errors import ParityError, UnavailableError, install
 

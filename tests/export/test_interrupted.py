@@ -1,7 +1,9 @@
 """Exports that are interrupted or run at the same time: nothing is half-written, and the next run works.
 
-FERDEPLOY_KILLS=20 interrupts a whole export so many times with each signal, at random moments; the normal suite does so
-once. A kill at each single file operation of the last step, which is over in milliseconds, is always tried.
+The normal suite interrupts a whole export once with each signal; FERDEPLOY_KILLS=20 does so 20 times, half of them at a
+random moment, the others as soon as it begins to write. Each is a test of its own, and `pytest -s` prints what came of
+it. All times follow from one export that nothing disturbed. A kill at each file operation of the last step, which is
+over in milliseconds, is always tried.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from fer_deploy.export.manifest import read_manifest
 from fer_deploy.export.verify import verify_file
 
 KILLS = int(os.environ.get("FERDEPLOY_KILLS", "1"))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
 
 KILL_AT_EACH_STEP = """
@@ -81,15 +85,21 @@ def test_a_kill_at_any_file_operation_leaves_whole_files(tmp_path: Path) -> None
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A workspace whose exports ran undisturbed."""
+class Undisturbed:
+    """An export of B that nothing disturbed.
 
-    workspace: Path
+    Attributes:
+        files: its files' contents, by name.
+        seconds: how long it took.
+        limit_s: an export that takes longer hangs, also if the machine has more to do by then.
+    """
+
+    files: Mapping[str, bytes]
     seconds: float
 
     @property
-    def files(self) -> dict[str, bytes]:
-        return _contents(self.workspace)
+    def limit_s(self) -> float:
+        return 20 * self.seconds
 
 
 def _contents(workspace: Path) -> dict[str, bytes]:
@@ -113,47 +123,90 @@ def _start(workspace: Path, *names: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def finished(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """B, E and B again, exported at the same time into one folder, undisturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    shutil.copytree(workspace / "training", folder / "training")
-    start = time.monotonic()
-    processes = [_start(folder, name) for name in ("B", "E", "B")]
+def _finish(*processes: subprocess.Popen[str]) -> None:
     for process in processes:
         output, _ = process.communicate()
         assert process.returncode == 0, output
-    return Finished(folder, time.monotonic() - start)
 
 
-def test_three_exports_at_once_into_one_folder(finished: Finished) -> None:
-    assert sorted(json.loads(finished.files["manifest.json"])["files"]) == ["B.nx48x48.onnx", "E.nx48x48.onnx"]
-    for path in sorted((finished.workspace / "exports").glob("*.onnx")):
-        assert verify_file(path, workspace=finished.workspace).verdict == "proven"
-    assert not [name for name in finished.files if name.endswith(".partial")]
+def _entry_of_b(files: Mapping[str, bytes]) -> object:
+    return json.loads(files["manifest.json"])["files"]["B.nx48x48.onnx"]
 
 
-def test_an_interrupted_export_leaves_nothing_half_written(finished: Finished, tmp_path: Path) -> None:
-    shutil.copytree(finished.workspace / "training", tmp_path / "training")
-    generator = random.Random(0)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) * KILLS:
-        process = _start(tmp_path, "B")
-        time.sleep(generator.uniform(0.1, finished.seconds))
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=300)
-        if process.returncode == 130:
-            assert "No half-written file is left" in output
-        left = {name: content for name, content in _contents(tmp_path).items() if not name.endswith(".partial")}
-        for name, content in left.items():
-            if name == "manifest.json":
-                assert read_manifest(tmp_path / "exports") is not None
-            else:
-                assert content == finished.files[name], name
-    process = _start(tmp_path, "B")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    # the same export twice, byte for byte, and no temporary file
-    assert _contents(tmp_path).keys() == finished.files.keys() - {"E.nx48x48.onnx"}
-    assert _contents(tmp_path)["B.nx48x48.onnx"] == finished.files["B.nx48x48.onnx"]
-    entries = [json.loads(files["manifest.json"])["files"] for files in (_contents(tmp_path), finished.files)]
-    assert entries[0]["B.nx48x48.onnx"] == entries[1]["B.nx48x48.onnx"]
+@pytest.fixture(scope="module")
+def undisturbed(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(workspace / "training", folder / "training")
+    start = time.monotonic()
+    _finish(_start(folder, "B"))
+    return Undisturbed(_contents(folder), time.monotonic() - start)
+
+
+@pytest.fixture(scope="module")
+def interrupted(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which one export after the other is interrupted."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    shutil.copytree(workspace / "training", folder / "training")
+    return folder
+
+
+def test_three_exports_at_once_into_one_folder(undisturbed: Undisturbed, workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "training", tmp_path / "training")
+    _finish(*(_start(tmp_path, name) for name in ("B", "E", "B")))
+    files = _contents(tmp_path)
+    assert sorted(json.loads(files["manifest.json"])["files"]) == ["B.nx48x48.onnx", "E.nx48x48.onnx"]
+    for path in sorted((tmp_path / "exports").glob("*.onnx")):
+        assert verify_file(path, workspace=tmp_path).verdict == "proven"
+    assert files.keys() == undisturbed.files.keys() | {"E.nx48x48.onnx"}  # and no temporary file
+    assert _entry_of_b(files) == _entry_of_b(undisturbed.files)
+
+
+@pytest.mark.parametrize("repeat", range(KILLS))
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_an_interrupted_export_leaves_nothing_half_written(
+    undisturbed: Undisturbed, interrupted: Path, number: signal.Signals, repeat: int
+) -> None:
+    before = _contents(interrupted)
+    while_writing = repeat % 2 == 1
+    after_s = 0.0 if while_writing else random.Random(f"{number.name} {repeat}").uniform(0.1, undisturbed.seconds)
+    start = time.monotonic()
+    process = _start(interrupted, "B")
+    time.sleep(after_s)
+    while while_writing and process.poll() is None and not _new_partial_files(interrupted, before):
+        time.sleep(0.001)
+    process.send_signal(number)
+    after_s = time.monotonic() - start
+    output, _ = process.communicate(timeout=undisturbed.limit_s)
+    left = _contents(interrupted)
+    partial = _new_partial_files(interrupted, before)
+    moment = "while writing" if while_writing else "at a random moment"
+    print(
+        f"{number.name} after {after_s:.1f} of {undisturbed.seconds:.1f} s, {moment}: exit code {process.returncode}, "
+        f"{len(left)} files, {len(partial)} temporary"
+    )
+
+    assert process.returncode in (0, 130, -number), output
+    if process.returncode == 130:
+        assert "No half-written file is left" in output
+    if number != signal.SIGKILL:
+        assert not partial
+    for name, content in left.items():
+        if name == "manifest.json":
+            manifest = read_manifest(interrupted / "exports")
+            assert manifest is not None
+            assert manifest.files.keys() == {"B.nx48x48.onnx"}
+        elif not name.endswith(".partial"):
+            assert content == undisturbed.files[name], name
+
+
+def _new_partial_files(workspace: Path, before: Mapping[str, bytes]) -> list[Path]:
+    folder = workspace / "exports"
+    return [path for path in folder.rglob(".*.partial") if str(path.relative_to(folder)) not in before]
+
+
+def test_an_export_after_interrupted_ones_gives_the_same_bytes(undisturbed: Undisturbed, interrupted: Path) -> None:
+    _finish(_start(interrupted, "B"))
+    files = _contents(interrupted)
+    assert files.keys() == undisturbed.files.keys()  # and no temporary file
+    assert files["B.nx48x48.onnx"] == undisturbed.files["B.nx48x48.onnx"]
+    assert _entry_of_b(files) == _entry_of_b(undisturbed.files)
