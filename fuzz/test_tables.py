@@ -14,7 +14,7 @@ from face_bytes import FACE, table
 from harness import changed_bytes, refuses_cleanly, search
 
 from fer_deploy.faces.load import load_dataset
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import read_picture
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place

@@ -16,7 +16,8 @@ from fer_deploy.faces.hub_parquet import read_parquet, sibling_files, split_of_f
 from fer_deploy.faces.listing import Found
 from fer_deploy.faces.source import SourceFaces
 from fer_deploy.faces.tree import Tree, files_in, folder_tree, read_tree, tree_key, zip_tree
-from fer_deploy.files import LeftOut, open_regular, sha256_of, shown
+from fer_deploy.files import open_regular, sha256_of, shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 HELP = (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.faces.source import SourceFaces
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 Splits are train and test, or train, validation and test. Expressions are the seven names. Both may be in any case, and
 aliases are known. Pictures of another size are resized to 48x48 and colour becomes grey (Rec. 601 luma); a note says
-so. Folders are searched by the rule of `files.walk`, and what is left out is counted in a note.
+so. Folders are searched by the rule of `folders.walk`, and what is left out is counted in a note.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from fer_deploy.faces.containers import refuse_bomb
 from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
 from fer_deploy.faces.source import SourceFaces, label_notes
 from fer_deploy.faces.splits import split_of
-from fer_deploy.files import LeftOut, is_hidden, read_file, shown, walk
+from fer_deploy.files import read_file, shown
+from fer_deploy.folders import LeftOut, is_hidden, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES, read_picture, to_grey
 
 LARGEST_PICTURE = 16 << 20
@@ -55,7 +56,7 @@ class Tree:
 
 
 def files_in(folder: Path, left_out: LeftOut) -> list[str]:
-    """The relative names (with /) of the files in a folder and its subfolders, by the rule of `files.walk`.
+    """The relative names (with /) of the files in a folder and its subfolders, by the rule of `folders.walk`.
 
     Raises:
         DataError: a folder cannot be read, or there are more than two million files.

@@ -12,7 +12,8 @@ from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import Dataset, pixel_keys
 from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.tree import LARGEST_PICTURE, face_from_picture, files_in, resized_note
-from fer_deploy.files import LeftOut, read_file, shown
+from fer_deploy.files import read_file, shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 
@@ -23,7 +24,7 @@ def read_unlabelled(
 
     Args:
         folder: holds pictures of one face each, framed as in FER2013 (brow to chin, with a margin), in subfolders or
-            not. It is searched by the rule of `files.walk`.
+            not. It is searched by the rule of `folders.walk`.
         dataset: training must not see its validation and test faces.
         message: is called with one line about what was read and what was left out.
 

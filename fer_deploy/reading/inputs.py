@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut, decode_text, is_hidden, marked_encoding, open_regular, shown, walk
+from fer_deploy.files import decode_text, marked_encoding, open_regular, shown
+from fer_deploy.folders import LeftOut, is_hidden, walk
 from fer_deploy.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(
@@ -75,7 +76,7 @@ class Inputs:
     """The files that were found.
 
     Attributes:
-        sources: pictures and videos, each once, in the order named; those of a folder in `files.walk`'s order.
+        sources: pictures and videos, each once, in the order named; those of a folder in `folders.walk`'s order.
         problems: one line for each word that names nothing readable, and for each folder that cannot be searched.
         left_out: counts what the search of folders and patterns left out, by reason.
     """
@@ -89,7 +90,7 @@ def find_inputs(words: Iterable[str | os.PathLike[str]], *, except_in: Collectio
     """Find pictures and videos. No file is opened: one that cannot be read is reported when it is read.
 
     Args:
-        words: files (read whatever their ending), folders (searched by the rule of `files.walk`), patterns with `*`,
+        words: files (read whatever their ending), folders (searched by the rule of `folders.walk`), patterns with `*`,
             `?`, `[...]` and `**` (for shells that do not expand them), or `-`.
         except_in: folders that are not searched when they lie in another, such as the output folders of earlier runs.
     """

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import LeftOut, is_hidden, open_regular, read_file, replacing, shown, walk, write_bytes
+from fer_deploy.files import open_regular, read_file, replacing, shown, write_bytes
+from fer_deploy.folders import LeftOut, is_hidden, walk
 
 OWN_FOLDER = "_plan"
 """The folder of an output that holds no results. It is left out when an output is scored in turn."""
@@ -123,7 +124,7 @@ class Place:
         return kinds.get(info.type, "other")
 
     def walk(self, suffixes: tuple[bytes, ...], left_out: LeftOut) -> Iterator[Entry]:
-        """All files with one of these endings in a folder and its subfolders, by the rule of `files.walk`.
+        """All files with one of these endings in a folder and its subfolders, by the rule of `folders.walk`.
 
         The order is always the same. `OWN_FOLDER` and `OWN_FILES` are left out. On an object store nothing is a link.
 

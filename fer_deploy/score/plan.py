@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import MAXIMUM_TEXT_BYTES, LeftOut, parse_json, shown
+from fer_deploy.files import MAXIMUM_TEXT_BYTES, parse_json, shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.score.folders import folder_names
 from fer_deploy.score.options import InputKind, InputOptions
 from fer_deploy.score.places import Place

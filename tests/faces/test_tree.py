@@ -15,7 +15,7 @@ from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
 from fer_deploy.faces.source import SourceFaces
 from fer_deploy.faces.tree import Tree, face_from_picture, files_in, folder_tree, read_tree, tree_key, zip_tree
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 
 OTHER_NAMES = ("Anger", "DISGUSTED", "fearful", "Happiness", "SAD", "suprise", "Neutral")
 

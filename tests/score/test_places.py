@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 from fer_deploy.score.places import Place
 
 

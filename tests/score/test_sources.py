@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_model import grey_face, level_of
 
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import read_picture
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
-from fer_deploy.files import LeftOut
+from fer_deploy.folders import LeftOut
 from fer_deploy.score.places import Place
 
 RESERVED = frozenset({"file", "row", "path", "shard", "key", "label", "probability", "error", *EMOTIONS})

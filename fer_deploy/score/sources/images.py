@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import LeftOut, shown
+from fer_deploy.files import shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fer_deploy.errors import DataError, one_line, printable
-from fer_deploy.files import LeftOut, shown
+from fer_deploy.files import shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Entry, Place
 from fer_deploy.score.sources import InputPart, InputPicture, RowBlock, check_unchanged, output_name

@@ -14,7 +14,8 @@ from typing import IO
 import pyarrow as pa
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.files import LeftOut, shown
+from fer_deploy.files import shown
+from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import MAXIMUM_BYTES, PICTURE_SUFFIXES
 from fer_deploy.score.options import InputOptions
 from fer_deploy.score.places import Place
