@@ -18,6 +18,7 @@ from fer_deploy import __version__
 from fer_deploy.cli.errors import INTERRUPTED, close_streams, conclude, open_streams
 
 VERBS: dict[str, str] = {
+    "data": "Show what a data set holds, and what is wrong with it.",
     "train": "Train variants, or resume an interrupted run.",
     "export": "Write runs as self-contained ONNX files, and check each against PyTorch.",
     "verify": "Check exported ONNX files again.",
@@ -27,7 +28,7 @@ VERBS: dict[str, str] = {
     "serve": "Serve a model over HTTP.",
     "demo": "Serve a web page that recognises emotions in the browser.",
     "variants": "Show the networks and recipes that can be trained.",
-    "crop": "Cut faces out of photos, to train on them unlabelled.",
+    "crop": "Cut faces out of photos, to train on them.",
     "borrow": "Turn a published network's weights into a starting point for training.",
 }
 """Each command with its summary, in the order in which a newcomer needs them."""

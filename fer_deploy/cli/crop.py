@@ -1,4 +1,4 @@
-"""`ferdeploy crop`: cut the faces out of photos, for a recipe's `unlabelled`."""
+"""`ferdeploy crop`: cut the faces out of photos, to train on them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 SMALLEST = 40
 """A face of fewer pixels a side is left out: at 48x48 most of its pixels would be interpolated."""
 
+LARGEST_SIZE = 512
+"""Faces are not kept larger than this in a data set either."""
+
 EPILOG = """\b
 Examples:
-  ferdeploy crop photos/ --output data/faces
+  ferdeploy crop photos/ --output faces --size 224       photos/happy/ann.jpg becomes faces/happy/ann.png
   ferdeploy crop "holiday/*.jpg" party.png --output data/faces
 \b
-Then name the folder in a recipe:
+Faces in folders of one label each are a data set:
+  ferdeploy data faces
+\b
+Faces without labels are for a recipe with teachers:
   distillation = { ..., unlabelled = "data/faces" }
 """
 
@@ -38,18 +44,26 @@ Then name the folder in a recipe:
     required=True,
     help="The folder for the faces.",
 )
-def command(photos: tuple[str, ...], output: Path) -> None:
+@click.option(
+    "--size",
+    type=click.IntRange(SMALLEST, LARGEST_SIZE),
+    default=48,
+    show_default=True,
+    metavar="N",
+    help=f"Reduce larger faces to N pixels a side, {SMALLEST} to {LARGEST_SIZE}: the network's input size or more.",
+)
+def command(photos: tuple[str, ...], output: Path, size: int) -> None:
     """Cut the largest face out of each of PHOTOS: files, folders or patterns.
 
-    Each face becomes a grey PNG of 48x48 pixels in DIR, with the photo's name and framed as FER2013's faces are. A
-    photo without a face of at least 40 pixels gives none. Faces that exist already are kept: run the same command again
-    to resume a stopped run.
+    Each face becomes a grey square PNG of at most N pixels a side in DIR, with the photo's name and subfolder, and
+    framed as FER2013's faces are. A photo without a face of at least 40 pixels gives none. Faces that exist already are
+    kept: run the same command again to resume a stopped run.
     """
     with error_line(on_interrupt="Run the same command again to resume."):
         from fer_deploy.reading.inputs import find_inputs
 
         inputs = find_inputs(photos, except_in=[output])
-        counts = _crop(inputs, output)
+        counts = _crop(inputs, output, size)
     for problem in counts.problems:
         click.echo(f"error: {problem}", err=True)
     if inputs.left_out.counts:
@@ -84,7 +98,7 @@ class Counts:
         return ", ".join(parts)
 
 
-def _crop(inputs: Inputs, output: Path) -> Counts:
+def _crop(inputs: Inputs, output: Path, size: int) -> Counts:
     from fer_deploy.detection.detector import FaceDetector
     from fer_deploy.errors import DataError
 
@@ -100,7 +114,7 @@ def _crop(inputs: Inputs, output: Path) -> Counts:
                 counts.existing += 1
             else:
                 try:
-                    _cut_out(source, target, detector, counts)
+                    _cut_out(source, target, detector, size=size, counts=counts)
                 except DataError as error:
                     counts.problems.append(str(error))
             report("photos", done, len(pictures))
@@ -129,8 +143,8 @@ def _targets(pictures: list[Source], output: Path) -> dict[Source, Path]:
     return targets
 
 
-def _cut_out(source: Source, target: Path, detector: FaceDetector, counts: Counts) -> None:
-    """Write the largest face of a photo, and count it.
+def _cut_out(source: Source, target: Path, detector: FaceDetector, *, size: int, counts: Counts) -> None:
+    """Write the largest face of a photo, at most `size` pixels a side, and count it.
 
     Raises:
         DataError: the photo cannot be read.
@@ -138,7 +152,6 @@ def _cut_out(source: Source, target: Path, detector: FaceDetector, counts: Count
     import numpy as np
     from PIL import Image
 
-    from fer_deploy.faces.dataset import SIZE
     from fer_deploy.pictures import read_picture
     from fer_deploy.reading.draw import save
 
@@ -151,7 +164,9 @@ def _cut_out(source: Source, target: Path, detector: FaceDetector, counts: Count
     if face.width < SMALLEST:
         counts.small += 1
         return
-    # A box filter averages all pixels of a large face, where bilinear interpolation would skip most of them.
-    method = Image.Resampling.BOX if face.width > 2 * SIZE else Image.Resampling.BILINEAR
-    save(target, np.asarray(face.resize((SIZE, SIZE), method)))
+    if face.width > size:
+        # A box filter averages all pixels of a large face; for a small reduction its cells would be uneven.
+        method = Image.Resampling.BOX if face.width > 2 * size else Image.Resampling.BILINEAR
+        face = face.resize((size, size), method)
+    save(target, np.asarray(face))
     counts.faces += 1

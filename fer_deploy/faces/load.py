@@ -69,21 +69,43 @@ def load_dataset(
     return _load(request, workspace, progress or (lambda _what, _done, _total: None))
 
 
-def _load(request: DataRequest, workspace: Path, _progress: Progress) -> Dataset:
-    source = request.source
-    if source is None:
-        source = os.environ.get(VARIABLE) or workspace / "data"
-        if not _is_synthetic(source) and not Path(source).exists():
-            named = f"${VARIABLE} names {shown(source)}, which does not exist"
-            where = named if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
-            raise DataError(f"no data set: {where}: {HELP}")
+def find_data(source: str | Path | None, *, workspace: Path = Path()) -> Found | None:
+    """Find a data set without reading it; None for drawn faces.
+
+    Args:
+        source: as for `load_dataset`.
+        workspace: the folder that may hold data/.
+
+    Raises:
+        DataError: there is no data set.
+    """
+    source = _named_or_default(source, workspace)
     if _is_synthetic(source):
-        return synthetic_dataset(_synthetic_count(str(source)))
+        return None
     if not str(source).strip():
         raise DataError(f"the name of the data set is empty: {HELP}")
     path = _at_home(source)
     with source_errors(shown(path)):
-        found = find(path)
+        return find(path)
+
+
+def _named_or_default(source: str | Path | None, workspace: Path) -> str | Path:
+    if source is not None:
+        return source
+    default = os.environ.get(VARIABLE) or workspace / "data"
+    if not _is_synthetic(default) and not Path(default).exists():
+        named = f"${VARIABLE} names {shown(default)}, which does not exist"
+        where = named if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
+        raise DataError(f"no data set: {where}: {HELP}")
+    return default
+
+
+def _load(request: DataRequest, workspace: Path, _progress: Progress) -> Dataset:
+    source = _named_or_default(request.source, workspace)
+    found = find_data(source)
+    if found is None:
+        return synthetic_dataset(_synthetic_count(str(source)))
+    with source_errors(found.name):
         content = _read_cached(found, None if request.votes is None else _at_home(request.votes))
     return _judged(found, content)
 

@@ -76,3 +76,15 @@ def test_faces_of_one_name_are_refused(photos: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "would both become" in done.output
     assert not (tmp_path / "faces").exists()
+
+
+def test_faces_keep_the_size_of_a_larger_network(photos: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for size in ("48", "96", "512"):
+        output = tmp_path / size
+        done = CliRunner().invoke(command, [str(photos), "--output", str(output), "--size", size])
+        assert done.exit_code == 0, done.output
+        sizes[size] = {Image.open(path).size for path in output.rglob("*.png")}
+    assert sizes["48"] == {(48, 48)}
+    assert sizes["96"] == {(96, 96)}
+    assert all(96 < width == height < 512 for width, height in sizes["512"])  # as large as the photo has it
