@@ -270,7 +270,7 @@ class Recognizer:
             faces: uint8 (n, height, width, 3), RGB; n may be 0.
 
         Returns:
-            float32 (n, 7), rows summing to 1, in the order of `labels`.
+            float32 (n, classes), rows summing to 1, in the order of `labels`.
 
         Raises:
             DataError: wrong type or shape, or another size than the one that the file is fixed to.
@@ -304,7 +304,7 @@ class Recognizer:
             faces: pictures, each uint8 (height, width, 3), RGB. Pictures of one size are copied once.
 
         Returns:
-            float32 (n, 7), one row per face, in the same order.
+            float32 (n, classes), one row per face, in the same order.
 
         Raises:
             DataError, ModelFileError: as `probabilities`.

@@ -202,7 +202,7 @@ def test_metadata_source_and_providers_are_properties(tmp_path: Path) -> None:
 def test_a_file_that_is_no_model_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "empty.onnx").touch()
-    write_tiny_model(tmp_path / "labels.onnx", labels=["a", "b", "c", "d", "e", "f", "g"])
+    write_tiny_model(tmp_path / "labels.onnx", metadata={"labels": '["a", "b", "c", "d", "e", "f"]'})
     write_tiny_model(tmp_path / "input.onnx", input_name="x")
     os.mkfifo(tmp_path / "pipe.onnx")
     content = bytearray(tiny_model())

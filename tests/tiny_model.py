@@ -1,7 +1,8 @@
 """A real, tiny ONNX file that keeps the contract, built by hand: tests of the runtime then need no torch.
 
-Its answer can be told by looking: with m the mean grey level (0 to 1) of the picture's upper half, the label is
-number round(6 m). A black face is angry, a white one neutral, and a picture upside down reads differently.
+Its answer can be told by looking: with m the mean grey level (0 to 1) of the picture's upper half, the label of n is
+number round((n - 1) m). Of the seven, a black face is angry, a white one neutral, and a picture upside down reads
+differently.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from fer_deploy.emotions import EMOTIONS
 SHARPNESS = 400.0
 
 
-def level_of(label: str) -> int:
-    """The grey level, 0 to 255, that the tiny model reads as `label`."""
-    return round(255 * EMOTIONS.index(label) / 6)
+def level_of(label: str, labels: Sequence[str] = EMOTIONS) -> int:
+    """The grey level, 0 to 255, that the tiny model of these labels reads as `label`."""
+    return round(255 * labels.index(label) / (len(labels) - 1))
 
 
 def expected_probabilities(faces: np.ndarray) -> np.ndarray:
@@ -36,20 +37,21 @@ def expected_probabilities(faces: np.ndarray) -> np.ndarray:
 def tiny_model(
     *,
     shape: Sequence[int | str] = ("batch", "height", "width", 3),
-    labels: object = EMOTIONS,
+    labels: Sequence[object] = EMOTIONS,
     input_name: str = "faces",
     input_type: int = TensorProto.UINT8,
     metadata: dict[str, str] | None = None,
 ) -> bytes:
     """The file's bytes."""
-    centres = np.arange(7, dtype=np.float32) / 6
-    weights = np.zeros((48, 48, 7), np.float32)
+    classes = len(labels)
+    centres = np.arange(classes, dtype=np.float32) / (classes - 1)
+    weights = np.zeros((48, 48, classes), np.float32)
     weights[:24] = SHARPNESS * centres / (24 * 48 * 255)
     constants = {
         "colour": np.array([3], np.int64),
         "sizes": np.array([48, 48], np.int64),
         "flat": np.array([0, -1], np.int64),
-        "weights": weights.reshape(-1, 7),
+        "weights": weights.reshape(-1, classes),
         "bias": (-SHARPNESS * centres**2 / 2).astype(np.float32),
         "none": np.zeros(0, np.float32),
         "first": np.array([0], np.int64),
@@ -72,12 +74,12 @@ def tiny_model(
         nodes,
         "tiny",
         [helper.make_tensor_value_info(input_name, input_type, list(shape))],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [shape[0], 7])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [shape[0], classes])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     entries = {"name": "tiny", "members": '["tiny"]', "weights": "[1.0]", "precision": "fp32"} | (metadata or {})
-    helper.set_model_props(model, entries | {"labels": json.dumps(labels)})
+    helper.set_model_props(model, {"labels": json.dumps(list(labels))} | entries)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
@@ -89,6 +91,6 @@ def write_tiny_model(path: Path, **options: object) -> Path:
     return path
 
 
-def grey_face(label: str, *, height: int = 48, width: int = 48) -> np.ndarray:
-    """A picture that the tiny model reads as `label`: uint8 (height, width, 3)."""
-    return np.full((height, width, 3), level_of(label), np.uint8)
+def grey_face(label: str, *, height: int = 48, width: int = 48, labels: Sequence[str] = EMOTIONS) -> np.ndarray:
+    """A picture that the tiny model of these labels reads as `label`: uint8 (height, width, 3)."""
+    return np.full((height, width, 3), level_of(label, labels), np.uint8)

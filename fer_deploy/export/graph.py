@@ -111,6 +111,11 @@ class FaceClassifier(nn.Module):
         )
         self.eval()
 
+    @property
+    def input_size(self) -> int:
+        """The largest input size of the networks, in pixels."""
+        return max(member.input_size for member in self.members)
+
     def forward(self, faces: Tensor) -> Tensor:
         """The fused, calibrated probabilities of `faces`."""
         return self.fuse(self.member_probabilities(faces))

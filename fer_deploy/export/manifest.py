@@ -22,6 +22,7 @@ from fer_deploy.export.golden import (
     write_golden_inputs,
 )
 from fer_deploy.files import lock, read_json, shown, write_bytes, write_json
+from fer_deploy.labels import check_labels
 from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 
 MANIFEST = "manifest.json"
@@ -34,7 +35,8 @@ CONTRACT: Mapping[str, Any] = {
     "input": {"name": INPUT_NAME, "type": "uint8", "axes": ["batch", "height", "width", "channel (RGB)"]},
     "output": {"name": OUTPUT_NAME, "type": "float32", "axes": ["batch", "label"]},
 }
-"""What a manifest states about all its files. One that states anything else is damaged."""
+"""What a manifest states about its files: an entry has `labels` of its own where they are not these. A manifest that
+states anything else is damaged."""
 MAXIMUM_SIDE = 16_384
 """A golden input with a longer side is refused."""
 MAXIMUM_PIXELS = 64_000_000
@@ -50,10 +52,12 @@ class FileRecord:
     name: str
     precision: str
     sha256: str
+    labels: tuple[str, ...]
+    """The file's classes, in the order of its output."""
     tolerance: float
     """Largest difference from the recorded probabilities that is allowed, at most the precision's own."""
     outputs: Mapping[str, NDArray[np.float32]]
-    """The file's recorded probabilities (n, 7), by the golden input's file name."""
+    """The file's recorded probabilities (n, classes), by the golden input's file name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +102,14 @@ class Manifest:
         entry = _Values(self.files[file], f"{self.source}: the entry of {file}")
         precision = entry.choice("precision", GOLDEN_TOLERANCES)
         golden = entry.inner("golden")
+        outputs, labels = golden.inner("outputs"), entry.labels()
         return FileRecord(
             name=entry.text("name"),
             precision=precision,
             sha256=entry.sha256("sha256"),
+            labels=labels,
             tolerance=golden.number("tolerance", above=0, most=GOLDEN_TOLERANCES[precision]),
-            outputs={key: golden.inner("outputs").probabilities(key) for key in golden.inner("outputs").names()},
+            outputs={key: outputs.probabilities(key, classes=len(labels)) for key in outputs.names()},
         )
 
     def card(self, file: str) -> CardRecord:
@@ -171,6 +177,15 @@ class _Values:
             raise self._error(f"{key} must be a list of texts")
         return tuple(values)
 
+    def labels(self) -> tuple[str, ...]:
+        """The entry's labels; the manifest's own where it has none."""
+        if not self.has("labels"):
+            return EMOTIONS
+        try:
+            return check_labels(self.texts("labels"))
+        except ValueError as error:
+            raise self._error(f"labels: {error}") from None
+
     def sha256(self, key: str) -> str:
         value = self.text(key)
         if not _SHA256.fullmatch(value):
@@ -207,15 +222,15 @@ class _Values:
             raise self._error(f"{key} must end in 3, for at most {MAXIMUM_PIXELS:,} pixels")
         return count, height, width, channels
 
-    def probabilities(self, key: str) -> NDArray[np.float32]:
+    def probabilities(self, key: str, *, classes: int) -> NDArray[np.float32]:
         rows = self.items(key)
         if not rows or not all(
             isinstance(row, list)
-            and len(row) == len(EMOTIONS)
+            and len(row) == classes
             and all(_is_number(value) and 0 <= value <= 1 for value in row)
             for row in rows
         ):
-            raise self._error(f"{key} must be rows of {len(EMOTIONS)} probabilities")
+            raise self._error(f"{key} must be rows of {classes} probabilities")
         return np.array(rows, np.float32)
 
 

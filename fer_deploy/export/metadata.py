@@ -52,7 +52,7 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
         _data_name(run) + (" with FER+ labels" if run.recipe.labels == "ferplus" else "") for run in runs
     )
     return {
-        "labels": json.dumps(list(EMOTIONS)),
+        "labels": json.dumps(list(plan.labels), ensure_ascii=False),
         "name": plan.name,
         "members": json.dumps([member.name for member in plan.members]),
         "weights": json.dumps(list(plan.weights.values)),
@@ -82,6 +82,7 @@ def manifest_entry(exported: ExportedFile, plan: Plan, golden: Mapping[str, NDAr
     """The file's entry in the manifest; `golden` holds its probabilities for each golden input, by file name."""
     return {
         "name": exported.name,
+        **({} if plan.labels == EMOTIONS else {"labels": list(plan.labels)}),  # the manifest's own are the seven
         "precision": exported.precision,
         "sha256": exported.sha256,
         "bytes": exported.bytes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -59,7 +59,10 @@ PARITY_CASES: tuple[ParityCase, ...] = (
     ParityCase(batch=2, height=480, width=640, faces=16, colour=True),
     ParityCase(batch=1, height=2000, width=1500, faces=3, colour=True),
 )
-"""The cases in which `export`, `verify` and the tests run every file. The first has each face once."""
+"""The cases in which `export`, `verify` and the tests run every file: those of FER2013's size with faces of any size,
+see `cases_for`. The first has each face once."""
+MAXIMUM_CASE_PIXELS = 4_000_000
+"""Pixels in a batch of faces of their own size, at most: 256 of 125x125."""
 
 TOLERANCES: Mapping[str, float] = MappingProxyType({"fp32": 1e-5, "fp16": 5e-3})
 """Largest difference of a probability that is allowed, by precision. int8 is checked by its accuracy and by INT8_MEAN
@@ -173,7 +176,7 @@ def check_parity(
     Args:
         content: the file's bytes.
         classifier: as trained, its batch norms not folded.
-        faces: the validation split, or drawn faces.
+        faces: the validation split, or drawn faces: squares of one size, see `sized`.
         faces_from: the split's name, for the record.
         precision: the file's; it decides the tolerance.
         shape: the axes that the file fixes; only cases of that shape are run.
@@ -189,7 +192,7 @@ def check_parity(
     if not len(faces):
         raise ExportError("there is no face to compare the file on")
     progress = progress or (lambda *_: None)
-    cases = cases_for(shape)
+    cases = cases_for(shape, size=faces.images.shape[1])
     reference = reference or Reference(classifier, faces)
     run = _Engine(content, members=classifier.fusion == "rrf" and precision != "int8")
     results: list[CaseResult] = []
@@ -258,25 +261,45 @@ def accuracy_of(probabilities: NDArray[np.float32], faces: Faces) -> float:
 
 
 def answers_of(content: bytes, faces: Faces, *, progress: Progress | None = None) -> NDArray[np.float32]:
-    """A file's probabilities of `faces`, float32 (n, classes), at 48x48 or the size that the file fixes."""
+    """A file's probabilities of `faces`, float32 (n, classes), each at its own size or the size that the file fixes."""
     session = start_session(content)
     batch, height, width = (axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape[:3])
-    case = ParityCase(batch=batch or 256, height=height or SIZE, width=width or SIZE, faces=None)
     answers: list[NDArray[np.float32]] = []
-    for pictures in pictures_of(faces, case):
-        if progress:
-            progress("scoring the file", len(answers) * case.batch, len(faces))
-        answers.append(run_session(session, pictures)[0])
-    return np.concatenate(answers)
+    places: list[NDArray[np.int64]] = []
+    done = 0
+    for indices, images in faces.by_shape():
+        size = (height or images.shape[1], width or images.shape[2])
+        at_once = batch or max(1, min(256, MAXIMUM_CASE_PIXELS // math.prod(size)))
+        places.append(indices)
+        for pictures in pictures_of(images, ParityCase(at_once, *size, faces=None)):
+            if progress:
+                progress("scoring the file", done, len(faces))
+            answers.append(run_session(session, pictures)[0])
+            done += len(pictures)
+    joined = np.concatenate(answers)
+    ordered = np.empty_like(joined)
+    ordered[np.concatenate(places)] = joined
+    return ordered
 
 
-def cases_for(shape: Shape) -> tuple[ParityCase, ...]:
-    """The cases in which a file with these fixed axes can run."""
+def sized(faces: Faces, size: int) -> Faces:
+    """The faces as a network of the input size `size` sees them in training: squares of one size."""
+    return Faces(faces.at(size), faces.labels, faces.rows, faces.votes, classes=faces.classes)
+
+
+def cases_for(shape: Shape, *, size: int = SIZE) -> tuple[ParityCase, ...]:
+    """The cases in which a file with these fixed axes can run, for faces of `size` pixels in height and width."""
     batch, height, width = shape
     if shape == DYNAMIC:
-        return PARITY_CASES
+        most = max(1, MAXIMUM_CASE_PIXELS // size**2)
+        return tuple(
+            replace(case, batch=min(case.batch, most), height=size, width=size)
+            if (case.height, case.width) == (SIZE, SIZE)
+            else case
+            for case in PARITY_CASES
+        )
     return (
-        ParityCase(batch=batch or 64, height=height or SIZE, width=width or SIZE, faces=None),
+        ParityCase(batch=batch or 64, height=height or size, width=width or size, faces=None),
         ParityCase(batch=batch or 7, height=height or 224, width=width or 224, colour=True),
     )
 
@@ -301,6 +324,11 @@ class Reference:
         self._progress = progress
         self._known: dict[tuple[int, int, int | None, bool], list[NDArray[np.float32]]] = {}
 
+    @property
+    def whole(self) -> ParityCase:
+        """The case that has each face once, at its own size."""
+        return cases_for(DYNAMIC, size=self._faces.images.shape[1])[0]
+
     def members(self, case: ParityCase) -> list[NDArray[np.float32]]:
         """Each member's probabilities of the case's faces, float32 (n, classes)."""
         key = (case.height, case.width, case.faces, case.colour)
@@ -309,7 +337,7 @@ class Reference:
             batches: list[list[NDArray[np.float32]]] = []
             total = min(len(self._faces), case.faces or len(self._faces))
             with torch.inference_mode():
-                for pictures in pictures_of(self._faces, case, batch=at_once):
+                for pictures in pictures_of(self._faces.images, case, batch=at_once):
                     if self._progress:
                         self._progress("computing PyTorch's answers", len(batches) * at_once, total)
                     answers = self._classifier.plane_probabilities(self._planes(pictures, case))
@@ -329,26 +357,31 @@ class Reference:
         return _fused(self._classifier, self.members(case))
 
 
-def pictures_of(faces: Faces, case: ParityCase, *, batch: int | None = None) -> Iterator[NDArray[np.uint8]]:
+def pictures_of(
+    images: NDArray[np.uint8], case: ParityCase, *, batch: int | None = None
+) -> Iterator[NDArray[np.uint8]]:
     """The case's pictures, uint8 (n, height, width, 3), in batches of the case's own size or of `batch`.
 
-    The faces are resized with Pillow and, with `colour`, tinted by their position, so that the pictures are the same
+    The faces, uint8 (n, h, w), are resized with Pillow and, with `colour`, tinted by their position, so that the pictures are the same
     each time. The last batch may be smaller.
     """
-    count = min(len(faces), case.faces or len(faces))
+    count = min(len(images), case.faces or len(images))
     step = batch or case.batch
     for start in range(0, count, step):
-        grey = faces.images[start : min(start + step, count)]
-        if (case.height, case.width) != grey.shape[1:]:
-            size = (case.width, case.height)
-            grey = np.stack(
-                [np.asarray(Image.fromarray(face).resize(size, Image.Resampling.BILINEAR)) for face in grey]
-            )
+        grey = resized(images[start : min(start + step, count)], height=case.height, width=case.width)
         pictures = np.repeat(grey[..., None], 3, axis=3)
         if case.colour:
             tints = _TINTS[np.arange(start, start + len(grey)) % len(_TINTS)]
             pictures = np.rint(pictures * tints[:, None, None, :]).astype(np.uint8)
         yield pictures
+
+
+def resized(images: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
+    """Grey faces, uint8 (n, h, w), resized with Pillow to uint8 (n, height, width); themselves if they have that size."""
+    if (height, width) == images.shape[1:]:
+        return images
+    size = (width, height)
+    return np.stack([np.asarray(Image.fromarray(face).resize(size, Image.Resampling.BILINEAR)) for face in images])
 
 
 _TINTS = np.array([[1, 1, 1], [1, 0.8, 0.6], [0.5, 1, 0.7], [0.7, 0.4, 1]], np.float32)
@@ -365,7 +398,7 @@ class _Engine:
 
     def __call__(self, case: ParityCase, faces: Faces, members: int) -> list[NDArray[np.float32]]:
         """The file's probabilities (n, classes) of the case's faces, then each member's where they are outputs."""
-        batches = [run_session(self._session, pictures) for pictures in pictures_of(faces, case)]
+        batches = [run_session(self._session, pictures) for pictures in pictures_of(faces.images, case)]
         joined = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
         if self._members and len(joined) != 1 + members:
             raise ParityError(f"the file has {len(joined) - 1} members, and the runs are {members}")

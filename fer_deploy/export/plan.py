@@ -19,10 +19,10 @@ from fer_deploy.ensemble import (
     search_weights,
     split_member,
 )
-from fer_deploy.errors import ExportError, RunError
+from fer_deploy.errors import ExportError, RunError, printable
 from fer_deploy.export import Progress
 from fer_deploy.export.graph import FaceClassifier, Member
-from fer_deploy.export.parity import PARITY_CASES, Reference
+from fer_deploy.export.parity import Reference, sized
 from fer_deploy.faces.dataset import Dataset
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import PRECISIONS
@@ -77,6 +77,20 @@ class Plan:
     """The file's stem, where it differs from the members' names."""
     calibration: AdaptiveTemperature | None = None
     """Applied to the fused probabilities, as the last step."""
+
+    def __post_init__(self) -> None:
+        first, *others = self.members
+        for other in others:
+            if other.run.labels != first.run.labels:
+                raise ExportError(
+                    f"{first.name} and {other.name} have different labels, so they can't be fused: "
+                    f"{listed(first.run.labels)}; {listed(other.run.labels)}"
+                )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of all members, in the order of the file's output."""
+        return self.members[0].run.labels
 
     @property
     def name(self) -> str:
@@ -153,7 +167,8 @@ def plan_ensemble(
         progress: called while the members' probabilities are computed.
 
     Raises:
-        ExportError: fewer than two members, a member named twice, weights that do not fit, or a search without data.
+        ExportError: fewer than two members, a member named twice, members with different labels, weights that do not
+            fit, or a search without data.
         RunError: a member is not a complete run of the workspace.
     """
     if len(names) < 2:
@@ -182,7 +197,9 @@ def _searched_weights(plan: Plan, data: Dataset, *, progress: Progress | None) -
     faces = data.validation
     if plan.learned_ferplus:
         faces = with_ferplus_labels(faces) or faces
-    probabilities = Reference(plan.classifier(), faces, progress=progress).members(PARITY_CASES[0])
+    classifier = plan.classifier()
+    reference = Reference(classifier, sized(faces, classifier.input_size), progress=progress)
+    probabilities = reference.members(reference.whole)
     step = SEARCH_STEP if len(plan.members) < 5 else COARSE_SEARCH_STEP
     source = f"searched on {data.split_names['validation']}"
     return search_weights(probabilities, faces.labels, step=step, fusion=plan.fusion, source=source)
@@ -216,7 +233,13 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
             raise ExportError(
                 f"{member.run.folder} has other weights now than when the file was exported: export it again"
             )
-    return Plan(tuple(members), weights, fusion, calibration=contract.calibration)
+    plan = Plan(tuple(members), weights, fusion, calibration=contract.calibration)
+    if plan.labels != contract.labels:
+        raise ExportError(
+            f"the file's labels are {listed(contract.labels)}, and those of its runs {listed(plan.labels)}: "
+            "export it again"
+        )
+    return plan
 
 
 def _planned_member(name: str, *, workspace: Path) -> PlannedMember:
@@ -226,6 +249,12 @@ def _planned_member(name: str, *, workspace: Path) -> PlannedMember:
     if mirrored and not (folder / name).is_dir():
         return PlannedMember(Run.open(_run_folder(folder, run)), mirrored=True)
     return PlannedMember(Run.open(_run_folder(folder, name)))
+
+
+def listed(labels: Sequence[str]) -> str:
+    """Labels for an error: a few at most."""
+    shown = ", ".join(printable(label) for label in labels[:12])
+    return f"{shown} and {len(labels) - 12} more" if len(labels) > 12 else shown
 
 
 def _run_folder(folder: Path, name: str) -> Path:

@@ -100,7 +100,7 @@ def verify_file(
         return Verification(path, None, (Check("contract", "failed", str(error)),))
     shape = " x ".join("any" if axis is None else str(axis) for axis in contract.shape)
     detail = (
-        f"{contract.name}, {contract.precision}, opset {contract.opset}, IR {contract.ir_version}, "
+        f"{contract.name}, {contract.precision}, {len(contract.labels)} labels, opset {contract.opset}, IR {contract.ir_version}, "
         f"{sum(contract.operators.values())} nodes, batch x height x width: {shape}"
     )
     checks = [Check("contract", "ok", detail)]
@@ -181,6 +181,8 @@ def _check_against_manifest(model: Model, path: Path) -> list[Check]:
 
 
 def _check_bytes(contract: ModelContract, record: FileRecord) -> Check:
+    if record.labels != contract.labels:
+        return Check("sha256", "failed", "the manifest records other labels than the file's: export it again")
     if record.sha256 == contract.sha256:
         return Check("sha256", "ok", f"{contract.sha256[:16]}…, {contract.bytes:,} bytes")
     return Check(
@@ -245,16 +247,17 @@ def parity_of_file(
     from fer_deploy.export.plan import plan_of_file
     from fer_deploy.export.write import parity_faces
 
-    faces, faces_from = parity_faces(data)
+    classifier = plan_of_file(contract, workspace=workspace).classifier()
+    faces, faces_from = parity_faces(data, size=classifier.input_size)
     return check_parity(
         content,
-        plan_of_file(contract, workspace=workspace).classifier(),
+        classifier,
         faces,
         faces_from=faces_from,
         precision=contract.precision,
         shape=contract.shape,
         progress=progress,
-        check_accuracy=data is not None,
+        check_accuracy=data is not None and data.labels == contract.labels,
     )
 
 

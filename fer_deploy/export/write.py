@@ -19,15 +19,22 @@ from fer_deploy.export.golden import draw_golden_inputs, fits
 from fer_deploy.export.graph import FaceClassifier
 from fer_deploy.export.int8.quantise import PAIR_LIMIT
 from fer_deploy.export.int8.race import describe_race, race
-from fer_deploy.export.int8.search import CALIBRATION_FACES, Int8Result, search_int8
+from fer_deploy.export.int8.search import CALIBRATION_FACES, Int8Result, search_int8, spread
 from fer_deploy.export.int8.tune import tune_for_int8
 from fer_deploy.export.manifest import publish, read_manifest
 from fer_deploy.export.metadata import ExportedFile, file_metadata, manifest_entry
-from fer_deploy.export.parity import PARITY_CASES, Parity, Reference, accuracy_of, answers_of, check_parity
+from fer_deploy.export.parity import (
+    Parity,
+    Reference,
+    accuracy_of,
+    answers_of,
+    check_parity,
+    sized,
+)
 from fer_deploy.export.passes import run_passes
 from fer_deploy.export.passes.half import store_half
-from fer_deploy.export.plan import Plan
-from fer_deploy.faces.dataset import SIZE, Dataset, Faces
+from fer_deploy.export.plan import Plan, listed
+from fer_deploy.faces.dataset import Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.model.contract import INPUT_NAME, check_model_bytes
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
@@ -60,8 +67,8 @@ class Gate:
     @classmethod
     def of(cls, plan: Plan, *, data: Dataset | None, shape: Shape, progress: Progress | None) -> Self:
         """The gate for a plan's files. Fits the adaptive temperature on official data, unless the plan has one."""
-        faces, faces_from = parity_faces(data)
         classifier = plan.classifier()
+        faces, faces_from = parity_faces(data, size=classifier.input_size)
         reference = Reference(classifier, faces, progress=progress)
         # On drawn faces almost every answer is right: a temperature fitted to them would magnify rounding errors
         # beyond parity's tolerance.
@@ -84,11 +91,14 @@ class Gate:
         )
 
 
-def parity_faces(data: Dataset | None) -> tuple[Faces, str]:
-    """The faces that parity is checked on, and where they come from: the validation split, or drawn faces."""
+def parity_faces(data: Dataset | None, *, size: int) -> tuple[Faces, str]:
+    """The faces that parity is checked on, and where they come from: the validation split, or drawn faces.
+
+    `size` is the networks' input size: faces of other sizes than one square are resized to it.
+    """
     if data is None:
         return synthetic_faces(DRAWN_FACES, seed=2), "drawn faces"
-    return data.validation, data.split_names["validation"]
+    return sized(data.validation, size), data.split_names["validation"]
 
 
 def export_plan(
@@ -120,10 +130,10 @@ def export_plan(
 
     Raises:
         ParityError: a file differs from PyTorch. It is not written, and an older file of that name is left unchanged.
-        ExportError: a file can't be written as requested.
+        ExportError: a file can't be written as requested, or the data has other labels than the runs.
         ModelFileError: the folder's manifest is damaged.
     """
-    _check_request(precisions, data=data, shape=shape)
+    _check_request(plan, precisions, data=data)
     read_manifest(folder)  # find a damaged one before minutes of work
     for warning in _warnings(plan, data):
         if warn:
@@ -145,8 +155,13 @@ def export_plan(
     return files
 
 
-def _check_request(precisions: Sequence[str], *, data: Dataset | None, shape: Shape) -> None:
+def _check_request(plan: Plan, precisions: Sequence[str], *, data: Dataset | None) -> None:
     """ExportError for what can't be written, whatever the network."""
+    if data is not None and data.labels != plan.labels:
+        raise ExportError(
+            f"{plan.name} has the labels {listed(plan.labels)}, and {data.name} {listed(data.labels)}: give the data "
+            "that it was trained on, with the same --labels"
+        )
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
         raise ExportError(f"there is no precision {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
@@ -154,8 +169,6 @@ def _check_request(precisions: Sequence[str], *, data: Dataset | None, shape: Sh
         return
     if data is None:
         raise ExportError("int8 is calibrated on faces: give --data, or set $FERDEPLOY_DATA")
-    if shape[1:] not in ((None, None), (SIZE, SIZE)):
-        raise ExportError("int8 is calibrated on 48x48 faces: leave height and width free, or fix them to 48x48")
 
 
 def _warnings(plan: Plan, data: Dataset | None) -> list[str]:
@@ -187,19 +200,19 @@ def _quantised(built: onnx.ModelProto, gate: Gate, *, tune_epochs: int) -> tuple
     """The int8 model with its details and note. ParityError where int8 loses too much, or is no faster."""
     data, progress = gate.data, gate.progress
     assert data is not None  # _check_request
-    tuned = None
+    tuned, size = None, gate.classifier.input_size
+    training = data.clean_training
     if tune_epochs:
-        better = tune_for_int8(gate.classifier, data.clean_training, epochs=tune_epochs, progress=progress)
+        better = tune_for_int8(gate.classifier, sized(training, size), epochs=tune_epochs, progress=progress)
         tuned = build_model(better, shape=gate.shape, fold=False)
-    found = search_int8(
-        built, calibration=data.clean_training, validation=data.validation, tuned=tuned, progress=progress
-    )
-    batch = gate.shape[0] or 1
+    calibration = sized(training.take(spread(len(training), CALIBRATION_FACES)), size)
+    found = search_int8(built, calibration=calibration, validation=gate.faces, tuned=tuned, progress=progress)
+    batch, height, width = gate.shape[0] or 1, *(fixed or calibration.images.shape[1] for fixed in gate.shape[1:])
     contents = {
         "fp32": built.SerializeToString(deterministic=True),
         "int8": found.model.SerializeToString(deterministic=True),
     }
-    milliseconds = race(contents, batch=batch)
+    milliseconds = race(contents, batch=batch, size=(height, width))
     if milliseconds["int8"] >= milliseconds["fp32"]:
         raise ParityError(
             f"int8 takes {milliseconds['int8']:.3f} ms and fp32 {milliseconds['fp32']:.3f} ms on this machine: "
@@ -295,7 +308,7 @@ def _score(model: onnx.ModelProto, gate: Gate) -> tuple[float | None, str | None
 
 def _fit_calibration(plan: Plan, reference: Reference, faces: Faces) -> AdaptiveTemperature | None:
     """The adaptive temperature for these validation faces; None for a FER+ variant whose faces have no votes."""
-    fused = reference.fused(PARITY_CASES[0])
+    fused = reference.fused(reference.whole)
     if not plan.learned_ferplus:
         return fit_adaptive_temperature(fused, faces.labels)
     voted = with_ferplus_labels(faces)

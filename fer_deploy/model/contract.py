@@ -1,7 +1,7 @@
 """The contract that every one of our ONNX files keeps, checked on the file's bytes before an engine loads them.
 
-A model file is a program: it can name files beside it, call into libraries, loop for ever, or be another classifier
-with other labels. `check_model_bytes` therefore reads the file's structure with `fer_deploy.model.protobuf` (the
+A model file is a program: it can name files beside it, call into libraries, loop for ever, or be no classifier at
+all. `check_model_bytes` therefore reads the file's structure with `fer_deploy.model.protobuf` (the
 runtime needs neither `onnx` nor `protobuf`) and refuses whatever the contract does not allow. It runs nothing.
 
 The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
@@ -14,7 +14,6 @@ The field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -22,17 +21,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import AdaptiveTemperature
 from fer_deploy.errors import FerDeployError, ModelFileError, printable
 from fer_deploy.files import parse_json, read_file, shown
+from fer_deploy.labels import check_labels
 from fer_deploy.model.names import DYNAMIC, PRECISIONS, ModelName, Shape
 from fer_deploy.model.protobuf import MalformedError, Message, Reader
 
 INPUT_NAME = "faces"
 """The one input: uint8 (batch, height, width, 3), RGB."""
 OUTPUT_NAME = "probabilities"
-"""The one output: float32 (batch, 7), rows that sum to 1."""
+"""The one output: float32 (batch, classes), rows that sum to 1, a column for each label of the metadata."""
 OPSET_VERSION = 18
 """The version of the default operator domain that we write. ONNX Runtime reads it from 1.14 on."""
 MAXIMUM_OPSET = 19
@@ -80,11 +79,8 @@ class ModelContract:
     """How many nodes of each operator the graph has."""
     metadata: Mapping[str, str]
     """The file's `metadata_props`, all of them, unchanged: escape them with `errors.printable` where you print them."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The seven labels, in the order of the output's columns."""
-        return EMOTIONS
+    labels: tuple[str, ...]
+    """The classes, 2 to 1,000 of them, in the order of the output's columns, as `labels.check_labels` returns them."""
 
     @property
     def name(self) -> str:
@@ -216,7 +212,7 @@ def _check_model(reader: Reader, model: Message, content: bytes, source: str) ->
     opset = _check_opsets(reader, model)
     graph = reader.message(model.single(7, "graph"))
     operators = _check_graph(reader, graph)
-    shape = _check_ends(reader, graph)
+    shape, columns = _check_ends(reader, graph)
     metadata = {}
     for entry in model.messages(14):
         pair = reader.message(entry)
@@ -225,6 +221,7 @@ def _check_model(reader: Reader, model: Message, content: bytes, source: str) ->
             raise _RefusedError(f"its metadata names {key!r} twice")
         metadata[key] = pair.text(2)
     _check_metadata(metadata)
+    labels = _check_labels(metadata, columns=columns)
     return ModelContract(
         source=source,
         bytes=len(content),
@@ -234,6 +231,7 @@ def _check_model(reader: Reader, model: Message, content: bytes, source: str) ->
         shape=shape,
         operators=MappingProxyType(dict(sorted(operators.items()))),
         metadata=MappingProxyType(metadata),
+        labels=labels,
     )
 
 
@@ -293,7 +291,8 @@ def _check_tensor(reader: Reader, content: memoryview) -> None:
         raise _RefusedError(f"its tensor {tensor.text(8)!r} is stored in another file: external data is not allowed")
 
 
-def _check_ends(reader: Reader, graph: Message) -> Shape:
+def _check_ends(reader: Reader, graph: Message) -> tuple[Shape, int]:
+    """The shape of the input, and how many columns the output has."""
     inputs = [_read_end(reader, content) for content in graph.messages(11)]
     outputs = [_read_end(reader, content) for content in graph.messages(12)]
     wanted = f"one input {INPUT_NAME!r}, uint8 [batch, height, width, 3]"
@@ -302,16 +301,16 @@ def _check_ends(reader: Reader, graph: Message) -> Shape:
     _, kind, shape = inputs[0]
     if kind != _UINT8 or shape is None or len(shape) != 4 or shape[3] != 3:
         raise _RefusedError(f"it must have {wanted}; its input has type {kind} and shape {_shape(shape)}")
-    wanted = f"one output {OUTPUT_NAME!r}, float32 [batch, {len(EMOTIONS)}]"
+    wanted = f"one output {OUTPUT_NAME!r}, float32 [batch, classes]"
     if len(outputs) != 1 or outputs[0][0] != OUTPUT_NAME:
         raise _RefusedError(f"it must have {wanted}; it has {_names(outputs)}")
     _, kind, answer = outputs[0]
-    if kind != _FLOAT32 or answer is None or len(answer) != 2 or answer[1] != len(EMOTIONS):
+    if kind != _FLOAT32 or answer is None or len(answer) != 2 or answer[1] is None:
         raise _RefusedError(f"it must have {wanted}; its output has type {kind} and shape {_shape(answer)}")
     batch, height, width = shape[:3]
     if any(axis is not None and not 1 <= axis <= MAXIMUM_AXIS for axis in (batch, height, width)):
         raise _RefusedError(f"the axes of its input must be from 1 to {MAXIMUM_AXIS:,}, and are {_shape(shape)}")
-    return batch, height, width
+    return (batch, height, width), answer[1]
 
 
 _End = tuple[str, int, tuple[int | None, ...] | None]
@@ -336,12 +335,23 @@ def _read_end(reader: Reader, content: memoryview) -> _End:
     return name, tensor.integer(1), tuple(axes)
 
 
-def _check_metadata(metadata: Mapping[str, str]) -> None:
+def _check_labels(metadata: Mapping[str, str], *, columns: int) -> tuple[str, ...]:
+    """The labels of the metadata, one for each of the output's `columns`."""
     if "labels" not in metadata:
         raise _RefusedError("its metadata has no `labels`: ferdeploy did not write it")
-    labels = _strings(metadata["labels"])
-    if labels != EMOTIONS:
-        raise _RefusedError(f"its labels are {metadata['labels'][:120]!r}, and must be {json.dumps(EMOTIONS)}")
+    names = _json_list(metadata["labels"])
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _RefusedError(f"its `labels` must be a JSON list of texts, and are {metadata['labels'][:80]!r}")
+    try:
+        labels = check_labels([str(name) for name in names])
+    except ValueError as error:
+        raise _RefusedError(f"its `labels`: {error}") from None
+    if len(labels) != columns:
+        raise _RefusedError(f"its output has {columns} columns, and its metadata has {len(labels)} labels")
+    return labels
+
+
+def _check_metadata(metadata: Mapping[str, str]) -> None:
     precision = metadata.get("precision", "fp32")
     if precision not in PRECISIONS:
         raise _RefusedError(f"its precision is {precision[:40]!r}, and must be one of {', '.join(PRECISIONS)}")

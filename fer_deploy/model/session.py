@@ -133,7 +133,7 @@ class Model:
             faces: uint8 (n, height, width, 3), RGB, n at least 1, of the height and width that the file takes.
 
         Returns:
-            float32 (n, 7), rows that sum to 1.
+            float32 (n, classes), rows that sum to 1.
 
         Raises:
             ModelFileError: ONNX Runtime failed, or the file computed something else than probabilities.
@@ -143,7 +143,8 @@ class Model:
             (values,) = self.session.run([OUTPUT_NAME], {INPUT_NAME: padded}, _run_options(padded.nbytes))
         except Exception as error:  # ONNX Runtime raises classes of its own extension module
             raise ModelFileError(f"{self._label}: ONNX Runtime failed: {one_line(error, limit=300)}") from error
-        return check_probabilities(values, faces=len(padded), source=self._label)[: len(faces)]
+        classes = len(self.contract.labels)
+        return check_probabilities(values, faces=len(padded), classes=classes, source=self._label)[: len(faces)]
 
     @property
     def _label(self) -> str:
@@ -172,7 +173,9 @@ def _run_options(input_bytes: int) -> onnxruntime.RunOptions | None:
     return options
 
 
-def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDArray[np.float32]:
+def check_probabilities(
+    values: NDArray[Any], *, faces: int, classes: int = len(EMOTIONS), source: str
+) -> NDArray[np.float32]:
     """Make sure that what an engine computed are the probabilities of so many faces, and return them.
 
     A file can keep the contract's names and types, and compute anything: one row for the whole batch, which numpy would
@@ -181,13 +184,14 @@ def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDA
     Args:
         values: the engine's output.
         faces: how many faces it was given.
+        classes: how many labels the model has.
         source: what to call the model in errors.
 
     Raises:
-        ModelFileError: another shape than (`faces`, 7), a value that is negative or not finite, or a row whose sum is
+        ModelFileError: another shape than (`faces`, `classes`), a value that is negative or not finite, or a row whose sum is
             further than 0.01 from 1.
     """
-    if values.shape == (faces, len(EMOTIONS)):
+    if values.shape == (faces, classes):
         error = np.abs(values.sum(axis=1) - 1).max()
         if values.min() >= 0 and error <= _SUM_TOLERANCE:  # both are false where a value is NaN
             return values
@@ -198,7 +202,7 @@ def check_probabilities(values: NDArray[Any], *, faces: int, source: str) -> NDA
         else:
             problem = f"rows that do not sum to 1 but differ by up to {error:.3g}"
     else:
-        problem = f"shape {list(values.shape)} instead of {[faces, len(EMOTIONS)]}"
+        problem = f"shape {list(values.shape)} instead of {[faces, classes]}"
     count = "1 face" if faces == 1 else f"{faces} faces"
     raise ModelFileError(f"{source}: computed no probabilities for {count}: {problem}: the model is damaged")
 

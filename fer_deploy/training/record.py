@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fer_deploy.errors import RecipeError, RunError, one_line
 from fer_deploy.files import read_json, shown
+from fer_deploy.labels import check_labels
 from fer_deploy.recipes import Recipe, recipe_from_dict, recipe_to_dict
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ _SHA256 = _Kind(
 )
 _COUNT = _whole(0, 10**15)
 
+
+def _are_labels(value: Any) -> bool:
+    """Whether a value is a list of class names that `check_labels` leaves unchanged."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        return False
+    with suppress(ValueError):
+        return list(check_labels(value)) == value
+    return False
+
+
 _KINDS: Mapping[str, _Kind] = {
     "status": _Kind("'training' or 'complete'", lambda value: value in ("training", "complete")),
     "name": _TEXT,
@@ -85,6 +96,7 @@ _KINDS: Mapping[str, _Kind] = {
     "data": _TABLE,
     "data.name": _TEXT,
     "data.official": _FLAG,
+    "data.labels": _Kind("a list of 2 to 1,000 different class names", _are_labels),
     "data.sha256": _SHA256,
     "data.training_rows": _COUNT,
     "data.copies_left_out": _COUNT,

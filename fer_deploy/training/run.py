@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import RecipeError, RunError, one_line
 from fer_deploy.files import read_file, write_bytes
 from fer_deploy.models import build_network
@@ -76,6 +77,11 @@ class Run:
         return float(self.record.get("temperature") or 1.0)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the network's outputs: the record's `data.labels`, or the seven without them."""
+        return tuple((self.record.get("data") or {}).get("labels") or EMOTIONS)
+
+    @property
     def input_size(self) -> int:
         """Side in pixels of the square that the network sees."""
         return self.recipe.network.input_size
@@ -102,20 +108,20 @@ class Run:
         if hashlib.sha256(content).hexdigest() != self.weights_sha256:
             raise RunError(f"{self.weights_path}: does not match its record in run.json: fetch both again")
         state = _as_float32(_parse(content, self.weights_path))
-        network = make_network(self.recipe.network)
+        network = make_network(self.recipe.network, classes=len(self.labels))
         load_weights(network, state, source=self.weights_path)
         return network.eval()
 
 
-def make_network(network: Network) -> nn.Module:
-    """The network that a recipe names, its weights drawn from PyTorch's default generator.
+def make_network(network: Network, *, classes: int = len(EMOTIONS)) -> nn.Module:
+    """The network that a recipe names, for so many classes, its weights drawn from PyTorch's default generator.
 
     Raises:
         RecipeError: the recipe's options do not fit the network, or the network does not fit into memory.
     """
     options: dict[str, Any] = dict(network.options)
     try:
-        return build_network(network.name, **options)
+        return build_network(network.name, classes=classes, **options)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
             raise

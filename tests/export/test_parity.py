@@ -272,12 +272,12 @@ def test_flips_are_limited_in_fp16_alone(
 
 def test_pictures_are_the_same_whatever_the_batch(dataset: Dataset) -> None:
     case = ParityCase(batch=7, height=31, width=20, faces=30, colour=True)
-    whole = np.concatenate(list(pictures_of(dataset.validation, case)))
+    whole = np.concatenate(list(pictures_of(dataset.validation.images, case)))
     assert whole.shape == (30, 31, 20, 3)
     assert whole.dtype == np.uint8
-    np.testing.assert_array_equal(whole, np.concatenate(list(pictures_of(dataset.validation, case, batch=64))))
+    np.testing.assert_array_equal(whole, np.concatenate(list(pictures_of(dataset.validation.images, case, batch=64))))
     assert (whole[1] != whole[1, ..., :1]).any()
-    grey = next(pictures_of(dataset.validation, PARITY_CASES[0]))
+    grey = next(pictures_of(dataset.validation.images, PARITY_CASES[0]))
     np.testing.assert_array_equal(grey[..., 0], dataset.validation.images[:256])
 
 

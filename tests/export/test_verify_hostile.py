@@ -151,10 +151,10 @@ def test_a_file_without_manifest_and_runs_is_run_and_fails(kind: str, tmp_path: 
     assert message in found.failed[0].detail
 
 
-@pytest.mark.parametrize("labels", [EMOTIONS[:6], (*EMOTIONS, "contempt"), EMOTIONS[::-1], "angry", [1] * 7, None])
+@pytest.mark.parametrize("labels", [EMOTIONS[:6], (*EMOTIONS, "contempt"), "angry", [1] * 7, None])
 def test_labels_that_do_not_match_the_output_fail_before_the_file_is_run(labels: object, tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
-    path.write_bytes(tiny_model(labels=labels))
+    path.write_bytes(tiny_model(metadata={"labels": json.dumps(labels)}))
     found = verify_file(path)
     assert [(check.name, check.status) for check in found.checks] == [("contract", "failed")]
 

@@ -39,7 +39,7 @@ class ExactAnswers:
 
 
 def compare_exactly(model: onnx.ModelProto, faces: Faces) -> ExactAnswers:
-    """Compare ONNX Runtime's answers of a quantised `model` with onnx's reference evaluator's, on 48x48 `faces`.
+    """Compare ONNX Runtime's answers of a quantised `model` with onnx's reference evaluator's, on `faces` of one size.
 
     The evaluator computes with the numbers that the integers represent, and saturates nowhere. Single values that lie
     between two steps may be rounded either way, which moves a face's probabilities by some thousandths.

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from fer_deploy.export.parity import resized
 from fer_deploy.faces.dataset import Faces
 from fer_deploy.model.contract import INPUT_NAME, OUTPUT_NAME
 from fer_deploy.model.session import start_session
@@ -122,12 +123,15 @@ def fixed_batch(model: onnx.ModelProto) -> int:
 
 
 def batches_of(model: onnx.ModelProto, faces: Faces, *, at_once: int) -> list[NDArray[np.uint8]]:
-    """The faces as pictures, uint8 (n, 48, 48, 3), in batches of `at_once` or of the size that `model` fixes.
+    """The faces as pictures, uint8 (n, h, w, 3), in batches of `at_once` or of the size that `model` fixes.
 
-    If the batch is fixed, the last one is filled up with the first faces.
+    If the model fixes height and width, the faces are resized to them. If it fixes the batch, the last one is filled
+    up with the first faces.
     """
-    pictures = np.repeat(faces.images[..., None], 3, axis=3)
-    fixed = fixed_batch(model)
+    fixed, height, width = (dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[:3])
+    images = faces.images
+    images = resized(images, height=height or images.shape[1], width=width or images.shape[2])
+    pictures = np.repeat(images[..., None], 3, axis=3)
     if fixed:
         at_once = fixed
         pictures = pictures[np.arange(-(-len(faces) // fixed) * fixed) % len(faces)]

@@ -65,7 +65,7 @@ def search_int8(
 ) -> Int8Result:
     """Quantise `model` with the settings that keep the most accuracy, and as few layers in float as that takes.
 
-    With `tuned`, the same graph with the weights of `tune`, that one is quantised and still compared with `model`.
+    The faces have one size. With `tuned`, the same graph with the weights of `tune`, that one is quantised and still compared with `model`.
 
     Per-channel and per-tensor scales are tried with everything in integers. If both lose more than INT8_TARGET, the
     most sensitive layers, by onnxruntime's own quantisation-debug tools, are put back into float, more and more of
@@ -75,7 +75,7 @@ def search_int8(
     Raises:
         ParityError: the best setting loses more than INT8_LOSS, or this processor's answers are not the exact ones.
     """
-    calibration = calibration.take(_spread(len(calibration), CALIBRATION_FACES))
+    calibration = calibration.take(spread(len(calibration), CALIBRATION_FACES))
     search = _Int8Search(model, tuned or model, calibration, validation, progress)
     losses = {per_channel: search.attempt(Int8Settings(per_channel=per_channel)) for per_channel in (True, False)}
     base = Int8Settings(per_channel=losses[True] <= losses[False])
@@ -93,7 +93,7 @@ def search_int8(
             f"int8 loses {100 * loss:.2f} points of validation accuracy at best "
             f"({chosen.accuracy:.4f} against {search.accuracy:.4f}); at most {100 * INT8_LOSS:g} are allowed"
         )
-    exact = compare_exactly(best, validation.take(_spread(len(validation), EXACT_FACES)))
+    exact = compare_exactly(best, validation.take(spread(len(validation), EXACT_FACES)))
     if exact.mean_difference > EXACT_SHARE * chosen.difference:
         raise ParityError(
             f"int8: ONNX Runtime's probabilities are {exact.mean_difference:.1e} from the exact ones on average, where "
@@ -172,6 +172,6 @@ def rank_layers(model: onnx.ModelProto, quantised: onnx.ModelProto, faces: Faces
     return sorted(layers, key=lambda name: (layers[name], name))
 
 
-def _spread(count: int, wanted: int) -> NDArray[np.int64]:
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
     """`wanted` positions, evenly spread over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))

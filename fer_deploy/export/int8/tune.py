@@ -34,7 +34,7 @@ def tune_for_int8(
 
     Args:
         classifier: as trained.
-        faces: of the Training split.
+        faces: of the Training split, of one size.
         epochs: passes over the faces, 1 or more.
         seed: decides the order of the faces and which batches are mirrored. The same seed, machine and number of
             threads give the same weights.
@@ -46,14 +46,14 @@ def tune_for_int8(
         _round_while_training(network)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    images = torch.from_numpy(faces.images)
+    images = faces.images
     steps = epochs * math.ceil(len(images) / BATCH)
     done = 0
     for _ in range(epochs):
         for rows in torch.split(torch.randperm(len(images), generator=generator), BATCH):
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * done / steps)) / 2
-            planes = images[rows, None].float() / HALF_RANGE - 1
+            planes = torch.from_numpy(images[rows.numpy()])[:, None].float() / HALF_RANGE - 1
             if torch.rand((), generator=generator) < 0.5:
                 planes = planes.flip(3)
             with torch.no_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from fer_deploy.emotions import EMOTIONS
 from fer_deploy.export.passes.edit import keep
 from fer_deploy.model.contract import OUTPUT_NAME
 
@@ -21,14 +20,16 @@ def hide_members(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def show_members(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make each member's probabilities, float32 (n, 7), outputs after the contract's: `member_0`, `member_1`, ...
+    """Make each member's probabilities, float32 (n, classes), outputs after the contract's: `member_0`, `member_1`, ...
 
     The undoing of `hide_members`. A graph of one network has none, and stays as it is.
     """
     names = {name for node in model.graph.node for name in node.output}
+    (answer,) = (value for value in model.graph.output if value.name == OUTPUT_NAME)
+    classes = answer.type.tensor_type.shape.dim[1].dim_value
     number = 0
     while f"{MEMBER_PREFIX}{number}" in names:
         name = f"{MEMBER_PREFIX}{number}"
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, len(EMOTIONS)]))
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, classes]))
         number += 1
     return model
