@@ -11,7 +11,7 @@ from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.synthetic import colour_faces
 
 _CHANGES = (lambda face: face, np.flipud, lambda face: 255 - face, np.transpose, lambda face: 255 - np.flipud(face))
-"""The seven expressions are drawn for labels 0 to 6, upside down for 7 to 13, and so on."""
+"""The expressions are drawn for labels 0 to 6 (0 angry, 1 happy, 2 neutral), upside down for 7 to 13, and so on."""
 
 
 def own_faces(count: int, *, classes: int, sizes: Sequence[int], seed: int) -> Faces:
@@ -20,7 +20,7 @@ def own_faces(count: int, *, classes: int, sizes: Sequence[int], seed: int) -> F
     pictures = []
     for place, number in enumerate(numbers):
         size = sizes[place % len(sizes)]
-        (face,) = colour_faces([number % 7], height=size, width=size, seed=1000 * seed + place, grey=True)
+        (face,) = colour_faces([3 * number % 7], height=size, width=size, seed=1000 * seed + place, grey=True)
         pictures.append(np.ascontiguousarray(_CHANGES[number // 7](face[..., 0])))
     stored = Pictures.ragged(pictures) if len(sizes) > 1 else Pictures.of(np.stack(pictures))
     return Faces(stored, numbers, np.arange(count, dtype=np.int64), classes=classes)

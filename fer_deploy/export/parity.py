@@ -362,8 +362,8 @@ def pictures_of(
 ) -> Iterator[NDArray[np.uint8]]:
     """The case's pictures, uint8 (n, height, width, 3), in batches of the case's own size or of `batch`.
 
-    The faces, uint8 (n, h, w), are resized with Pillow and, with `colour`, tinted by their position, so that the pictures are the same
-    each time. The last batch may be smaller.
+    The faces, uint8 (n, h, w), are resized with Pillow and, with `colour`, tinted by their position, so that the
+    pictures are the same each time. The last batch may be smaller.
     """
     count = min(len(images), case.faces or len(images))
     step = batch or case.batch
@@ -377,7 +377,7 @@ def pictures_of(
 
 
 def resized(images: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np.uint8]:
-    """Grey faces, uint8 (n, h, w), resized with Pillow to uint8 (n, height, width); themselves if they have that size."""
+    """Grey faces, uint8 (n, h, w), resized with Pillow to uint8 (n, height, width), or unchanged if they fit."""
     if (height, width) == images.shape[1:]:
         return images
     size = (width, height)

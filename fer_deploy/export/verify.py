@@ -100,8 +100,8 @@ def verify_file(
         return Verification(path, None, (Check("contract", "failed", str(error)),))
     shape = " x ".join("any" if axis is None else str(axis) for axis in contract.shape)
     detail = (
-        f"{contract.name}, {contract.precision}, {len(contract.labels)} labels, opset {contract.opset}, IR {contract.ir_version}, "
-        f"{sum(contract.operators.values())} nodes, batch x height x width: {shape}"
+        f"{contract.name}, {contract.precision}, {len(contract.labels)} labels, opset {contract.opset}, "
+        f"IR {contract.ir_version}, {sum(contract.operators.values())} nodes, batch x height x width: {shape}"
     )
     checks = [Check("contract", "ok", detail)]
     try:

@@ -188,8 +188,8 @@ def check_probabilities(
         source: what to call the model in errors.
 
     Raises:
-        ModelFileError: another shape than (`faces`, `classes`), a value that is negative or not finite, or a row whose sum is
-            further than 0.01 from 1.
+        ModelFileError: another shape than (`faces`, `classes`), a value that is negative or not finite, or a row whose
+            sum is further than 0.01 from 1.
     """
     if values.shape == (faces, classes):
         error = np.abs(values.sum(axis=1) - 1).max()

@@ -142,7 +142,10 @@ def test_mean_confidence_equals_accuracy_on_validation_rows(
 
     def gap(path: Path) -> float:
         probabilities = np.concatenate(
-            [Recognizer(path).probabilities(pictures) for pictures in pictures_of(faces.images, PARITY_CASES[0], batch=64)]
+            [
+                Recognizer(path).probabilities(pictures)
+                for pictures in pictures_of(faces.images, PARITY_CASES[0], batch=64)
+            ]
         )
         return abs(float(probabilities.max(axis=1).mean() - (probabilities.argmax(axis=1) == faces.labels).mean()))
 

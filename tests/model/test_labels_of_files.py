@@ -51,7 +51,10 @@ def test_a_file_has_2_to_1000_labels(count: int) -> None:
         ('["angry", "disgust", "fear", "happy", "sad", "surprise", 6]', "JSON list of texts"),
         ('["angry", "disgust", "fear", "happy", "sad", "surprise", null]', "JSON list of texts"),
         ('["angry", "disgust", "fear", "happy", "sad", "surprise"]', "7 columns, and its metadata has 6 labels"),
-        ('["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "x"]', "7 columns, and its metadata has 8"),
+        (
+            '["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "x"]',
+            "7 columns, and its metadata has 8",
+        ),
         ('["angry", "disgust", "fear", "happy", "sad", "surprise", "angry"]', "its `labels`: "),
         ('["angry", "disgust", "fear", "happy", "sad", "surprise", "Angry"]', "its `labels`: "),
         ('["angry", "disgust", "fear", "happy", "sad", "surprise", ""]', "its `labels`: "),

@@ -65,7 +65,8 @@ def search_int8(
 ) -> Int8Result:
     """Quantise `model` with the settings that keep the most accuracy, and as few layers in float as that takes.
 
-    The faces have one size. With `tuned`, the same graph with the weights of `tune`, that one is quantised and still compared with `model`.
+    The faces have one size. With `tuned`, the same graph with the weights of `tune`, that one is quantised and still
+    compared with `model`.
 
     Per-channel and per-tensor scales are tried with everything in integers. If both lose more than INT8_TARGET, the
     most sensitive layers, by onnxruntime's own quantisation-debug tools, are put back into float, more and more of
