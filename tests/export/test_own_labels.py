@@ -83,7 +83,7 @@ def test_every_form_of_a_file_has_the_labels_and_is_proven(own: Dataset, own_wor
     for file in files:
         assert check_model_file(file.path).labels == VALENCE
         assert file.accuracy is not None
-        assert file.accuracy > 0.5
+        assert file.accuracy > 0.4  # a third by chance
         record = manifest.entry(file.path.name)
         assert record is not None
         assert record.labels == VALENCE
