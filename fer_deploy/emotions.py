@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """The labels in FER2013's order: position i is class i, in data, networks, files and reports alike."""
 
@@ -26,3 +28,18 @@ def emotion_index(name: str) -> int | None:
     plain = name.strip().lower()
     label = ALIASES.get(plain, plain)
     return EMOTIONS.index(label) if label in EMOTIONS else None
+
+
+def label_columns(labels: Sequence[str], taken: Collection[str]) -> tuple[str, ...]:
+    """The columns of a table that hold the labels' probabilities: the labels, but for those that the table takes.
+
+    >>> label_columns(["happy", "file"], taken={"file", "label"})
+    ('happy', 'probability_file')
+    """
+    names: list[str] = []
+    for label in labels:
+        name = label
+        while name in taken or name in names or (name != label and name in labels):
+            name = f"probability_{name}"
+        names.append(name)
+    return tuple(names)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.latency import Latency
 from fer_deploy.bench.quality import mcnemar
-from fer_deploy.bench.report import OK, Report, Row, classes
-from fer_deploy.errors import printable
+from fer_deploy.bench.report import OK, Report, Row, label_list
+from fer_deploy.errors import MeasurementError, printable
 
 SIGNIFICANT = 0.01
 """The p-value below which chance does not explain a difference in accuracy."""
@@ -85,9 +85,13 @@ def compare_reports(
         limits: how much worse it may be.
         engines: engines on which everything was measured again: a missing row on one of them is a loss, and on any
             other engine a note.
+
+    Raises:
+        MeasurementError: they scored other labels, or the same ones in another order.
     """
     limits = limits or Limits()
     notes = []
+    _check_labels(old, new)
     same_faces = _same_faces(old, new)
     if not same_faces:
         notes.append("accuracy is not compared: the reports scored different faces")
@@ -151,6 +155,14 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return list(map(printable, (*lines, *comparison.notes)))
 
 
+def _check_labels(old: Report, new: Report) -> None:
+    if old.data and new.data and old.labels != new.labels:
+        raise MeasurementError(
+            f"the reports have different labels, {label_list(old.labels)} in the old one and {label_list(new.labels)} "
+            "in the new one: compare reports on the same data"
+        )
+
+
 def _same_faces(old: Report, new: Report) -> bool:
     if old.data is None or new.data is None:
         return False
@@ -160,10 +172,9 @@ def _same_faces(old: Report, new: Report) -> bool:
 
 
 def _accuracy(before: Row, after: Row, new: Report, limits: Limits) -> list[Change]:
-    first, second = before.answers, after.answers
-    if first is None or second is None or before.quality is None or after.quality is None or new.data is None:
+    first, second, labels = new.answers(before), new.answers(after), new.truth
+    if first is None or second is None or before.quality is None or after.quality is None or labels is None:
         return []
-    labels = classes(new.data.labels)
     test = mcnemar(first == labels, second == labels)
     old_accuracy, new_accuracy = before.quality.accuracy.value, after.quality.accuracy.value
     certain = test.p_value < SIGNIFICANT

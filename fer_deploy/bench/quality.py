@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 
 Z_95 = 1.959963984540054
@@ -79,8 +78,8 @@ class Quality:
         accuracy: on every face of the split.
         deduplicated: on the faces that occur in no other split; None where that is unknown.
         macro_f1: the mean of the F1 scores of the classes that occur, 0 to 1.
-        recall: one figure per class in the order of EMOTIONS; None for a class that does not occur.
-        confusion: counts, 7 rows (labels) of 7 columns (answers).
+        recall: one figure per class, in the order of the labels; None for a class that does not occur.
+        confusion: counts, one row per label, one column per answer.
         calibration_error: expected calibration error over the bins, 0 to 1.
         reliability: the bins themselves.
         unanimity: accuracy by FER+ unanimity; None when there are no votes.
@@ -120,8 +119,8 @@ def measure_quality(
     """Measure one classifier on one split.
 
     Args:
-        probabilities: (n, 7), as `model.session.check_probabilities` accepts them.
-        labels: (n,) classes 0 to 6.
+        probabilities: (n, classes), as `model.session.check_probabilities` accepts them.
+        labels: (n,) classes, from 0, the columns of `probabilities`.
         unseen: (n,) true for faces that occur in no other split.
         votes: (n, 10) FER+ votes.
 
@@ -130,7 +129,7 @@ def measure_quality(
     """
     predicted = probabilities.argmax(axis=1)
     correct = predicted == labels
-    confusion = confusion_matrix(predicted, labels)
+    confusion = confusion_matrix(predicted, labels, classes=probabilities.shape[1])
     return Quality(
         accuracy=Accuracy.of(correct),
         deduplicated=None if unseen is None or not unseen.any() else Accuracy.of(correct[unseen]),
@@ -154,9 +153,8 @@ def wilson_interval(hits: int, count: int, *, z: float = Z_95) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def confusion_matrix(predicted: NDArray[np.integer], labels: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Counts, int64 (7, 7): row = the label, column = the answer."""
-    classes = len(EMOTIONS)
+def confusion_matrix(predicted: NDArray[np.integer], labels: NDArray[np.integer], *, classes: int) -> NDArray[np.int64]:
+    """Counts, int64 (classes, classes): row = the label, column = the answer."""
     cells = labels.astype(np.int64) * classes + predicted.astype(np.int64)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 

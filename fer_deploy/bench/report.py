@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,6 +22,7 @@ from fer_deploy.bench.cost import ModelCost
 from fer_deploy.bench.latency import BatchRate, Latency, Parts, Throughput
 from fer_deploy.bench.quality import Accuracy, CalibrationBin, Quality, UnanimityBand
 from fer_deploy.bench.schema import check_schema
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, one_line
 from fer_deploy.files import parse_json, read_json, shown, write_text
 from fer_deploy.model.names import in_precision
@@ -32,6 +33,15 @@ VERSION = 1
 
 OK = "ok"
 """The status of a row with figures."""
+
+SIDE = 48
+"""Height and width, in pixels, of the faces that latency is measured on: FER2013's."""
+
+LEFT_OUT = "left out: "
+"""How the status of a row begins that was not measured on purpose: its labels are not the data's."""
+
+MANY_LABELS = 12
+"""More labels than these are not listed in one line."""
 
 PEER = "peer"
 """The engine of a row that another package computed in its own process."""
@@ -66,8 +76,9 @@ class Row:
         agreement: share of faces with the same class as in the row with the label `agreement_with`.
         cost: counted, not timed.
         latency, throughput, load: None where not measured.
+        latency_own_size: single calls on faces of the data's own size; None where that is 48x48 or not uniform.
         recorded_accuracy: the accuracy in the file's metadata; recorded_accuracy_split names the split.
-        predictions: one digit per face, its class, in the order of the data's rows; None without data.
+        predictions: each face's class as `digits` writes it, in the order of the data's rows; None without data.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Row:
     agreement_with: str | None = None
     cost: ModelCost = field(default_factory=ModelCost)
     latency: Latency | None = None
+    latency_own_size: Latency | None = None
     throughput: Throughput | None = None
     load: Load | None = None
     recorded_accuracy: float | None = None
@@ -120,11 +132,6 @@ class Row:
         """The kind of device: cpu, cuda, mps, or a provider's name. Times are compared within one kind."""
         return "cpu" if self.engine == PEER else self.engine.split("-")[1]
 
-    @property
-    def answers(self) -> NDArray[np.int64] | None:
-        """The predicted class of each face, int64 (n,); None without data."""
-        return None if self.predictions is None else classes(self.predictions)
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -141,9 +148,10 @@ class Pair:
 class Data:
     """The scored faces: `rows` of the split's `rows_in_split` (fewer in a quick run).
 
-    `labels` has one digit per face, its class, in the order of the rows' predictions: from both, every figure of
-    quality except calibration can be computed again, and two reports can be compared face by face. `faces_sha256` is
-    the hash of the pictures in that order; empty in older reports.
+    `labels` has each face's class as `digits` writes it, in the order of the rows' predictions: from both, every figure
+    of quality except calibration can be computed again, and two reports can be compared face by face. `faces_sha256` is
+    the hash of the pictures in that order; empty in older reports. `heights` and `widths` are the smallest and the
+    largest of the scored pictures, in pixels.
     """
 
     name: str
@@ -155,6 +163,14 @@ class Data:
     votes: bool
     labels: str = field(repr=False)
     faces_sha256: str = ""
+    heights: tuple[int, int] = (SIDE, SIDE)
+    widths: tuple[int, int] = (SIDE, SIDE)
+
+    @property
+    def size(self) -> str:
+        """The pictures' size in pixels, height x width: `48x48`, or `96 to 210 x 96 to 240` where it varies."""
+        sides = [f"{low}" if low == high else f"{low} to {high}" for low, high in (self.heights, self.widths)]
+        return "x".join(sides) if all(side.isdigit() for side in sides) else " x ".join(sides)
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ class Report:
         settings: how it was measured, as plain values.
         data: None when nothing was scored.
         rows: one per model and engine.
+        labels: the scored classes by name, in the order of recall, confusion and predictions.
         pairs: McNemar's test between the models' answers, each on the first engine that has them.
         warnings: what a reader must know before quoting a figure.
     """
@@ -180,28 +197,53 @@ class Report:
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...] = ()
     warnings: tuple[str, ...] = ()
+    labels: tuple[str, ...] = EMOTIONS
 
     def row(self, label: str) -> Row | None:
         """The row with a label, or None."""
         return next((row for row in self.rows if row.label == label), None)
 
+    def answers(self, row: Row) -> NDArray[np.int64] | None:
+        """A row's predicted class of each face, int64 (n,); None without data."""
+        return None if row.predictions is None else classes(row.predictions, of=len(self.labels))
 
-def digits(values: NDArray[np.integer]) -> str:
-    """Classes as text, one digit each.
+    @property
+    def truth(self) -> NDArray[np.int64] | None:
+        """The class of each scored face, int64 (n,); None without data."""
+        return None if self.data is None else classes(self.data.labels, of=len(self.labels))
 
-    >>> digits(np.array([0, 6, 3]))
-    '063'
+
+def digits(values: NDArray[np.integer], *, of: int = len(EMOTIONS)) -> str:
+    """Classes as text, each with as many digits as the last of the `of` classes needs.
+
+    >>> digits(np.array([0, 6, 3])), digits(np.array([0, 11, 3]), of=12)
+    ('063', '001103')
     """
-    return "".join(map(str, values.tolist()))
+    width = _width(of)
+    return "".join(f"{value:0{width}d}" for value in values.tolist())
 
 
-def classes(text: str) -> NDArray[np.int64]:
-    """The classes in a text of digits, int64 (n,)."""
-    return np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
+def classes(text: str, *, of: int = len(EMOTIONS)) -> NDArray[np.int64]:
+    """The classes in a text that `digits` wrote, int64 (n,)."""
+    figures = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - ord("0")
+    width = _width(of)
+    return figures.reshape(-1, width) @ 10 ** np.arange(width - 1, -1, -1)
+
+
+def _width(count: int) -> int:
+    """Digits of the number of the last of `count` classes."""
+    return len(str(count - 1))
+
+
+def label_list(labels: Sequence[str]) -> str:
+    """Labels in words for an error or a page: all of them or, where they are many, the first ones and their number."""
+    few = labels if len(labels) <= MANY_LABELS else [*labels[:MANY_LABELS], f"… ({len(labels)} in all)"]
+    return one_line(", ".join(few), limit=300)
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain values, in the schema's shape."""
+    """The report as plain values, in the schema's shape. Labels and sizes of FER2013 are not written: older readers
+    know no others."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -209,7 +251,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "ferdeploy_version": report.ferdeploy_version,
         "machine": dict(report.machine),
         "settings": dict(report.settings),
-        "data": dataclasses.asdict(report.data) if report.data else None,
+        **({} if report.labels == EMOTIONS else {"labels": list(report.labels)}),
+        "data": _data_to_json(report.data) if report.data else None,
         "rows": [_row_to_json(row) for row in report.rows],
         "pairs": [dataclasses.asdict(pair) for pair in report.pairs],
         "warnings": list(report.warnings),
@@ -235,10 +278,11 @@ def from_json(table: Any, *, source: str) -> Report:
             ferdeploy_version=table["ferdeploy_version"],
             machine=table["machine"],
             settings=table["settings"],
-            data=Data(**table["data"]) if table["data"] else None,
+            data=_data_from_json(table["data"]) if table["data"] else None,
             rows=tuple(_row_from_json(row) for row in table["rows"]),
             pairs=tuple(Pair(**pair) for pair in table["pairs"]),
             warnings=tuple(table["warnings"]),
+            labels=tuple(table.get("labels", EMOTIONS)),
         )
         _check_consistency(report)
     except ValueError as error:
@@ -311,26 +355,57 @@ def _schema() -> dict[str, Any]:
 
 def _check_consistency(report: Report) -> None:
     """Check what a schema cannot: that parts of a report agree with each other; ValueError where they do not."""
-    faces = report.data.rows if report.data else None
-    if report.data and len(report.data.labels) != faces:
-        raise ValueError(f"data.labels: {len(report.data.labels)} labels for {faces} faces")
-    labels: set[str] = set()
+    if len(set(report.labels)) != len(report.labels):
+        raise ValueError("labels: one occurs twice")
+    if report.data:
+        _check_classes(report.data.labels, report, "data.labels", "labels")
+    names: set[str] = set()
     for row in report.rows:
-        if row.label in labels:
+        if row.label in names:
             raise ValueError(f"rows: {row.label} occurs twice")
-        labels.add(row.label)
-        if row.predictions is not None and len(row.predictions) != faces:
-            raise ValueError(f"rows: {row.label}: {len(row.predictions)} predictions for {faces} faces")
-        latency = row.latency
-        if latency and (len(latency.samples_ns) != latency.n or latency.n % latency.rounds):
-            raise ValueError(f"rows: {row.label}: its samples are not n in equal rounds")
+        names.add(row.label)
+        if row.predictions is not None:
+            _check_classes(row.predictions, report, f"rows: {row.label}", "predictions")
+        if row.quality:
+            _check_quality(row.quality, len(report.labels), row.label)
+        for latency in (row.latency, row.latency_own_size):
+            if latency and (len(latency.samples_ns) != latency.n or latency.n % latency.rounds):
+                raise ValueError(f"rows: {row.label}: its samples are not n in equal rounds")
+
+
+def _check_classes(text: str, report: Report, where: str, what: str) -> None:
+    """Check that a text of digits has a class of the report for each of its faces."""
+    faces = report.data.rows if report.data else None
+    count, remainder = divmod(len(text), _width(len(report.labels)))
+    if remainder or count != faces:
+        raise ValueError(f"{where}: {len(text)} digits of {what} for {faces} faces")
+    if (largest := int(classes(text, of=len(report.labels)).max())) >= len(report.labels):
+        raise ValueError(f"{where}: class {largest}, and there are {len(report.labels)} labels")
+
+
+def _check_quality(quality: Quality, count: int, label: str) -> None:
+    """Check that a row has a recall and a line of the confusion matrix for each of `count` labels."""
+    lengths = {len(quality.recall), len(quality.confusion), *map(len, quality.confusion)}
+    if lengths != {count}:
+        raise ValueError(f"rows: {label}: recall and confusion are not of {count} labels")
 
 
 _NUMBERS = re.compile(r"\[\s*(?:-?[\d.eE+-]+|null)(?:,\s*(?:-?[\d.eE+-]+|null))*\s*\]")
 
 
+def _data_to_json(data: Data) -> dict[str, Any]:
+    table = dataclasses.asdict(data)
+    if data.heights == data.widths == (SIDE, SIDE):
+        del table["heights"], table["widths"]
+    return table
+
+
+def _data_from_json(table: Mapping[str, Any]) -> Data:
+    return Data(**{key: tuple(value) if key in ("heights", "widths") else value for key, value in table.items()})
+
+
 def _row_to_json(row: Row) -> dict[str, Any]:
-    quality, cost, latency = row.quality, row.cost, row.latency
+    quality, cost, latency, own_size = row.quality, row.cost, row.latency, row.latency_own_size
     accuracy = quality.accuracy if quality else None
     unseen = quality.deduplicated if quality else None
     return {
@@ -364,6 +439,7 @@ def _row_to_json(row: Row) -> dict[str, Any]:
         "activations": cost.activations,
         "bytes": cost.bytes,
         "latency_ms": latency and dataclasses.asdict(latency),
+        **({"latency_own_size_ms": dataclasses.asdict(own_size)} if own_size else {}),
         "throughput": row.throughput and dataclasses.asdict(row.throughput),
         "load": row.load and dataclasses.asdict(row.load),
         "recorded_gflops": cost.recorded_gflops,
@@ -395,6 +471,7 @@ def _row_from_json(table: Mapping[str, Any]) -> Row:
             recorded_gflops=table["recorded_gflops"],
         ),
         latency=_latency_from_json(table["latency_ms"]),
+        latency_own_size=_latency_from_json(table.get("latency_own_size_ms")),
         throughput=_throughput_from_json(table["throughput"]),
         load=Load(**table["load"]) if table["load"] else None,
         recorded_accuracy=table["recorded_accuracy"],

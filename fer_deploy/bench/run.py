@@ -29,7 +29,6 @@ from fer_deploy.bench.engines import (
     check_engine,
     open_session,
     rgb,
-    score,
 )
 from fer_deploy.bench.latency import (
     Latency,
@@ -46,22 +45,20 @@ from fer_deploy.bench.peers import Peer, find_peer
 from fer_deploy.bench.peers.environment import prepare
 from fer_deploy.bench.peers.process import PeerProcess
 from fer_deploy.bench.probe import run_probe
-from fer_deploy.bench.quality import Quality, agreement, mcnemar, measure_quality
-from fer_deploy.bench.report import OK, PEER, Data, Load, Pair, Report, Row, digits
+from fer_deploy.bench.quality import Quality, agreement, mcnemar
+from fer_deploy.bench.report import OK, PEER, Load, Pair, Report, Row, digits
+from fer_deploy.bench.scoring import ScoredFaces, faces_to_time, score_images
 from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, printable
 from fer_deploy.export import Progress
 from fer_deploy.machine import available_cores
-from fer_deploy.model.session import check_probabilities
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
 
 QUICK_ROWS = 500
 """The most faces that a quick run scores; the run's seed draws them."""
-
-SYNTHETIC_FACES = 256
-"""Drawn faces to time on where there is no data set."""
 
 BUSY_LOAD = 0.5
 """Load average per core at the start above which the machine counts as busy."""
@@ -102,7 +99,7 @@ class BenchResult:
 
     Attributes:
         report: the report.
-        probabilities: float32 (n, 7) for each scored row, by its label.
+        probabilities: float32 (n, classes) for each scored row, by its label; the classes are the report's labels.
         rows: int64 (n,), the scored faces' rows in the data.
         labels: int64 (n,), their classes.
     """
@@ -126,6 +123,7 @@ class _Entry:
     probabilities: NDArray[np.float32] | None = None
     parts: Parts | None = None
     latency: Latency | None = None
+    latency_own_size: Latency | None = None
     throughput: Throughput | None = None
     load: Load | None = None
     cost: ModelCost = field(default_factory=ModelCost)
@@ -141,7 +139,7 @@ class _Entry:
         """Turn this row into one that gives the reason why it has no figures."""
         self.status = failure_text(error)
         self.session = self.quality = self.probabilities = self.agreement = self.agreement_with = None
-        self.latency = self.throughput = self.load = self.parts = None
+        self.latency = self.latency_own_size = self.throughput = self.load = self.parts = None
 
 
 def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResult:
@@ -162,14 +160,17 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
     entries = [_Entry(subject, engine) for subject in subjects for engine in plan.engines if applies(subject, engine)]
     entries += [_Entry(Subject(peer.name, "peer", "as given"), PEER, peer=peer) for peer in peers]
     machine = describe_machine(gpu=any(engine.split("-")[1] != "cpu" for engine in plan.engines))
-    scored = _faces_to_score(plan)
+    scored = None
+    if plan.dataset is not None:
+        seed = plan.latency.seed if plan.latency else 0
+        scored = ScoredFaces.choose(plan.dataset, maximum=plan.max_rows, seed=seed)
     with ExitStack() as processes:
+        _leave_out(entries, scored)
         _open(entries, plan, processes, step)
         _score(entries, scored, step)
         _agree(entries)
         if plan.latency is not None:
-            faces = rgb(scored.images if scored else _synthetic())
-            _time(entries, faces, plan, step)
+            _time(entries, scored, plan, step)
         _load(entries, plan, step)
     _count(entries, step)
     rows = tuple(_row(entry) for entry in entries)
@@ -182,64 +183,34 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
         rows=rows,
         pairs=_pairs(entries, scored),
         warnings=tuple(_warnings(rows, machine, scored)),
+        labels=scored.names if scored else EMOTIONS,
     )
     return BenchResult(
         report=report,
         probabilities={entry.label: entry.probabilities for entry in entries if entry.probabilities is not None},
-        rows=scored.rows if scored else np.empty(0, np.int64),
-        labels=scored.labels if scored else np.empty(0, np.int64),
+        rows=scored.faces.rows if scored else np.empty(0, np.int64),
+        labels=scored.faces.labels if scored else np.empty(0, np.int64),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """The faces to score, and what is known about them."""
-
-    data: Data
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    unseen: NDArray[np.bool_]
-    votes: NDArray[np.uint8] | None
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
     """Ignore progress."""
 
 
-def _faces_to_score(plan: BenchPlan) -> _Scored | None:
-    dataset = plan.dataset
-    if dataset is None:
-        return None
-    test = dataset.test
-    chosen = np.arange(len(test))
-    if plan.max_rows is not None and plan.max_rows < len(test):
-        seed = plan.latency.seed if plan.latency else 0
-        chosen = np.sort(np.random.default_rng(seed).choice(len(test), plan.max_rows, replace=False))
-    faces = test.take(chosen)
-    unseen = dataset.unseen_test[chosen]
-    data = Data(
-        name=dataset.name,
-        sha256=dataset.sha256,
-        split=dataset.split_names["test"],
-        rows=len(faces),
-        rows_in_split=len(test),
-        rows_deduplicated=int(unseen.sum()),
-        votes=faces.votes is not None,
-        labels=digits(faces.labels),
-        faces_sha256=faces.images_sha256,
-    )
-    return _Scored(data, faces.images, faces.labels, faces.rows, unseen, faces.votes)
-
-
-def _synthetic() -> NDArray[np.uint8]:
-    from fer_deploy.faces.synthetic import synthetic_faces
-
-    return synthetic_faces(SYNTHETIC_FACES, seed=0).images
+def _leave_out(entries: Sequence[_Entry], scored: ScoredFaces | None) -> None:
+    """Turn the rows of models with other labels than the data's into rows with the reason."""
+    for entry in entries:
+        try:
+            if scored is not None and entry.subject.refusal is None:
+                scored.check_labels(entry.subject)
+        except MeasurementError as error:
+            entry.fail(error)
 
 
 def _open(entries: Sequence[_Entry], plan: BenchPlan, processes: ExitStack, step: Progress) -> None:
     for index, entry in enumerate(entries):
+        if entry.status != OK:
+            continue
         step(f"opening {entry.label}", index, len(entries))
         try:
             if entry.peer is None:
@@ -251,24 +222,20 @@ def _open(entries: Sequence[_Entry], plan: BenchPlan, processes: ExitStack, step
             entry.fail(error)
 
 
-def _score(entries: Sequence[_Entry], scored: _Scored | None, step: Progress) -> None:
+def _score(entries: Sequence[_Entry], scored: ScoredFaces | None, step: Progress) -> None:
     """Score every entry; without data, only check that each gives one probability distribution per face."""
-    faces = scored.images if scored else np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
     for index, entry in enumerate(entries):
         if entry.session is None:
             continue
         step(f"scoring {entry.label}", index, len(entries))
         try:
-            if isinstance(entry.session, PeerProcess):
-                answers = entry.session.score(rgb(faces))
-                probabilities = check_probabilities(answers, faces=len(faces), source="the model")
-            else:
-                probabilities = score(entry.session, faces)
             if scored is None:
+                score_images(entry.session, noise, classes=len(entry.subject.labels))
                 continue
+            entry.probabilities = scored.score(entry.subject, entry.session)
             if not entry.subject.learned_ferplus:
-                entry.quality = measure_quality(probabilities, scored.labels, unseen=scored.unseen, votes=scored.votes)
-            entry.probabilities = probabilities
+                entry.quality = scored.quality(entry.probabilities)
         except Exception as error:
             entry.fail(error)
 
@@ -289,19 +256,11 @@ def _agree(entries: Sequence[_Entry]) -> None:
         entry.agreement_with = reference.label
 
 
-def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, step: Progress) -> None:
+def _time(entries: Sequence[_Entry], scored: ScoredFaces | None, plan: BenchPlan, step: Progress) -> None:
+    """Time every entry on faces of 48x48, and single calls also on faces of the data's own size."""
     assert plan.latency is not None
-    timed: list[_Entry] = []
-    streams: list[Stream] = []
-    for entry in entries:
-        if entry.session is None:
-            continue
-        try:
-            streams.append(_stream(entry, faces))
-        except Exception as error:
-            entry.fail(error)
-            continue
-        timed.append(entry)
+    faces = rgb(faces_to_time(scored))
+    timed, streams = _streams(entries, faces)
     latencies = measure_latency(
         streams,
         threads=plan.threads,
@@ -318,6 +277,35 @@ def _time(entries: Sequence[_Entry], faces: NDArray[np.uint8], plan: BenchPlan, 
                 entry.fail(result)
         entry.latency = latency if isinstance(latency, Latency) else None
         entry.throughput = rate if isinstance(rate, Throughput) else None
+    if scored is None or (own_size := scored.timed_at_own_size) is None:
+        return
+    # other packages are timed on faces of 48x48 only
+    timed, streams = _streams([entry for entry in entries if entry.peer is None], rgb(own_size))
+    what = f"timing single faces of {scored.data.size}"
+    latencies = measure_latency(
+        streams, threads=plan.threads, plan=plan.latency, progress=lambda done, total: step(what, done, total)
+    )
+    for entry, latency in zip(timed, latencies, strict=True):
+        if isinstance(latency, Exception):
+            entry.fail(latency)
+        else:
+            entry.latency_own_size = latency
+
+
+def _streams(entries: Sequence[_Entry], faces: NDArray[np.uint8]) -> tuple[list[_Entry], list[Stream]]:
+    """The opened entries that can be timed on RGB faces, and their streams; the others fail with the reason."""
+    timed: list[_Entry] = []
+    streams: list[Stream] = []
+    for entry in entries:
+        if entry.session is None:
+            continue
+        try:
+            streams.append(_stream(entry, faces))
+        except Exception as error:
+            entry.fail(error)
+            continue
+        timed.append(entry)
+    return timed, streams
 
 
 def _stream(entry: _Entry, faces: NDArray[np.uint8]) -> Stream:
@@ -407,15 +395,16 @@ def _row(entry: _Entry) -> Row:
         agreement_with=entry.agreement_with,
         cost=entry.cost,
         latency=entry.latency,
+        latency_own_size=entry.latency_own_size,
         throughput=entry.throughput,
         load=entry.load,
         recorded_accuracy=contract.accuracy if contract and not subject.learned_ferplus else None,
         recorded_accuracy_split=None if split is None else printable(split),
-        predictions=None if answers is None else digits(answers),
+        predictions=None if answers is None else digits(answers, of=len(subject.labels)),
     )
 
 
-def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...]:
+def _pairs(entries: Sequence[_Entry], scored: ScoredFaces | None) -> tuple[Pair, ...]:
     """McNemar's test between every two models, each on the first engine that has answers."""
     if scored is None:
         return ()
@@ -424,7 +413,7 @@ def _pairs(entries: Sequence[_Entry], scored: _Scored | None) -> tuple[Pair, ...
         if entry.quality is not None:
             first.setdefault(entry.subject.key, entry)
     correct = {
-        entry.label: entry.probabilities.argmax(axis=1) == scored.labels
+        entry.label: entry.probabilities.argmax(axis=1) == scored.faces.labels
         for entry in first.values()
         if entry.probabilities is not None
     }
@@ -447,7 +436,7 @@ def _settings(plan: BenchPlan) -> dict[str, Any]:
     return plain
 
 
-def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: _Scored | None) -> list[str]:
+def _warnings(rows: Sequence[Row], machine: Mapping[str, Any], scored: ScoredFaces | None) -> list[str]:
     warnings = []
     load, cores = machine["load_at_start"], machine["cores"]
     timed = any(row.latency for row in rows)

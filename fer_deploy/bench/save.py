@@ -5,6 +5,8 @@ A report is never replaced by one with fewer figures: `folder_for` chooses a sub
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import signal
 import threading
@@ -20,7 +22,7 @@ from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.report import OK, Report, Row, load_report, report_text
 from fer_deploy.bench.run import BenchResult
-from fer_deploy.emotions import EMOTIONS
+from fer_deploy.emotions import label_columns
 from fer_deploy.errors import MeasurementError
 from fer_deploy.files import lock, replacing, shown, write_text
 
@@ -165,15 +167,18 @@ def uninterrupted() -> Iterator[None]:
 
 
 def save_predictions(result: BenchResult, folder: Path) -> list[Path]:
-    """Write one CSV per scored row: the face's row in the data, its label, the answer, seven probabilities."""
+    """Write one CSV per scored row: the face's row in the data, its label, the answer, each label's probability."""
+    names = np.asarray(result.report.labels)
+    heading = ["row", "label", "predicted", *label_columns(result.report.labels, ("row", "label", "predicted"))]
     written = []
     for label, probabilities in result.probabilities.items():
         path = folder / f"{label.replace(' on ', '.').replace('/', '~')}.csv"
-        lines = ["row,label,predicted," + ",".join(EMOTIONS)]
-        names = np.asarray(EMOTIONS)
         answers = names[probabilities.argmax(axis=1)]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(heading)
         for row, true, answer, values in zip(result.rows, names[result.labels], answers, probabilities, strict=True):
-            lines.append(f"{row},{true},{answer}," + ",".join(f"{value:.6f}" for value in values))
-        write_text(path, "\n".join(lines) + "\n")
+            table.writerow([row, true, answer, *(f"{value:.6f}" for value in values)])
+        write_text(path, text.getvalue())
         written.append(path)
     return written

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fer_deploy.bench.adapters import Adapter, find_adapter
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import split_member
 from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, RunError, one_line
 from fer_deploy.files import open_regular, shown
@@ -52,6 +53,13 @@ class Subject:
         return in_precision(self.name, self.precision)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of its classes, in the order of its answers. Other projects' models are read as the seven."""
+        if self.contract is not None:
+            return self.contract.labels
+        return _classes_of(self.runs[0]) if self.kind == "run" else EMOTIONS
+
+    @property
     def learned_ferplus(self) -> bool:
         """Whether it was trained on FER+ labels, so that FER2013's labels do not score it."""
         if self.contract is not None:
@@ -65,6 +73,14 @@ def _labels_of(run: Path) -> str | None:
         return str(read_record(run / "run.json")["recipe"]["labels"])
     except (RunError, KeyError):
         return None
+
+
+def _classes_of(run: Path) -> tuple[str, ...]:
+    """The names of a run's classes: the seven where its record states none, or is damaged, as opening it reports."""
+    try:
+        return tuple((read_record(run / "run.json").get("data") or {}).get("labels") or EMOTIONS)
+    except RunError:
+        return EMOTIONS
 
 
 def find_subjects(names: Sequence[str], *, workspace: Path = Path(), adapters: Sequence[Adapter] = ()) -> list[Subject]:

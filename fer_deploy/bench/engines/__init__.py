@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.bench.latency import Session
 from fer_deploy.bench.subjects import Subject
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, UnavailableError
 from fer_deploy.model.session import PROVIDERS, check_probabilities, pad_batch
 
@@ -91,13 +92,19 @@ def open_session(subject: Subject, engine: str, *, threads: int) -> EngineSessio
 
 
 def score(
-    session: Session, faces: NDArray[np.uint8], *, batch: int = SCORE_BATCH, source: str = "the model"
+    session: Session,
+    faces: NDArray[np.uint8],
+    *,
+    classes: int = len(EMOTIONS),
+    batch: int = SCORE_BATCH,
+    source: str = "the model",
 ) -> NDArray[np.float32]:
-    """The session's probabilities for every face, float32 (n, 7).
+    """The session's probabilities for every face, float32 (n, classes).
 
     Args:
         session: any opened session.
-        faces: grey, uint8 (n, 48, 48), or RGB, uint8 (n, 48, 48, 3).
+        faces: grey, uint8 (n, h, w), or RGB, uint8 (n, h, w, 3).
+        classes: how many labels the model has.
         batch: faces per call; a model with a fixed batch ignores it, and its last batch is padded with repeated faces.
         source: what to call the model in errors.
 
@@ -111,8 +118,8 @@ def score(
         count = len(part)
         padded = pad_batch(part, session.fixed_batch)
         answer = np.array(session.download(session.compute(session.upload(padded))), dtype=np.float32)
-        parts.append(check_probabilities(answer, faces=len(padded), source=source)[:count])
-    return np.concatenate(parts) if parts else np.empty((0, 7), dtype=np.float32)
+        parts.append(check_probabilities(answer, faces=len(padded), classes=classes, source=source)[:count])
+    return np.concatenate(parts) if parts else np.empty((0, classes), dtype=np.float32)
 
 
 def rgb(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:

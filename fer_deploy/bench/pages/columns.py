@@ -98,6 +98,10 @@ def size(value: int | None) -> str:
     return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
+def _own_size_figure(row: Row) -> float | None:
+    return row.latency_own_size.p50 if row.latency_own_size else None
+
+
 def _latency_cell(name: str) -> Callable[[Row], str]:
     """A time in milliseconds; for a file that takes several faces per call with their number: `12.3 for 8`."""
 
@@ -190,6 +194,13 @@ COLUMNS: tuple[Column, ...] = (
         "median time of one face",
         _latency_cell("p50"),
         figure=_of_latency("p50"),
+    ),
+    Column(
+        "own size ms",
+        "median time of one face of the data's own size",
+        lambda row: milliseconds(_own_size_figure(row)),
+        weight=1,
+        figure=_own_size_figure,
     ),
     Column(
         "p90",

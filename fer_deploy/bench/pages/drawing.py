@@ -7,6 +7,7 @@ same drawing.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape as escape_markup
@@ -49,10 +50,24 @@ STYLE = """
 CHARACTER = 6.4
 """Assumed width of a label's character, in pixels."""
 
+SMALL = 10.5
+"""Height of the letters of the style `small`, in pixels."""
+
 
 def escape(text: str) -> str:
     """Text for the page: markup escaped, and control characters, which a model's name may hold, made visible."""
     return escape_markup(printable(text))
+
+
+def text_width(content: str) -> int:
+    """About how wide a small text is, in pixels: East Asian characters are as wide as they are high."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in content)
+    return round(CHARACTER * (len(content) - wide) + SMALL * wide)
+
+
+def shortened(content: str, *, maximum: int = 24) -> str:
+    """A text of at most so many characters."""
+    return content if len(content) <= maximum else content[: maximum - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,12 @@ def turned_text(x: float, y: float, content: str) -> str:
     """A text that reads upwards, centred at (x, y)."""
     turn = f"rotate(-90 {x:.1f} {y:.1f})"
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" transform="{turn}">{escape(content)}</text>'
+
+
+def upward_text(x: float, y: float, content: str, *, style: str) -> str:
+    """A text that reads upwards and begins at (x, y)."""
+    turn = f"rotate(-90 {x:.1f} {y:.1f})"
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" transform="{turn}">{escape(content)}</text>'
 
 
 def mark(x: float, y: float, style: str, *, shape: str = "circle", size: float = 4.5) -> str:

@@ -9,7 +9,15 @@ from fer_deploy.bench.pages import SortKey
 from fer_deploy.bench.pages.columns import NONE, measured
 from fer_deploy.bench.pages.drawing import STYLE, escape
 from fer_deploy.bench.pages.plots import calibration_plot, confusion_plot, cost_plot, distribution_plot, latency_plot
-from fer_deploy.bench.pages.sections import ModelTable, Section, Table, about, first_answers, sections
+from fer_deploy.bench.pages.sections import (
+    MAXIMUM_MATRIX,
+    ModelTable,
+    Section,
+    Table,
+    about,
+    first_answers,
+    sections,
+)
 from fer_deploy.bench.report import Report, Row
 
 
@@ -62,9 +70,10 @@ def _plots(report: Report) -> Iterator[str]:
         yield f'<p class="note">Measured on a busy machine: {escape(", ".join(busy))}</p>' if busy else ""
         yield distribution
     if scored := first_answers(rows):
-        yield "<h2>Confusion matrices</h2>"
-        yield '<p class="note">Rows: the label. Columns: the answer, in per cent of the label\'s faces.</p>'
-        yield _with_choice("confusion", scored, confusion_plot)
+        if len(report.labels) <= MAXIMUM_MATRIX:
+            yield "<h2>Confusion matrices</h2>"
+            yield '<p class="note">Rows: the label. Columns: the answer, in per cent of the label\'s faces.</p>'
+            yield _with_choice("confusion", scored, lambda row: confusion_plot(row, report.labels))
         yield from ("<h2>Calibration</h2>", _with_choice("calibration", scored, calibration_plot))
 
 

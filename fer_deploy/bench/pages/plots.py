@@ -18,10 +18,13 @@ from fer_deploy.bench.pages.drawing import (
     number,
     path,
     place_labels,
+    shortened,
     spread,
     svg,
     text,
+    text_width,
     turned_text,
+    upward_text,
 )
 from fer_deploy.bench.quality import CalibrationBin
 from fer_deploy.bench.report import PEER, Report, Row, pareto_front
@@ -194,23 +197,36 @@ def _legend(series: Sequence[int], left: float, y: float) -> list[str]:
     return parts
 
 
-def confusion_plot(row: Row) -> str:
+_LEAST_WIDTH = 308
+"""Pixels that a title needs beside the names of the labels."""
+
+
+def confusion_plot(row: Row, labels: Sequence[str] = EMOTIONS) -> str:
     """The confusion matrix: each label's faces by predicted class, in per cent of the label."""
     assert row.quality is not None
-    cell, left, top = 44, 66, 40
-    side = cell * len(EMOTIONS)
+    names = [shortened(label) for label in labels]
+    widest = max(map(text_width, names))
+    cell = 44 if len(labels) <= 10 else 26
+    # names that do not fit above their columns read upwards
+    upright = widest > cell + 8 or len(labels) > 10
+    left, top = max(66, widest + 14), 40 if not upright else 34 + widest
+    side = cell * len(labels)
     parts = [
         text(left, 16, row.label, style="title"),
     ]
-    for index, name in enumerate(EMOTIONS):
-        parts.append(text(left + (index + 0.5) * cell, top - 4, name, anchor="middle", style="small"))
+    for index, name in enumerate(names):
+        middle = left + (index + 0.5) * cell
+        if upright:
+            parts.append(upward_text(middle + 4, top - 6, name, style="small"))
+        else:
+            parts.append(text(middle, top - 4, name, anchor="middle", style="small"))
         parts.append(text(left - 6, top + (index + 0.5) * cell + 4, name, anchor="end", style="small"))
     for at, counts in enumerate(row.quality.confusion):
         total = sum(counts)
         for column, count in enumerate(counts):
             share = count / total if total else 0.0
             x, y = left + column * cell, top + at * cell
-            tip = f"{count} of {total} {EMOTIONS[at]} faces were classified as {EMOTIONS[column]}"
+            tip = f"{count} of {total} {labels[at]} faces were classified as {labels[column]}"
             place = f'x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}"'
             style = "small light" if share > 0.45 else "small"
             shapes = [
@@ -218,7 +234,8 @@ def confusion_plot(row: Row) -> str:
                 text(x + cell / 2, y + cell / 2 + 4, f"{share * 100:.0f}", anchor="middle", style=style),
             ]
             parts.append(hover(shapes, tip))
-    return svg(left + side + 8, top + side + 8, parts, title=f"Confusion matrix of {row.label}")
+    width = left + max(side, _LEAST_WIDTH) + 8
+    return svg(width, top + side + 8, parts, title=f"Confusion matrix of {row.label}")
 
 
 def calibration_plot(row: Row) -> str:

@@ -21,13 +21,19 @@ from fer_deploy.bench.pages.columns import (
     sort_rows,
     without_figures,
 )
-from fer_deploy.bench.report import Report, Row, cost_front, latency_front
+from fer_deploy.bench.report import MANY_LABELS, Report, Row, cost_front, label_list, latency_front
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import printable
 from fer_deploy.study import STUDY_REFERENCE, STUDY_ROWS
 
 COST_MARK, TIME_MARK = "●", "▲"
 """On the Pareto front of accuracy against GFLOPs, and against latency."""
+
+MAXIMUM_MATRIX = 40
+"""A confusion matrix of more labels is not drawn."""
+
+LISTED_CONFUSIONS = 20
+"""Of such a matrix, so many of the most frequent confusions are listed for each model."""
 
 COST_MEANING = "no other model is as accurate for fewer GFLOPs"
 TIME_MEANING = "none is as accurate in less time on the same kind of device"
@@ -92,7 +98,8 @@ def sections(report: Report, *, by: SortKey = "accuracy") -> list[Section]:
         Section("Before you quote a figure", items=report.warnings, is_warning=True),
         _models(report, rows, by),
         Section("Without figures", items=tuple(f"{which}: {why}" for which, why in without_figures(report))),
-        Section("Recall of each class, %", table=_recall(scored)),
+        Section("Recall of each class, %", table=_recall(scored, report.labels)),
+        _confusions(scored, report.labels),
         _unanimity(scored),
         _pairs(report),
         Section("Loading, in a fresh process", table=_loading(rows)),
@@ -130,6 +137,11 @@ def about(report: Report) -> list[str]:
             f"scored on {data.name}, {data.split}: {data.rows:,} of {data.rows_in_split:,} faces; "
             f"{data.rows_deduplicated:,} of them occur in no other split (data SHA-256 {data.sha256[:12]}…)"
         )
+        if data.size != "48x48":
+            timed = ", and on faces of that size" if any(row.latency_own_size for row in report.rows) else ""
+            lines.append(f"the pictures are {data.size} pixels, scored unchanged; times are on faces of 48x48{timed}")
+        if report.labels != EMOTIONS:
+            lines.append(f"labels: {label_list(report.labels)}")
     else:
         lines.append("nothing was scored: there was no data set")
     return list(map(printable, lines))
@@ -194,9 +206,37 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{value * 100:.1f}"
 
 
-def _recall(rows: Sequence[Row]) -> Table:
+def _recall(rows: Sequence[Row], labels: Sequence[str]) -> Table:
+    """One column per class, or one line per class where they are many."""
+    scored = [(row.model, row.quality) for row in rows if row.quality]
+    recalls = [[_percent(share) for share in quality.recall] for _, quality in scored]
+    if len(labels) <= MANY_LABELS or not scored:
+        return _table(["model", *labels], [[model, *line] for (model, _), line in zip(scored, recalls, strict=True)])
+    counts = [sum(line) for line in scored[0][1].confusion]
+    columns = zip(*recalls, strict=True)
     return _table(
-        ["model", *EMOTIONS], [[row.model, *map(_percent, row.quality.recall)] for row in rows if row.quality]
+        ["label", "faces", *(model for model, _ in scored)],
+        [[label, str(count), *line] for label, count, line in zip(labels, counts, columns, strict=True)],
+    )
+
+
+def _confusions(rows: Sequence[Row], labels: Sequence[str]) -> Section:
+    """The most frequent confusions of each model, where the matrix is too large to be drawn."""
+    lines = []
+    for row in rows if len(labels) > MAXIMUM_MATRIX else ():
+        assert row.quality is not None
+        counts = [
+            (count, label, answer)
+            for label, line in zip(labels, row.quality.confusion, strict=True)
+            for answer, count in zip(labels, line, strict=True)
+            if count and label != answer
+        ]
+        most = sorted(counts, key=lambda confusion: -confusion[0])[:LISTED_CONFUSIONS]
+        lines += [[row.model, label, answer, str(count)] for count, label, answer in most]
+    return Section(
+        "The most frequent confusions",
+        notes=(f"A matrix of {len(labels)} labels is too large to be drawn: report.json has it.",),
+        table=_table(["model", "label", "answer", "faces"], lines, text_columns=3),
     )
 
 
