@@ -39,8 +39,8 @@ Examples:
 \b
 INPUT is Parquet (a column of encoded pictures, of pixel values, or of Hugging Face images), a folder of pictures, or a
 folder of WebDataset shards (.tar). Each picture shows one face.
-OUTPUT becomes a folder of Parquet files with one row for each row of the input: label, probability, the seven
-probabilities, and error if the picture could not be read.
+OUTPUT becomes a folder of Parquet files with one row for each row of the input: label, probability, each
+label's probability, and error if the picture could not be read.
 Run the same command again after a crash or an interruption: finished parts are kept.
 The exit code is 1 if a picture could not be read or a part could not be computed.
 """

@@ -6,12 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fer_deploy.emotions import label_columns
 from fer_deploy.recognizer import Recognition
 
 PLACE_COLUMNS = ("left", "top", "right", "bottom", "score")
 """A face's box and the detector's score; empty if the picture is one face.
 
 The box is in pixels of the picture or frame as it is shown: upright, with square pixels."""
+
+_OWN_COLUMNS = frozenset(
+    {
+        "file",
+        "frame",
+        "time_s",
+        "track",
+        *PLACE_COLUMNS,
+        "label",
+        "probability",
+        "smoothed_label",
+        "smoothed_probability",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +64,19 @@ def columns(labels: Sequence[str], *, video: bool) -> dict[str, type]:
     if video:
         names |= {"frame": int, "time_s": float, "track": int}
     names |= dict.fromkeys(PLACE_COLUMNS, float)
-    names |= {"label": str, "probability": float} | dict.fromkeys(labels, float)
+    names |= {"label": str, "probability": float} | dict.fromkeys(probability_columns(labels), float)
     if video:
         names |= {"smoothed_label": str, "smoothed_probability": float}
-        names |= {f"smoothed_{label}": float for label in labels}
+        names |= {f"smoothed_{name}": float for name in probability_columns(labels)}
     return names
+
+
+def probability_columns(labels: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the labels' probabilities: the labels or, for one named as another column, `probability_<label>`.
+
+    They do not depend on whether there are videos.
+    """
+    return label_columns(labels, _OWN_COLUMNS.union(f"smoothed_{label}" for label in labels))
 
 
 def as_values(row: FaceRow, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
@@ -93,10 +116,11 @@ def _plain(face: Recognition) -> dict[str, Any]:
 
 
 def _probabilities(face: Recognition | None, labels: Sequence[str], prefix: str) -> dict[str, Any]:
+    named = list(zip(probability_columns(labels), labels, strict=True))
     if face is None:
-        return dict.fromkeys([f"{prefix}label", f"{prefix}probability", *(f"{prefix}{label}" for label in labels)])
+        return dict.fromkeys([f"{prefix}label", f"{prefix}probability", *(f"{prefix}{name}" for name, _ in named)])
     return {
         f"{prefix}label": face.label,
         f"{prefix}probability": round(face.probability, 6),
-        **{f"{prefix}{label}": round(face.probabilities[label], 6) for label in labels},
+        **{f"{prefix}{name}": round(face.probabilities[label], 6) for name, label in named},
     }

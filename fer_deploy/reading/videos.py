@@ -129,9 +129,8 @@ def write_outputs(
         if outputs.plot is not None:
             from fer_deploy.reading.plot import plot_probabilities
 
-            left_out = plot_probabilities(outputs.plot, rows, labels, title=source.name)
-            if left_out:
-                notes.append(f"{source.name}: the plot shows the faces seen longest and leaves out {left_out}")
+            remarks = plot_probabilities(outputs.plot, rows, labels, title=source.name)
+            notes += [f"{source.name}: {remark}" for remark in remarks]
         if outputs.copy is not None:
             _write_copy(source.path, outputs.copy, rows, every=every)
     except OSError as error:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.score.sources import output_name
 
 MOST_COLUMNS = 32
@@ -40,18 +41,19 @@ def folder_names(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)[:MOST_COLUMNS]
 
 
-def add_folder_columns(keys: pa.Table, names: Sequence[str]) -> pa.Table:
+def add_folder_columns(keys: pa.Table, names: Sequence[str], *, labels: Sequence[str] = EMOTIONS) -> pa.Table:
     """Add one string column per name to a block's keys; null where a path has no such folder.
 
     Args:
         keys: the keys of a block. The first column is the path of the row's file.
         names: the names. A name that is a column of the file itself is not added again.
+        labels: the model's labels.
     """
     if not names:
         return keys
     values = [folder_values(path) for path in keys.column(0).to_pylist()]
     for name in names:
-        column = output_name(name, keys.column_names)
+        column = output_name(name, keys.column_names, labels=labels)
         if name not in keys.column_names and column not in keys.column_names:
             keys = keys.append_column(column, pa.array([row.get(name) for row in values], pa.string()))
     return keys

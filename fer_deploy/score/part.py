@@ -30,7 +30,7 @@ from fer_deploy.recognizer import Recognizer
 from fer_deploy.score.folders import add_folder_columns
 from fer_deploy.score.places import Place
 from fer_deploy.score.plan import ScorePlan, part_name
-from fer_deploy.score.sources import InputPart, InputPicture, InputSource, RowBlock
+from fer_deploy.score.sources import InputPart, InputPicture, InputSource, RowBlock, probability_columns
 
 _DECODED_BYTES = 32 * 1024 * 1024
 """Decoded pictures are given to the model as soon as they take this many bytes."""
@@ -220,8 +220,8 @@ def score_block(
         folders: names of values in the folders of the rows' files, see `folders`.
 
     Returns:
-        The columns of the keys, then `label` (string), `probability` (float32), one float32 column per label, and
-        `error` (string). For a bad picture `error` alone is set; otherwise it alone is null.
+        The columns of the keys, then `label` (string), `probability` (float32), one float32 column per label
+        (see `sources.probability_columns`), and `error` (string). For a bad picture `error` alone is set; otherwise it alone is null.
     """
     labels = recognizer.labels
     count = len(block.pictures)
@@ -235,12 +235,12 @@ def score_block(
                 values[position] = row
     bad = np.array([error is not None for error in errors], bool)
     best = np.where(bad, 0, np.argmax(np.nan_to_num(values, nan=-1.0), axis=1)) if count else np.zeros(0, np.int64)
-    keys = add_folder_columns(block.keys, folders)
+    keys = add_folder_columns(block.keys, folders, labels=labels)
     columns = dict(zip(keys.column_names, keys.columns, strict=True))
     columns["label"] = pa.array([None if bad[i] else labels[best[i]] for i in range(count)], pa.string())
     columns["probability"] = pa.array(values[np.arange(count), best], pa.float32(), mask=bad)
-    for number, label in enumerate(labels):
-        columns[label] = pa.array(values[:, number], pa.float32(), mask=bad)
+    for number, name in enumerate(probability_columns(labels)):
+        columns[name] = pa.array(values[:, number], pa.float32(), mask=bad)
     columns["error"] = pa.array(errors, pa.string())
     return pa.table(columns)
 

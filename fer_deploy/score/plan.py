@@ -18,6 +18,7 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, one_line
 from fer_deploy.files import MAXIMUM_TEXT_BYTES, parse_json, shown
 from fer_deploy.folders import LeftOut
@@ -59,6 +60,7 @@ class ScorePlan:
         problems: what could not be read when the plan was made, one line each.
         left_out: what else was found and not taken, with counts.
         folders: names of values in the input's folders (`label=happy/`), each a column of the output.
+        labels: the model's labels, in its order.
     """
 
     identity: str
@@ -73,10 +75,11 @@ class ScorePlan:
     problems: tuple[str, ...]
     left_out: dict[str, int]
     folders: tuple[str, ...] = ()
+    labels: tuple[str, ...] = EMOTIONS
 
     def source(self) -> InputSource:
         """The source that reads the parts."""
-        return _source(self.kind, Place(self.input), Place(self.output), self.options)
+        return _source(self.kind, Place(self.input), Place(self.output), self.options, self.labels)
 
     def left_out_line(self) -> str:
         """What the input holds that is not scored, as one line; empty if nothing was left out."""
@@ -160,18 +163,26 @@ def _restored(content: Any, output: Place) -> ScorePlan:
     if not all(type(number) is int and 0 < number < 1 << 60 for number in numbers):
         raise ValueError("a number is out of range")
     texts = [content[name] for name in ("identity", "input", "kind", "model", "model_sha256")]
-    lists = [content["problems"], content.get("folders", []), options.keep or ()]
+    lists = [content["problems"], content.get("folders", []), content.get("labels", []), options.keep or ()]
     texts += [options.column, *(text for one in lists for text in one)]
     left_out = {str(reason): int(count) for reason, count in content["left_out"].items()}
     if not all(isinstance(text, str) for text in texts) or content["kind"] not in get_args(InputKind):
         raise ValueError("a value is of another type")
     restored = {"options": options, "output": output.address, "left_out": left_out}
     restored |= {name: tuple(content.get(name, ())) for name in ("problems", "folders")}
+    restored |= {"labels": tuple(content.get("labels", EMOTIONS))}
     return ScorePlan(**content | restored)
 
 
 def make_plan(
-    input_place: Place, output: Place, *, kind: str, options: InputOptions, model: str, model_sha256: str
+    input_place: Place,
+    output: Place,
+    *,
+    kind: str,
+    options: InputOptions,
+    model: str,
+    model_sha256: str,
+    labels: tuple[str, ...] = EMOTIONS,
 ) -> ScorePlan:
     """Split an input into parts, and store the plan in the output.
 
@@ -179,7 +190,7 @@ def make_plan(
         DataError: the input holds nothing to score, or an option does not fit it.
     """
     left_out = LeftOut()
-    source = _source(kind, input_place, output, options)
+    source = _source(kind, input_place, output, options, labels)
     rows = parts = 0
     folders: dict[bytes, None] = {}  # a set that keeps its order
     with output.writing(PARTS) as temporary:
@@ -201,6 +212,7 @@ def make_plan(
         rows=rows,
         problems=tuple(left_out.problems),
         left_out=dict(sorted(left_out.counts.items())),
+        labels=labels,
         folders=folder_names(shown(name) for name in (source.names() if isinstance(source, Images) else folders)),
     )
     # Passwords in addresses are not stored: whoever resumes the run names the input again.
@@ -257,9 +269,9 @@ def _other_run(plan: ScorePlan, name: str, stored: Any, wanted: Any) -> DataErro
     )
 
 
-def _source(kind: str, place: Place, output: Place, options: InputOptions) -> InputSource:
+def _source(kind: str, place: Place, output: Place, options: InputOptions, labels: tuple[str, ...]) -> InputSource:
     if kind == "parquet":
-        return ParquetFiles(place, options)
+        return ParquetFiles(place, options, labels=labels)
     if kind == "webdataset":
         return WebDataset(place, options)
     return Images(place, output, options)

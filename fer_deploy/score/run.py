@@ -13,7 +13,7 @@ from typing import Any
 
 from fer_deploy.errors import DataError, ModelFileError
 from fer_deploy.files import read_file, shown
-from fer_deploy.model.contract import MAXIMUM_BYTES
+from fer_deploy.model.contract import MAXIMUM_BYTES, ModelContract
 from fer_deploy.model.names import default_model
 from fer_deploy.model.session import open_model
 from fer_deploy.score.options import ScoreJob
@@ -76,8 +76,8 @@ def run(job: ScoreJob, *, watcher: ScoreWatcher | None = None) -> ScoreSummary:
     """
     watcher = watcher or ScoreWatcher()
     path = str(default_model() if job.model is None else job.model)
-    model, sha256 = _read_model(path, job)
-    plan = _open_or_make_plan(job, model=os.path.basename(path), model_sha256=sha256)  # noqa: PTH119
+    model, contract = _read_model(path, job)
+    plan = _open_or_make_plan(job, contract, model=os.path.basename(path))  # noqa: PTH119
     output = Place(plan.output)
     pending = [number for number, result in _results(output, plan) if result is None]
     watcher.planned(plan, done=plan.parts - len(pending))
@@ -98,15 +98,15 @@ def run(job: ScoreJob, *, watcher: ScoreWatcher | None = None) -> ScoreSummary:
     return summary
 
 
-def _read_model(path: str, job: ScoreJob) -> tuple[bytes, str]:
-    """The model's bytes and SHA-256. It is checked here once, so that a bad model stops the run before Ray starts."""
+def _read_model(path: str, job: ScoreJob) -> tuple[bytes, ModelContract]:
+    """The model's bytes and contract. It is checked here once, so that a bad model stops the run before Ray starts."""
     model = read_file(path, maximum_bytes=MAXIMUM_BYTES, what="model", error=ModelFileError)
     # On a cluster, the providers are those of its machines, which this one need not have.
     providers = None if job.workers.address else list(job.workers.providers)
-    return model, open_model(model, source=shown(path), threads=1, providers=providers).contract.sha256
+    return model, open_model(model, source=shown(path), threads=1, providers=providers).contract
 
 
-def _open_or_make_plan(job: ScoreJob, *, model: str, model_sha256: str) -> ScorePlan:
+def _open_or_make_plan(job: ScoreJob, contract: ModelContract, *, model: str) -> ScorePlan:
     """The plan in the output, if it is the plan of this job; else a new one."""
     source, output = Place.of(job.input), Place.of(job.output)
     if source.contains(output):
@@ -117,14 +117,23 @@ def _open_or_make_plan(job: ScoreJob, *, model: str, model_sha256: str) -> Score
         remove_run(output)
     plan = open_plan(output)
     if plan is not None:
-        wanted: dict[str, Any] = {"input": source.public_address, "model_sha256": model_sha256, "options": job.options}
-        check_same(plan, **wanted | ({"kind": job.kind} if job.kind else {}))
+        wanted: dict[str, Any] = {"input": source.public_address, "model_sha256": contract.sha256}
+        wanted |= {"options": job.options} | ({"kind": job.kind} if job.kind else {})
+        check_same(plan, **wanted)
         remove_leftovers(output)
         return replace(plan, input=source.address)
     if output.names("part-"):
         raise DataError(f"{output} holds part- files but no plan: choose another folder, or start over with --restart")
     kind = find_kind(source, wanted=job.kind)
-    return make_plan(source, output, kind=kind, options=job.options, model=model, model_sha256=model_sha256)
+    return make_plan(
+        source,
+        output,
+        kind=kind,
+        options=job.options,
+        model=model,
+        model_sha256=contract.sha256,
+        labels=contract.labels,
+    )
 
 
 def _results(output: Place, plan: ScorePlan) -> Iterator[tuple[int, PartResult | None]]:

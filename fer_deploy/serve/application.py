@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fer_deploy import __version__
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.recognizer import Recognition, Recognizer
 from fer_deploy.serve.batching import Batcher, OverloadedError, TooLateError
@@ -26,17 +27,22 @@ from fer_deploy.serve.metrics import Metrics
 from fer_deploy.serve.observing import Observed
 from fer_deploy.serve.problems import add_problem_handlers
 from fer_deploy.serve.routes import router
-from fer_deploy.serve.schemas import Problem
+from fer_deploy.serve.schemas import Problem, name_labels
 from fer_deploy.serve.settings import ServiceSettings
 
 _DESCRIPTION = """Reads facial expressions with one ONNX file.
 
-The labels are what crowd workers saw in pictures of faces, not what a person feels.
-Fear and disgust have the lowest accuracy.
+{labels}
 The European Union forbids emotion recognition at work and in schools, except for medical and safety reasons
 (Regulation 2024/1689, article 5).
 
 No picture is kept, and neither pictures nor results are logged."""
+
+_SEVEN = """The labels are what crowd workers saw in pictures of faces, not what a person feels.
+Fear and disgust have the lowest accuracy."""
+_OTHER_LABELS = (
+    "The labels are those of the model's training data: what people saw in pictures, not what a person feels."
+)
 
 
 class Service:
@@ -156,11 +162,12 @@ async def _disconnected(request: Request) -> None:
 
 
 def _build_app(service: Service) -> FastAPI:
+    labels = service.recognizer.labels
     app = FastAPI(
         title="ferdeploy",
         version=__version__,
         summary="Facial expressions from pictures of faces.",
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.format(labels=_SEVEN if labels == EMOTIONS else _OTHER_LABELS),
         docs_url=None,  # FastAPI's pages load their scripts from another host
         redoc_url=None,
         separate_input_output_schemas=False,
@@ -172,6 +179,7 @@ def _build_app(service: Service) -> FastAPI:
     # model, so its schema is added here.
     schema = app.openapi()
     schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    name_labels(schema["components"]["schemas"], labels)
     form = schema["paths"]["/v1/faces"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     form["properties"][FIELD]["maxItems"] = service.settings.pictures_per_form
     return app

@@ -1,14 +1,14 @@
-"""The answers of the service, for OpenAPI. The routes build them as plain dictionaries."""
+"""The answers of the service, for OpenAPI. The routes build them as plain dictionaries.
+
+The labels differ from model to model: `name_labels` writes those of the model in use into the schema.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from fer_deploy.emotions import EMOTIONS
-
-_LABEL: dict[str, Any] = {"enum": list(EMOTIONS)}
 
 
 class _Answer(BaseModel):
@@ -18,19 +18,11 @@ class _Answer(BaseModel):
 class Probabilities(_Answer):
     """One probability per label. They sum to 1, except for rounding to six digits."""
 
-    angry: float = Field(ge=0, le=1)
-    disgust: float = Field(ge=0, le=1)
-    fear: float = Field(ge=0, le=1)
-    happy: float = Field(ge=0, le=1)
-    sad: float = Field(ge=0, le=1)
-    surprise: float = Field(ge=0, le=1)
-    neutral: float = Field(ge=0, le=1)
-
 
 class FaceAnswer(_Answer):
     """The expression of one face."""
 
-    label: str = Field(json_schema_extra=_LABEL, description="The most probable label.")
+    label: str = Field(description="The most probable label.")
     probability: float = Field(ge=0, le=1, description="The probability of the label.")
     probabilities: Probabilities
 
@@ -78,6 +70,14 @@ class Problem(_Answer):
     title: str
     status: int
     detail: str = Field(description="One line: what is wrong, and what to do.")
+
+
+def name_labels(schemas: dict[str, Any], labels: Sequence[str]) -> None:
+    """Write a model's labels into the schemas of the answers, by name, that FastAPI made."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    schemas["Probabilities"] |= {"properties": {label: dict(share) for label in labels}, "required": list(labels)}
+    for answer in ("FaceAnswer", "OneAnswer"):
+        schemas[answer]["properties"]["label"]["enum"] = list(labels)
 
 
 _PROBLEMS: dict[int, str] = {

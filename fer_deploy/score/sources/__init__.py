@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fer_deploy.emotions import EMOTIONS
+from fer_deploy.emotions import EMOTIONS, label_columns
 from fer_deploy.errors import DataError
 from fer_deploy.folders import LeftOut
 from fer_deploy.score.places import Place
 
-RESERVED = frozenset({"file", "row", "path", "shard", "key", "label", "probability", "error", *EMOTIONS})
-"""Columns of the output."""
+OWN_COLUMNS = frozenset({"file", "row", "path", "shard", "key", "label", "probability", "error"})
+"""Columns of the output, besides those of the labels' probabilities and of the input."""
 
 InputPicture = bytes | NDArray[np.uint8] | DataError
 """A row's picture: encoded bytes, an array that `read_picture` accepts, or the reason why there is none."""
@@ -74,17 +74,28 @@ class InputSource(Protocol):
         """The schema of the blocks' `keys`."""
 
 
-def output_name(name: str, names: Sequence[str]) -> str:
+def probability_columns(labels: Sequence[str]) -> tuple[str, ...]:
+    """The output's columns of the labels' probabilities: the labels or, for one named as another column, a new name.
+
+    >>> probability_columns(["happy", "row"])
+    ('happy', 'probability_row')
+    """
+    return label_columns(labels, OWN_COLUMNS)
+
+
+def output_name(name: str, names: Sequence[str], *, labels: Sequence[str] = EMOTIONS) -> str:
     """The output column of an input column: its name, or `input_<name>` if the output has a column of that name.
 
     Args:
         name: the input column.
         names: all input columns, with which the new name must not clash.
+        labels: the model's labels, whose probabilities are columns too.
     """
-    if name not in RESERVED:
+    taken = OWN_COLUMNS.union(probability_columns(labels))
+    if name not in taken:
         return name
     name = f"input_{name}"
-    while name in names:
+    while name in names or name in taken:
         name = f"input_{name}"
     return name
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, one_line, printable
 from fer_deploy.files import shown
 from fer_deploy.folders import LeftOut
@@ -44,10 +45,12 @@ class ParquetFiles:
     Attributes:
         place: the input.
         options: how to read.
+        labels: the model's labels, whose columns the output has.
     """
 
     place: Place
     options: InputOptions
+    labels: tuple[str, ...] = EMOTIONS
 
     def parts(self, left_out: LeftOut) -> Iterator[InputPart]:
         """Split each file by its footer."""
@@ -160,7 +163,7 @@ class ParquetFiles:
         count = kept.num_rows
         columns = {"file": pa.array([name] * count, pa.string()), "row": pa.array(range(row, row + count), pa.int64())}
         for field, column in zip(kept.schema, kept.columns, strict=True):
-            columns[output_name(field.name, kept.schema.names)] = column
+            columns[output_name(field.name, kept.schema.names, labels=self.labels)] = column
         return pa.table(columns)
 
     def _damaged(self, name: str, part: InputPart, done: int, why: str) -> Iterator[RowBlock]:
