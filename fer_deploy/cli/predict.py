@@ -242,6 +242,11 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: PredictSettings) -> 
     results = {} if target is None or target.is_stream else {"file of results": [target.path]}
     outputs = outputs_of(sources, draw=settings.draw, plot=settings.plot, others=others | results)
     has_video = any(source.is_video for source in sources)
+    if settings.draw is not None:
+        from fer_deploy.reading.fonts import missing_notes
+
+        for note in missing_notes(recognizer.labels):
+            click.echo(f"{settings.draw}: {note}", err=True)
     detector, video_detector = _detectors(settings)
     with ExitStack() as stack:
         journal = _journal(target, settings, recognizer, detectors=repr((detector, video_detector)))

@@ -57,7 +57,7 @@ def colours_of(labels: Sequence[str]) -> dict[str, tuple[int, int, int]]:
         elif spare:
             colours[label] = spare.pop(0)
         else:
-            hue = len(colours) * _GOLDEN_ANGLE % 1
+            hue = (0.25 + len(colours) * _GOLDEN_ANGLE) % 1
             red, green, blue = colorsys.hls_to_rgb(hue, (0.4, 0.6)[len(colours) % 2], 0.75)
             colours[label] = round(255 * red), round(255 * green), round(255 * blue)
     return colours

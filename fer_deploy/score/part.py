@@ -221,7 +221,8 @@ def score_block(
 
     Returns:
         The columns of the keys, then `label` (string), `probability` (float32), one float32 column per label
-        (see `sources.probability_columns`), and `error` (string). For a bad picture `error` alone is set; otherwise it alone is null.
+        (see `sources.probability_columns`), and `error` (string). For a bad picture
+        `error` alone is set; otherwise it alone is null.
     """
     labels = recognizer.labels
     count = len(block.pictures)

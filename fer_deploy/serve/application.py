@@ -40,9 +40,7 @@ No picture is kept, and neither pictures nor results are logged."""
 
 _SEVEN = """The labels are what crowd workers saw in pictures of faces, not what a person feels.
 Fear and disgust have the lowest accuracy."""
-_OTHER_LABELS = (
-    "The labels are those of the model's training data: what people saw in pictures, not what a person feels."
-)
+_OTHER_LABELS = "The labels describe what a picture shows, not what a person feels."
 
 
 class Service:
