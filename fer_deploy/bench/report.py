@@ -401,7 +401,8 @@ def _data_to_json(data: Data) -> dict[str, Any]:
 
 
 def _data_from_json(table: Mapping[str, Any]) -> Data:
-    return Data(**{key: tuple(value) if key in ("heights", "widths") else value for key, value in table.items()})
+    sides: dict[str, Any] = {key: tuple(table[key]) for key in ("heights", "widths") if key in table}
+    return Data(**{**table, **sides})
 
 
 def _row_to_json(row: Row) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def test_the_schema_refuses_a_figure_of_the_wrong_kind(workspace: Path) -> None:
         lambda row: row.pop("status"),
         lambda row: row.update(surprise=1),
         lambda row: row["latency_ms"].update(p50=-1),
-        lambda row: row.update(predictions="0129"),
+        lambda row: row.update(predictions="01-9"),
     ):
         damaged = json.loads(json.dumps(table))
         spoil(damaged["rows"][0])
