@@ -51,7 +51,7 @@ class ScoredFaces:
             chosen = np.sort(np.random.default_rng(seed).choice(len(test), maximum, replace=False))
         faces = test.take(chosen)
         unseen = dataset.unseen_test[chosen]
-        shapes = np.array([images.shape[1:] for _, images in faces.by_shape()])
+        heights, widths = faces.pictures.sizes.T
         data = Data(
             name=dataset.name,
             sha256=dataset.sha256,
@@ -62,8 +62,8 @@ class ScoredFaces:
             votes=faces.votes is not None,
             labels=digits(faces.labels, of=len(dataset.labels)),
             faces_sha256=faces.images_sha256,
-            heights=(int(shapes[:, 0].min()), int(shapes[:, 0].max())),
-            widths=(int(shapes[:, 1].min()), int(shapes[:, 1].max())),
+            heights=(int(heights.min()), int(heights.max())),
+            widths=(int(widths.min()), int(widths.max())),
         )
         return cls(data, dataset.labels, faces, unseen)
 
@@ -72,7 +72,8 @@ class ScoredFaces:
         """Faces, uint8 (n, h, w), of the data's own size; None where that is 48x48 or varies."""
         if self.faces.pictures.uniform in (None, (SIDE, SIDE)):
             return None
-        return self.faces.images[:: -(-len(self.faces) // TIMED_FACES)]
+        step = -(-len(self.faces) // TIMED_FACES)
+        return self.faces.take(slice(None, None, step)).images
 
     def check_labels(self, subject: Subject) -> None:
         """Make sure that a model has the data's labels, in any order.

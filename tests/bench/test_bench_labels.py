@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.pages.terminal import render_report
 from fer_deploy.bench.quality import measure_quality
-from fer_deploy.bench.report import LEFT_OUT, OK, Report, classes, digits, from_json, label_list, to_json
+from fer_deploy.bench.report import LEFT_OUT, OK, Report, classes, digits, from_json, label_list, report_text
 from fer_deploy.bench.run import BenchPlan, run_bench
 from fer_deploy.bench.save import save_predictions
 from fer_deploy.emotions import EMOTIONS
@@ -40,7 +41,7 @@ def faces(count: int, seed: int, *, labels: int, size: tuple[int, int] | None) -
         shape = size or (40 + number % 3 * 20, 40 + number % 2 * 30)
         level = random.integers(20, 236)
         pictures.append(random.integers(level - 20, level + 20, shape, np.uint8))
-    held = np.stack(pictures) if size else Pictures.of(pictures)
+    held = np.stack(pictures) if size else Pictures.ragged(pictures)
     return Faces(held, random.integers(0, labels, count), np.arange(count), classes=labels)
 
 
@@ -88,7 +89,7 @@ def test_other_labels_and_sizes_are_scored_on_unchanged_pictures(workspace: Path
 def test_labels_are_compared_by_name_not_by_place(workspace: Path) -> None:
     result = run_bench(plan(workspace, latency=None))
     mine, turned = (result.report.row(f"{name} on ort-cpu") for name in ("mine", "turned"))
-    assert mine.quality == turned.quality
+    assert mine.quality.confusion == turned.quality.confusion
     assert mine.predictions == turned.predictions
     np.testing.assert_allclose(*(result.probabilities[row.label] for row in (mine, turned)), atol=1e-6)
 
@@ -126,7 +127,7 @@ def test_times_are_on_48x48_and_on_the_datas_own_size(
     assert (row.latency_own_size is not None) == has_own
     assert ("64x56" in markdown_report(report)) == has_own
     assert ("own size ms" in markdown_report(report)) == has_own
-    again = from_json(to_json(report), source="x")
+    again = read_again(report)
     assert again == report
 
 
@@ -164,9 +165,14 @@ def report_with(count: int) -> Report:
     return replace(base, labels=names, rows=tuple(rows), data=data)
 
 
+def read_again(report: Report) -> Report:
+    """The report as it is read from its file."""
+    return from_json(json.loads(report_text(report)), source="x")
+
+
 @pytest.mark.parametrize("count", [2, 3, 8, 12, 13, 30, 60])
 def test_pages_show_any_number_of_labels(count: int) -> None:
-    report = from_json(to_json(report_with(count)), source="x")
+    report = read_again(report_with(count))
     page, text = html_report(report), markdown_report(report)
     assert "<b>" not in page.split("</style>")[1].replace("<body>", "")
     cells = page.count('class="cell"')
@@ -183,7 +189,7 @@ def test_pages_show_any_number_of_labels(count: int) -> None:
 
 def test_reports_with_other_labels_are_not_compared() -> None:
     three, seven = report_with(3), drawn_report()
-    with pytest.raises(MeasurementError, match=r"different labels, angry, disgust.* in the old one and كلمة 0") as error:
+    with pytest.raises(MeasurementError, match=r"different labels, angry, disgust.* and كلمة 0") as error:
         compare_reports(seven, three)
     assert "\n" not in str(error.value)
     assert compare_reports(three, three).changes
@@ -201,13 +207,13 @@ def test_reports_with_other_labels_are_not_compared() -> None:
     ],
 )
 def test_a_report_whose_labels_do_not_fit_is_damaged(change: dict[str, object], message: str) -> None:
-    table = to_json(report_with(3)) | change
+    table = json.loads(report_text(report_with(3))) | change
     with pytest.raises(MeasurementError, match=message):
         from_json(table, source="x")
 
 
 def test_a_report_that_states_no_labels_has_the_seven() -> None:
-    table = to_json(drawn_report())
+    table = json.loads(report_text(drawn_report()))
     assert "labels" not in table
     assert "heights" not in table["data"]
     assert from_json(table, source="x").labels == EMOTIONS
