@@ -87,11 +87,12 @@ def compare_reports(
             other engine a note.
 
     Raises:
-        MeasurementError: they scored other labels, or the same ones in another order.
+        MeasurementError: they scored different labels.
     """
     limits = limits or Limits()
     notes = []
-    _check_labels(old, new)
+    if new.data:
+        check_same_labels(old, new.labels)
     same_faces = _same_faces(old, new)
     if not same_faces:
         notes.append("accuracy is not compared: the reports scored different faces")
@@ -155,11 +156,16 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     return list(map(printable, (*lines, *comparison.notes)))
 
 
-def _check_labels(old: Report, new: Report) -> None:
-    if old.data and new.data and old.labels != new.labels:
+def check_same_labels(old: Report, labels: tuple[str, ...]) -> None:
+    """Refuse to compare a report on data with other labels, or with the same ones in another order.
+
+    Raises:
+        MeasurementError: the old report scored other labels than these.
+    """
+    if old.data and old.labels != labels:
         raise MeasurementError(
-            f"the reports have different labels, {label_list(old.labels)} in the old one and {label_list(new.labels)} "
-            "in the new one: compare reports on the same data"
+            f"the earlier report has other labels, {label_list(old.labels)}, and the data has {label_list(labels)}: "
+            "compare reports on the same data"
         )
 
 

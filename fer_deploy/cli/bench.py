@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fer_deploy.bench.report import Report
     from fer_deploy.bench.run import BenchResult
     from fer_deploy.faces import DataRequest
+    from fer_deploy.faces.dataset import Dataset
 
 EPILOG = """\b
 Examples:
@@ -110,13 +111,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def command(names: tuple[str, ...], data: DataRequest, options: BenchOptions, threads: int, workspace: Path) -> None:
     """Measure accuracy, cost and latency of exported files and their runs, side by side.
 
-    Without NAME, all of exports/ is measured. Accuracy needs FER2013 (--data); without it, cost and times are measured
-    and accuracy is shown as the files record it.
+    Without NAME, all of exports/ is measured. Accuracy needs data (--data); without it, cost and times are measured
+    and accuracy is shown as the files record it. Models with other labels than the data's are left out.
 
-    Exit 1 when a named model has no figures. A report is never replaced by one with fewer figures: that one goes to the
-    subfolder partial/.
+    Exit 1 when a model has no figures: a file that failed, or a named one that was left out.
+    A report is never replaced by one with fewer figures: that one goes to the subfolder partial/.
     """
-    from fer_deploy.bench.compare import Limits, compare_reports
+    from fer_deploy.bench.compare import Limits, check_same_labels, compare_reports
     from fer_deploy.bench.report import load_report
     from fer_deploy.bench.save import check_folder, folder_for, save_pages, save_predictions
 
@@ -129,7 +130,10 @@ def command(names: tuple[str, ...], data: DataRequest, options: BenchOptions, th
         if options.report:
             report = load_report(options.report)
         else:
-            result = _measure(names, data=data, options=options, threads=threads, workspace=workspace)
+            dataset = open_data(data, workspace=workspace)
+            if earlier and dataset:  # before minutes are spent on measuring
+                check_same_labels(earlier, dataset.labels)
+            result = _measure(names, dataset, options=options, threads=threads, workspace=workspace)
             report = result.report
         comparison = None
         if earlier:
@@ -185,22 +189,24 @@ def timing_plan(options: BenchOptions) -> LatencyPlan | None:
 
 
 def failed_models(report: Report, *, named: bool) -> dict[str, str]:
-    """The models that the user named and that have figures on no engine, each with the first reason.
+    """The models that have figures on no engine, each with the first reason.
 
-    Peers are always named. In a run without names every model has failed only if no row has figures.
+    In a run without names, files that were left out and unfinished runs are no failures, unless no row has figures.
+    Peers are always named.
     """
-    from fer_deploy.bench.report import OK, PEER
+    from fer_deploy.bench.report import LEFT_OUT, OK, PEER
 
     measured = {row.model for row in report.rows if row.status == OK}
     return {
         row.model: row.status
         for row in reversed(report.rows)
-        if row.model not in measured and (named or row.engine == PEER or not measured)
+        if row.model not in measured
+        and (named or row.engine == PEER or not measured or (row.kind != "run" and not row.status.startswith(LEFT_OUT)))
     }
 
 
 def _measure(
-    names: tuple[str, ...], *, data: DataRequest, options: BenchOptions, threads: int, workspace: Path
+    names: tuple[str, ...], dataset: Dataset | None, *, options: BenchOptions, threads: int, workspace: Path
 ) -> BenchResult:
     """Run the benchmark, with its progress on stderr."""
     from fer_deploy.bench.adapters import load_adapter
@@ -213,7 +219,7 @@ def _measure(
         engines=chosen_engines(options.engines),
         threads=threads,
         latency=timing,
-        dataset=open_data(data, workspace=workspace),
+        dataset=dataset,
         max_rows=QUICK_ROWS if options.quick else None,
         probe=not options.quick and timing is not None,
         workspace=workspace,

@@ -173,14 +173,42 @@ def test_a_named_model_that_fails_does_not_take_the_others_figures(workspace: Pa
     assert [(row["name"], row["status"] == "ok") for row in rows] == [("one", True), ("bad", False)]
 
 
-def test_without_names_a_damaged_file_is_a_row_and_all_of_them_an_error(workspace: Path) -> None:
+def test_without_names_a_damaged_file_is_a_row_and_an_error(workspace: Path) -> None:
     (workspace / "exports" / "bad.onnx").write_bytes(b"no model")
-    assert bench(workspace, *FAST, "--no-timing").exit_code == 0
+    some = bench(workspace, *FAST, "--no-timing")
+    assert some.exit_code == 1
+    assert some.stderr.startswith("error: bad: ")
+    rows = json.loads((workspace / "benchmarks" / "report.json").read_text("utf-8"))["rows"]
+    assert [(row["name"], row["status"] == "ok") for row in rows] == [("bad", False), ("one", True), ("two", True)]
     for name in ("one", "two"):
         (workspace / "exports" / f"{name}.onnx").write_bytes(b"no model")
     result = bench(workspace, *FAST, "--no-timing")
     assert result.exit_code == 1
     assert [line.partition(": ")[2].partition(":")[0] for line in result.stderr.splitlines()] == ["two", "one", "bad"]
+
+
+def test_models_with_other_labels_are_left_out_and_an_error_only_where_named(workspace: Path) -> None:
+    (workspace / "exports" / "moods.onnx").write_bytes(tiny_model(name="moods", labels=("good", "bad")))
+    everything = bench(workspace, *FAST, "--no-timing", *DATA)
+    assert everything.exit_code == 0, everything.output
+    assert "moods on ort-cpu: left out: the model has the labels good, bad; the data has angry," in (
+        " ".join(everything.stdout.split())
+    )
+    named = bench(workspace, "one", "moods", *FAST, "--no-timing", *DATA)
+    assert named.exit_code == 1
+    assert "error: moods: left out: the model has" in named.stderr
+
+
+def test_a_comparison_with_other_labels_is_refused_before_anything_is_measured(workspace: Path) -> None:
+    assert bench(workspace, *FAST, "--no-timing", *DATA).exit_code == 0
+    path = workspace / "benchmarks" / "report.json"
+    table = json.loads(path.read_text("utf-8"))
+    old = workspace / "old.json"
+    old.write_text(json.dumps({**table, "labels": list("abcdefg")}))
+    result = bench(workspace, *FAST, "--no-timing", *DATA, "--compare", str(old))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the earlier report has other labels, a, b, c, d, e, f, g, and the data has")
+    assert result.stderr.count("\n") == 1
 
 
 DATA = ("--data", "synthetic:300")
