@@ -13,6 +13,7 @@ from fer_deploy.demo.parts import DETECTOR, ENGINE, ENGINE_BINARY, read_part
 from fer_deploy.demo.weights import free_sizes
 from fer_deploy.detection import centerface
 from fer_deploy.detection.detector import MINIMUM_FACE
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import ModelFileError, UnavailableError
 from fer_deploy.files import write_bytes
 from fer_deploy.model.contract import ModelContract, read_model_file
@@ -120,6 +121,7 @@ def _settings(contract: ModelContract) -> dict[str, Any]:
             "file": "model.onnx",
             "name": contract.name,
             "labels": list(contract.labels),
+            "seven": contract.labels == EMOTIONS,
             "precision": contract.precision,
             "trained_on": metadata.get("trained_on"),
             "accuracy": metadata.get("accuracy"),

@@ -15,9 +15,10 @@ import pytest
 from chromium import launch
 from demo_visit import Visit, camera_arguments, serve_site
 from PIL import Image
+from tiny_model import write_tiny_model
 
 from fer_deploy import EMOTIONS, Recognizer
-from fer_deploy.demo.site import PHOTO_SIDE, Site
+from fer_deploy.demo.site import PHOTO_SIDE, Site, build_site
 from fer_deploy.detection.box import Box
 from fer_deploy.detection.framing import Framing, crop_face
 from fer_deploy.errors import UnavailableError
@@ -320,3 +321,45 @@ def test_a_missing_model_is_reported(browser: Any, site: Site) -> None:
         page.get_by_role("alert").filter(has_text=words).wait_for()
         assert page.get_by_role("button", name="Open the camera").is_disabled()
         page.context.close()
+
+
+MANY = (
+    "سعيد",
+    "מאושר",
+    "ein sehr langes Wort für ein Gesicht, das niemand so nennen würde, auch nicht hier",
+    "快乐",
+    "<b>",
+)
+LABELS = {"two": ("good", "bad"), "twenty": (*MANY, *(f"label {i}" for i in range(15)))}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_any_labels_have_their_words_and_bars(
+    browser: Any, site: Site, portrait: Path, tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    """Words of any script, from right to left too; of many labels the most probable ones, in their order."""
+    file = write_tiny_model(tmp_path / "own.onnx", labels=labels)
+    with serve_site(build_site(file)) as address:
+        visit = Visit(browser, address)
+        visit.choose(portrait)
+        page = visit.page
+        bars = [
+            (row.locator("dt").inner_text(), int(row.locator(".percent").inner_text().rstrip(" %")))
+            for row in page.locator("#faces dl > div").all()
+        ]
+        page.set_viewport_size({"width": 320, "height": 740})
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
+        assert all(bar.bounding_box()["width"] > 30 for bar in page.locator("#faces .bar").all())
+        assert page.locator("#weak").is_hidden()
+        title = page.locator("#faces h3").inner_text().replace("\u2068", "").replace("\u2069", "")
+        visit.context.close()
+    assert not visit.troubles
+    words = [word for word, _ in bars]
+    if len(labels) == 2:
+        assert words == list(labels)
+    else:
+        assert len(words) == 12
+        assert [share for _, share in bars] == sorted((share for _, share in bars), reverse=True)
+        assert set(words) < set(labels)
+    best, share = max(bars, key=lambda bar: bar[1])
+    assert title == f"Face 1: {best}, {share} %"

@@ -5,6 +5,7 @@ const [frame, hint, video, view, file, camera, cameras] =
   ["frame", "hint", "video", "view", "file", "camera", "cameras"].map(element);
 
 const LARGEST_SIDE = 4096; // larger photos are shrunk to this first: phones have no canvas for them
+const MOST_BARS = 12; // a face's list shows at most so many labels: the most probable ones
 const SPOKEN_EVERY = 3000; // milliseconds between two announcements of the camera's faces
 
 const settings = await (await fetch("demo.json")).json();
@@ -37,14 +38,24 @@ function showError(message = "") {
 const announce = (message) => (element("status").textContent = message);
 const percent = (value) => `${Math.round(value * 100)} %`;
 
+// A label among other words: where its letters run from right to left, the words around it stay in their order.
+const isolated = (label) => (/[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(label) ? `\u2068${label}\u2069` : label);
+
 function best({ probabilities }) {
   const at = probabilities.indexOf(Math.max(...probabilities));
   return { label: labels[at], probability: probabilities[at] };
 }
 
+// The labels to list, as their places: all in the model's order or, of many, the most probable first.
+function listed({ probabilities }) {
+  const places = labels.map((_, i) => i);
+  if (labels.length <= MOST_BARS) return places;
+  return places.sort((one, other) => probabilities[other] - probabilities[one] || one - other).slice(0, MOST_BARS);
+}
+
 function inWords(faces) {
   if (faces.length === 0) return "No face found.";
-  return `${faces.length} ${faces.length === 1 ? "face" : "faces"}: ${faces.map((face) => best(face).label).join(", ")}.`;
+  return `${faces.length} ${faces.length === 1 ? "face" : "faces"}: ${faces.map((face) => isolated(best(face).label)).join(", ")}.`;
 }
 
 // ---- the list of faces
@@ -60,25 +71,34 @@ function listFaces(faces) {
 
 function emptyItem() {
   const item = document.createElement("li");
-  const rows = labels.map((label) => {
+  const rows = labels.slice(0, MOST_BARS).map(() => {
     const row = document.createElement("div");
     row.innerHTML =
-      '<dt></dt><dd><span class="bar" aria-hidden="true"><span></span></span><span class="percent"></span></dd>';
-    row.firstChild.textContent = label;
+      '<dt dir="auto"></dt>' +
+      '<dd><span class="bar" aria-hidden="true"><span></span></span><span class="percent"></span></dd>';
     return row;
   });
   const table = document.createElement("dl");
   table.append(...rows);
   item.append(document.createElement("h3"), table);
+  if (labels.length > MOST_BARS) {
+    const rest = document.createElement("p");
+    rest.className = "rest";
+    rest.textContent = `and ${labels.length - MOST_BARS} less probable labels`;
+    item.append(rest);
+  }
   return item;
 }
 
 function fillItem(item, face, number) {
   const { label, probability } = best(face);
-  item.querySelector("h3").textContent = `Face ${number}: ${label}, ${percent(probability)}`;
+  item.querySelector("h3").textContent = `Face ${number}: ${isolated(label)}, ${percent(probability)}`;
+  const places = listed(face);
   item.querySelectorAll("dl > div").forEach((row, i) => {
-    row.querySelector(".bar span").style.width = `${face.probabilities[i] * 100}%`;
-    row.querySelector(".percent").textContent = percent(face.probabilities[i]);
+    const share = face.probabilities[places[i]];
+    row.querySelector("dt").textContent = labels[places[i]];
+    row.querySelector(".bar span").style.width = `${share * 100}%`;
+    row.querySelector(".percent").textContent = percent(share);
   });
 }
 
@@ -94,7 +114,7 @@ function drawFaces(context, faces, { mirrored = false } = {}) {
   faces.forEach((face, i) => {
     const across = face.box.right - face.box.left;
     const left = mirrored ? width - face.box.right : face.box.left;
-    const words = `${i + 1} ${best(face).label}`;
+    const words = `${i + 1} ${isolated(shortened(context, best(face).label, width - 40 * unit))}`;
     const room = context.measureText(words).width + 10 * unit;
     const x = Math.min(Math.max(0, left), Math.max(0, width - room));
     const y = Math.max(0, face.box.top - line);
@@ -105,6 +125,14 @@ function drawFaces(context, faces, { mirrored = false } = {}) {
     context.fillStyle = "#ffffff";
     context.fillText(words, x + 5 * unit, y + line / 2);
   });
+}
+
+// A label that is no wider than `room`, shortened at its end where it must be.
+function shortened(context, label, room) {
+  if (context.measureText(label).width <= room) return label;
+  let letters = [...label];
+  while (letters.length > 1 && context.measureText(`${letters.join("")}…`).width > room) letters = letters.slice(0, -1);
+  return `${letters.join("")}…`;
 }
 
 function show(what) {
@@ -318,6 +346,7 @@ addEventListener("paste", (event) => {
 });
 
 element("model").textContent = aboutModel(settings.model);
+element("weak").hidden = !settings.model.seven; // which is known of FER2013's labels only
 try {
   await ask("start", { settings });
   file.disabled = camera.disabled = false;
