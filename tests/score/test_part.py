@@ -250,3 +250,59 @@ def test_memory_is_bounded_by_the_block_and_not_by_the_input(tmp_path: Path, mod
     rows, bad_rows, before, after = map(int, done.stdout.split())
     assert (rows, bad_rows) == (1000, 0)
     assert after - before < 150, f"{before} MB before, {after} MB at most"
+
+
+WORDS = ("happy", "row", "input_x", "probability_row", "سعيد")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "images"])
+def test_the_columns_follow_the_models_labels(tmp_path: Path, kind: str) -> None:
+    """A label named as another column has a column of another name; input columns give way to the labels'."""
+    recognizer = Recognizer(tiny_model(labels=WORDS), threads=1)
+    pictures = [encoded(label) for label in ("angry", "neutral")]
+    source = tmp_path / "in"
+    if kind == "parquet":
+        source.mkdir()
+        table = {"image": pa.array(pictures, pa.binary()), "happy": [1, 2], "sad": [3, 4], "سعيد": [5, 6], "x": [7, 8]}
+        pq.write_table(pa.table(table), source / "a.parquet")
+    else:
+        (source / "happy=yes").mkdir(parents=True)
+        for number, content in enumerate(pictures):
+            write(source / "happy=yes" / f"{number}.png", content)
+    plan = make_plan(
+        Place.of(str(source)), Place.of(str(tmp_path / "out")), kind=kind, options=InputOptions(), model="m.onnx",
+        model_sha256="00", labels=WORDS,
+    )  # fmt: skip
+    assert open_plan(Place(plan.output)) == plan
+    score_all(recognizer, plan)
+    table = read_output(tmp_path / "out")
+    labels = [
+        "label",
+        "probability",
+        "happy",
+        "probability_probability_row",
+        "input_x",
+        "probability_row",
+        "سعيد",
+        "error",
+    ]
+    if kind == "parquet":
+        assert table.column_names == ["file", "row", "input_happy", "sad", "input_سعيد", "x", *labels]
+        assert table.column("input_happy").to_pylist() == [1, 2]
+    else:
+        assert table.column_names == ["path", "input_happy", *labels]
+        assert table.column("input_happy").to_pylist() == ["yes", "yes"]
+    assert table.column("label").to_pylist() == ["happy", "سعيد"]
+    for name in columns:
+        assert table.column(name).type == pa.float32()
+    np.testing.assert_allclose(sum(table.column(name).to_numpy() for name in columns), 1, atol=1e-5)
+
+
+def test_a_plan_without_labels_has_the_seven(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "in" / "a.parquet", ["sad"])
+    plan = plan_of(tmp_path)
+    path = tmp_path / "out" / "_plan" / "plan.json"
+    table = json.loads(path.read_text("utf-8"))
+    assert table.pop("labels") == list(EMOTIONS)
+    path.write_text(json.dumps(table))
+    assert open_plan(Place(plan.output)) == plan
