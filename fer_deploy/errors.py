@@ -19,7 +19,9 @@ A message says what is wrong, where (file, row, key), and what to do about it.
 
 from __future__ import annotations
 
+import json
 import unicodedata
+from typing import Any
 
 _NOT_PRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's control, format and surrogate characters and its line and paragraph separators: terminals obey them."""
@@ -43,6 +45,18 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) in _NOT_PRINTABLE else c for c in text)
+
+
+def json_line(value: Any) -> str:
+    """A value as JSON in one line. Characters that `printable` would escape get JSON's own escapes.
+
+    >>> json_line({"file": "caf\u00e9 \\x1b.jpg"})
+    '{"file": "café \\\\u001b.jpg"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if text.isprintable():
+        return text
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _NOT_PRINTABLE else c for c in text)
 
 
 def one_line(error: BaseException | str, *, limit: int = 200) -> str:

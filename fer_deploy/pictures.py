@@ -7,6 +7,7 @@ Whatever is wrong with one becomes a `DataError` of one line that names the file
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,12 @@ _ORIENTATION = 0x0112
 
 LUMA: tuple[float, float, float] = (0.299, 0.587, 0.114)
 """The shares of red, green and blue in grey: ITU-R BT.601, as in Pillow's convert("L")."""
+
+_LONGEST_FACE = 8
+"""A picture more than this many times as wide as high, or the other way round, shows no face."""
+
+_SMALLEST_FLAT = 16
+"""Side of the smallest face that a flat table holds, in pixels."""
 
 Pixels = NDArray[np.uint8]
 """A picture: uint8 (height, width, 3), RGB, C-contiguous, values 0 to 255."""
@@ -203,6 +210,23 @@ def channel_first_remedy(shape: Sequence[int]) -> str:
     if len(shape) not in (3, 4) or shape[-3] not in (1, 3, 4) or min(shape[-2:]) <= 4:
         return ""
     return f": its channels come first: use array.transpose({'1, 2, 0' if len(shape) == 3 else '0, 2, 3, 1'})"
+
+
+def refuse_flat_table(array: NDArray[Any], *, name: str = "array") -> None:
+    """Refuse a 2-D array that may be a table with one flat face in each row, as FER2013's is (DataError).
+
+    That is an array of width 2304, which is 48x48, and one whose shape no face has and whose width is another square.
+    """
+    if array.ndim != 2 or not array.size:
+        return
+    height, width = array.shape
+    side = math.isqrt(width)
+    is_strip = max(height, width) > _LONGEST_FACE * min(height, width)
+    if width == 2304 or (side * side == width and side >= _SMALLEST_FLAT and is_strip):
+        raise DataError(
+            f"{name}: shape {array.shape} may be one picture, or a table with a face of {side}x{side} in each row: use "
+            f"array.reshape(-1, {side}, {side}), or array[:, :, None] for one picture"
+        )
 
 
 def _conversion(array: NDArray[Any]) -> str:

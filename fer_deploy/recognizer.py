@@ -31,7 +31,14 @@ from fer_deploy.machine import MAXIMUM_THREADS
 from fer_deploy.model.contract import ModelContract
 from fer_deploy.model.names import default_model
 from fer_deploy.model.session import Model, open_model
-from fer_deploy.pictures import Pixels, array_to_rgb, channel_first_remedy, read_picture, require_uint8
+from fer_deploy.pictures import (
+    Pixels,
+    array_to_rgb,
+    channel_first_remedy,
+    read_picture,
+    refuse_flat_table,
+    require_uint8,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -220,6 +227,7 @@ class Recognizer:
         """
         if isinstance(faces, np.ndarray):
             if not _is_stack(faces):
+                refuse_flat_table(faces)
                 return self._predict_pixels([array_to_rgb(faces)])[0]
             return self._predict_pixels(array_to_rgb(face, name=f"array[{i}]") for i, face in enumerate(faces))
         if isinstance(faces, (str, os.PathLike, bytes, bytearray, memoryview)) or _is_pillow(faces):

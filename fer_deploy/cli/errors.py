@@ -21,7 +21,7 @@ from typing import TextIO
 
 import click
 
-from fer_deploy.errors import FerDeployError, one_line
+from fer_deploy.errors import FerDeployError, UnavailableError, one_line
 
 INTERRUPTED = 130
 """128 and the number of SIGINT, as shells count."""
@@ -75,6 +75,16 @@ def conclude(error: BaseException, *, debug: bool = False) -> int:
         return 1
 
 
+CLOSED: set[str] = set()
+"""Those of stdin, stdout and stderr that were closed when the program began."""
+
+
+def check_stdout() -> None:
+    """Refuse to compute results that nobody could read: UnavailableError where standard output is closed."""
+    if "stdout" in CLOSED:
+        raise UnavailableError("standard output is closed, so the results would be lost: name a file with --output")
+
+
 def open_streams() -> None:
     """Make sure that the three standard streams exist and can print every character.
 
@@ -88,6 +98,7 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         if getattr(sys, name) is None:
+            CLOSED.add(name)
             stream = open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
     for output in (sys.stdout, sys.stderr):

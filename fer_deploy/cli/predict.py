@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from fer_deploy.cli.errors import error_line
+from fer_deploy.cli.errors import check_stdout, error_line
 from fer_deploy.cli.options import (
     FiniteRange,
     model_option,
@@ -239,6 +239,8 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: PredictSettings) -> 
     others = {"list of names": _paths(settings.files_from), "model": _paths(settings.model)}
     inputs_by_kind = {"input": [source.path for source in sources], **others}
     target = target_of(settings.output, inputs_by_kind) if settings.output is not None else None
+    if target is None or target.descriptor == 1:
+        check_stdout()
     results = {} if target is None or target.is_stream else {"file of results": [target.path]}
     outputs = outputs_of(sources, draw=settings.draw, plot=settings.plot, others=others | results)
     has_video = any(source.is_video for source in sources)

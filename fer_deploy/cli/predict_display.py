@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fer_deploy.cli.console import ProgressBar, console
+from fer_deploy.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +57,15 @@ class ResultTable:
         table = Table(Column("picture", overflow="fold"), "face at", "emotion", "", "then", "")
         previous = None
         for row in self._faces:
-            name = "" if row.file == previous else escape(row.file)
+            name = "" if row.file == previous else escape(printable(row.file))
             previous = row.file
             first, second, *_ = sorted(row.face.probabilities.items(), key=lambda pair: -pair[1])
             box = row.face.box
             place = "whole picture"
             if box is not None:
                 place = f"{box.left:.0f},{box.top:.0f} {box.width:.0f}x{box.height:.0f}"
-            table.add_row(name, place, f"[bold]{first[0]}[/]", f"{first[1]:.0%}", second[0], f"{second[1]:.0%}")
+            best = f"[bold]{escape(first[0])}[/]"
+            table.add_row(name, place, best, f"{first[1]:.0%}", escape(second[0]), f"{second[1]:.0%}")
         screen.print(table)
 
     def _show_tracks(self, screen: Console) -> None:
@@ -80,7 +82,7 @@ class ResultTable:
             most = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
             shares = ", ".join(f"{label} {count / len(rows):.0%}" for label, count in most)
             span = f"{rows[0].time_s or 0:.1f} to {rows[-1].time_s or 0:.1f}"
-            table.add_row(escape(name), f"#{track}", span, str(len(rows)), shares)
+            table.add_row(escape(printable(name)), f"#{track}", span, str(len(rows)), escape(shares))
         screen.print(table)
         if len(self._tracks) > TABLE_ROWS:
             more = len(self._tracks) - TABLE_ROWS

@@ -57,6 +57,11 @@ class Source:
         """The path as one printable line."""
         return shown(self.path)
 
+    @property
+    def text(self) -> str:
+        """The path as text, for JSON, which escapes control characters itself; bytes that are not UTF-8 are escaped."""
+        return os.fsencode(self.path).decode("utf-8", "backslashreplace")
+
     @cached_property
     def is_video(self) -> bool:
         """Whether the file is read as a video: judged by its ending or, if that is unknown, by its first bytes."""

@@ -102,10 +102,10 @@ class SourceReader:
         if journal is not None:
             entry = {"faces": pack_faces(picture.faces), "done": True, "notes": picture.notes, "turned": picture.turned}
             journal.add(key, entry)
-        yield from (FaceRow(source.name, face) for face in picture.faces)
+        yield from (FaceRow(source.text, face) for face in picture.faces)
 
     def _read_video(self, source: Source, key: str, remarks: Remarks) -> Iterator[FaceRow]:
-        follower = Follower(source.name, self.smoothing_s)
+        follower = Follower(source.text, self.smoothing_s)
         outputs = self._outputs_of(source)
         rows: list[FaceRow] = []  # kept only where a copy or plot needs them
         for frame in self._frames(source, key, remarks):
@@ -132,7 +132,7 @@ class SourceReader:
 
     def _recall(self, source: Source, entries: Iterable[Mapping[str, Any]], remarks: Remarks) -> Iterator[FaceRow]:
         """The rows of a source that an earlier run finished, and what that run remarked."""
-        follower = Follower(source.name, self.smoothing_s)
+        follower = Follower(source.text, self.smoothing_s)
         for entry in entries:
             if "done" in entry:
                 remarks.notes += entry.get("notes", ())
@@ -143,7 +143,7 @@ class SourceReader:
                     yield from follower.rows(frame)
             else:
                 for face in unpack_faces(entry.get("faces", ()), self.pictures.recognizer.labels):
-                    yield FaceRow(source.name, face)
+                    yield FaceRow(source.text, face)
 
     def _remembered_frames(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[FrameFaces]:
         for entry in entries:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fer_deploy.emotions import label_columns
+from fer_deploy.errors import printable
 from fer_deploy.recognizer import Recognition
 
 PLACE_COLUMNS = ("left", "top", "right", "bottom", "score")
@@ -34,7 +35,7 @@ class FaceRow:
     """One face.
 
     Attributes:
-        file: the picture or video, as one printable line.
+        file: the picture's or video's path as text, which may hold control characters.
         face: the result.
         frame: the frame's number from 0; None for a picture.
         time_s: the frame's time in seconds; None for a picture.
@@ -82,7 +83,7 @@ def probability_columns(labels: Sequence[str]) -> tuple[str, ...]:
 def as_values(row: FaceRow, labels: Sequence[str], *, video: bool) -> dict[str, Any]:
     """A row's value for each of `columns`; None where it does not apply."""
     box = row.face.box
-    values: dict[str, Any] = {"file": row.file}
+    values: dict[str, Any] = {"file": printable(row.file)}
     if video:
         time = None if row.time_s is None else round(row.time_s, 6)
         values |= {"frame": row.frame, "time_s": time, "track": row.track}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Protocol
 
-from fer_deploy.errors import UnavailableError, install
+from fer_deploy.errors import UnavailableError, install, json_line
 from fer_deploy.files import replacing
 from fer_deploy.reading.rows import FaceRow, as_json, as_values, columns
 
@@ -36,7 +35,7 @@ class JsonWriter:
 
     def write(self, row: FaceRow) -> None:
         """Write one row and flush it, so that the reader of a pipe gets it at once."""
-        self._file.write(json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json_line(as_json(row)) + "\n")
         self._file.flush()
 
 
