@@ -506,3 +506,19 @@ class TestPicklingAndCopying:
                 "sad",
                 "fear",
             ]
+
+
+@pytest.mark.parametrize(
+    "shape", [(10, 2304), (1, 2304), (3589, 2304), (35887, 2304), (3, 1024), (200, 4096), (1, 784), (2, 50176)]
+)
+def test_a_flat_table_of_faces_is_no_wide_picture(recognizer: Recognizer, shape: tuple[int, int]) -> None:
+    side = round(shape[1] ** 0.5)
+    table = np.zeros(shape, np.uint8)
+    with pytest.raises(DataError, match=rf"array\.reshape\(-1, {side}, {side}\), or array\[:, :, None\]"):
+        recognizer.predict(table)
+    assert isinstance(recognizer.predict(table[:5, :, None]), Recognition)
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (1024, 1024), (700, 1024), (2305, 2303), (9, 70), (16, 100)])
+def test_other_grey_pictures_are_one_face(recognizer: Recognizer, shape: tuple[int, int]) -> None:
+    assert isinstance(recognizer.predict(np.zeros(shape, np.uint8)), Recognition)

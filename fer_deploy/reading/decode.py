@@ -24,6 +24,7 @@ from fer_deploy.errors import DataError, UnavailableError, install, one_line
 from fer_deploy.files import check_regular, open_regular, shown
 from fer_deploy.machine import available_cores
 from fer_deploy.pictures import Pixels
+from fer_deploy.reading.joined import joined_recordings
 from fer_deploy.reading.timeline import StreamFacts, Timeline
 
 CONTAINERS = frozenset(
@@ -126,6 +127,7 @@ class Video:
         self._size = (0, 0)
         check_regular(path, what="video")
         self._file = open_regular(path, what="video")
+        self._recordings = joined_recordings(self._file)
         self._open()
         self.facts = self._read_facts()
 
@@ -169,7 +171,13 @@ class Video:
     def loss(self) -> str | None:
         """What the file states but could not be read, as one line after `frames` has ended; None if all was read."""
         text = self._timeline.loss() if self._timeline is not None else None
-        return None if text is None else f"{self._name}: {text}: cut short or damaged"
+        texts = [] if text is None else [f"{text}: cut short or damaged"]
+        if self._recordings > 1:
+            texts.append(
+                f"{self._recordings} recordings lie one after the other in this file, and only the first is read: join "
+                "them with ffmpeg -f concat, or read each by itself"
+            )
+        return f"{self._name}: {'; '.join(texts)}" if texts else None
 
     def notes(self) -> list[str]:
         """What was assumed or changed, one line each, after `frames` has ended."""

@@ -677,3 +677,63 @@ def test_predict_never_imports_torch_and_reads_no_heavy_package_for_a_picture(mo
     )
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["label"] == "sad"
+
+
+CLOSED = ["--csv", "--json", "", "--output /dev/stdout --csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a descriptor of the shell")
+@pytest.mark.parametrize("words", CLOSED)
+def test_results_for_a_closed_standard_output_are_an_error_before_anything_is_read(model: Path, words: str) -> None:
+    write_face(Path("a.png"), "sad")
+    command = f"{sys.executable} -m fer_deploy predict a.png --crops --model {model} {words} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: standard output is closed, so the results would be lost: name a file with --output\n"
+    )
+    kept = subprocess.run(
+        ["sh", "-c", command.replace(words, "--output a.csv") if words else f"{command} --output a.csv"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (kept.returncode, kept.stderr) == (0, "written: a.csv\n")
+    assert Path("a.csv").read_text("utf-8").count("\n") == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
+def test_json_escapes_control_characters_as_json_does(predict: Predict) -> None:
+    name = "a\x1b[2J\u202e\u009b \u2028 é\\.png"
+    write_face(Path("x.png"), "sad").rename(name)
+    result = predict(name, "--crops", "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip("\n").isprintable()
+    assert json_lines(result)[0]["file"] == name
+    (row,) = csv.DictReader(io.StringIO(predict(name, "--crops", "--csv").stdout))
+    assert row["file"] == "a\\x1b[2J\\x202e\\x9b \\x2028 é\\.png"
+    assert "\x1b" not in predict(name, "--crops").stdout
+
+
+WORDS = ("[bold]", "سعيد", "file")
+
+
+def test_a_model_with_other_labels_in_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = write_tiny_model(tmp_path / "own.onnx", labels=WORDS)
+    for number, word in enumerate(WORDS):
+        Image.fromarray(grey_face(word, labels=WORDS)).save(f"{number}.png")
+
+    def predict(*words: str) -> click.testing.Result:
+        return click.testing.CliRunner().invoke(
+            cli, ["predict", "0.png", "1.png", "2.png", "--crops", "--model", str(model), *words]
+        )
+
+    rows = json_lines(predict("--json"))
+    assert [row["label"] for row in rows] == list(WORDS)
+    assert all(list(row["probabilities"]) == list(WORDS) for row in rows)
+    table = list(csv.DictReader(io.StringIO(predict("--csv").stdout)))
+    assert list(table[0])[6:] == ["label", "probability", "[bold]", "سعيد", "probability_file"]
+    assert [row["file"] for row in table] == ["0.png", "1.png", "2.png"]
+    assert "[bold]" in predict().stdout
+    drawn = predict("--draw", "marked")
+    assert drawn.exit_code == 0, drawn.output
+    assert len(list(Path("marked").iterdir())) == 3
