@@ -276,16 +276,8 @@ def test_the_columns_follow_the_models_labels(tmp_path: Path, kind: str) -> None
     assert open_plan(Place(plan.output)) == plan
     score_all(recognizer, plan)
     table = read_output(tmp_path / "out")
-    labels = [
-        "label",
-        "probability",
-        "happy",
-        "probability_probability_row",
-        "input_x",
-        "probability_row",
-        "سعيد",
-        "error",
-    ]
+    columns = ["happy", "probability_probability_row", "input_x", "probability_row", "سعيد"]
+    labels = ["label", "probability", *columns, "error"]
     if kind == "parquet":
         assert table.column_names == ["file", "row", "input_happy", "sad", "input_سعيد", "x", *labels]
         assert table.column("input_happy").to_pylist() == [1, 2]
