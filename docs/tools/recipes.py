@@ -124,7 +124,7 @@ def _kind(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         kinds = [argument for argument in arguments if argument is not type(None)]
-        return _kind(kinds[0]) if len(kinds) == 1 else "value"
+        return " or ".join(map(_kind, kinds)) if len(kinds) <= 2 else "value"
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in arguments)
     if origin is tuple:

@@ -204,7 +204,7 @@ def _watching(run: PlannedRun, call: TrainingCall) -> Iterator[Watcher]:
         yield TrainingDisplay(run.name, call.folder(run), bar)
 
 
-class TrainingDisplay:
+class TrainingDisplay(Silent):
     """A watcher that draws on the terminal and prints a line per epoch.
 
     `curves.png` follows the epochs, drawn again when the last drawing is old enough.
@@ -215,9 +215,11 @@ class TrainingDisplay:
         self._folder = folder
         self._bar = bar
         self._drawn = 0.0
+        self._by_macro_f1 = False
 
-    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:  # noqa: ARG002
+    def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
         """Print where it runs."""
+        self._by_macro_f1 = recipe.best_by == "macro-f1"
         resumed = f", resuming after epoch {epochs_done}" if epochs_done else ""
         self._bar.say(f"{self._name} on {device}{resumed}")
 
@@ -234,9 +236,10 @@ class TrainingDisplay:
 
     def epoch(self, row: EpochRow, *, best: bool) -> None:
         """Print the epoch's line."""
+        macro_f1 = f", macro-F1 {row.validation_macro_f1:.2%}" if self._by_macro_f1 else ""
         self._bar.say(
             f"  epoch {row.epoch:3d}  stage {row.stage}  loss {row.training_loss:.4f}  "
-            f"validation {row.validation_accuracy:.2%} (loss {row.validation_loss:.4f})  "
+            f"validation {row.validation_accuracy:.2%} (loss {row.validation_loss:.4f}{macro_f1})  "
             f"{row.images_per_second:,.0f} images/s  {duration(row.seconds)}{' best' if best else ''}"
         )
         if time.monotonic() - self._drawn > SECONDS_BETWEEN_CURVES:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fer_deploy.errors import RecipeError, one_line
 from fer_deploy.files import parse_toml, read_toml, shown
-from fer_deploy.recipes.schema import Recipe
+from fer_deploy.recipes.schema import LATER, Recipe
 from fer_deploy.recipes.values import KeyPath, build
 from fer_deploy.study import STUDY_VARIANTS
 
@@ -181,6 +181,7 @@ def _plain(value: Any) -> Any:
             entry.name: _plain(getattr(value, entry.name))
             for entry in dataclasses.fields(value)
             if getattr(value, entry.name) is not None
+            and not (entry.metadata == LATER and getattr(value, entry.name) == entry.default)
         }
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}

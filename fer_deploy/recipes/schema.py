@@ -9,9 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from fer_deploy.emotions import EMOTIONS
+
+if TYPE_CHECKING:
+    from fer_deploy.labels import LabelMap  # imports numpy, which `--help` does without
 
 OptionValue = int | float | bool | str | tuple[Any, ...]
+
+
+LATER = {"later": True}
+"""Marks a field that is written only where it differs from its default: records and fingerprints of runs that are older
+than the field stay the same."""
 
 
 def _require(holds: bool, key: str, message: str) -> None:
@@ -95,17 +105,19 @@ class Loss:
     """`cross-entropy`, or `focal`: the mean of (1 - exp(-l))^gamma * l, where l is a face's weighted and smoothed
     cross-entropy."""
     smoothing: float = 0.0
-    """Label smoothing: the share of each label that is spread over all seven classes."""
+    """Label smoothing: the share of each label that is spread over all classes."""
     gamma: float = 2.5
     """focal: the exponent."""
-    class_weights: tuple[float, ...] = (1.0,) * 7
-    """Weight of each class, in the order of the labels."""
+    class_weights: tuple[float, ...] | Literal["balanced"] = (1.0,) * len(EMOTIONS)
+    """Weight of each class, in the order of the labels. `balanced`: n / (classes * count), with the n training faces
+    and the count of the class among them. Seven equal numbers weigh any number of classes alike."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.smoothing < 1, "smoothing", f"must lie in [0, 1), got {self.smoothing}")
         _require(self.gamma >= 0, "gamma", f"must not be negative, got {self.gamma}")
-        _require(len(self.class_weights) == 7, "class_weights", f"needs seven numbers, got {len(self.class_weights)}")
-        _require(all(weight > 0 for weight in self.class_weights), "class_weights", "must all be positive")
+        if self.class_weights != "balanced":
+            _require(len(self.class_weights) > 1, "class_weights", "needs a number for each class")
+            _require(all(weight > 0 for weight in self.class_weights), "class_weights", "must all be positive")
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ class Augmentation:
     """Probability of mirroring the face."""
     crop: int = 0
     """Black padding in pixels before a random crop to the old size (torchvision's `RandomCrop`): a shift by whole
-    pixels. At most 24."""
+    pixels. At most 24. Stated for a face of 48 pixels: a face of 96 pixels is shifted by up to twice as many."""
     rotation: float = 0.0
     """Largest rotation in degrees, in both directions."""
     scale: float = 0.0
@@ -246,11 +258,15 @@ class Stage:
     """Epochs that the stage ran in the study before early stopping. The stage trains at most so many, on a schedule
     that spans `epochs`. `--epochs N` is divided among the stages in this proportion. 0: the same as `epochs`."""
     patience: int = 0
-    """Early stopping: epochs without a better validation accuracy. 0: off."""
+    """Early stopping: epochs without a better result by the recipe's `best_by`. 0: off."""
     goal: float = 0.0
     """The stage ends after the first epoch whose validation accuracy, 0 to 1, is at least this. 0: off."""
     batch_size: int = 128
     """Faces per step, 2 to 65536."""
+    sampler: Literal["shuffled", "balanced"] = field(default="shuffled", metadata=LATER)
+    """`shuffled`: an epoch shows each training face once. `balanced`: each class is equally likely. An epoch has as
+    many faces as before: those of rare classes are repeated with fresh augmentation, and each epoch shows other faces
+    of frequent classes. Use this or balanced `class_weights`, not both."""
     clip: float = 0.0
     """Largest norm of the gradient. 0: no clipping."""
     ema: float = 0.0
@@ -294,14 +310,23 @@ class Recipe:
     """Augmentation of all stages that have none of their own."""
     distillation: Distillation | None = None
     """Teachers. By default there are none."""
-    best_by: Literal["accuracy", "loss"] = "accuracy"
-    """What chooses the best epoch on the validation faces: `accuracy`, as in the study, or `loss` (cross-entropy),
-    which varies less by chance."""
+    best_by: Literal["accuracy", "loss", "macro-f1"] = "accuracy"
+    """What chooses the best epoch on the validation faces: `accuracy`, as in the study; `loss` (cross-entropy), which
+    varies less by chance; or `macro-f1`, the mean of the classes' F1 scores, which counts rare classes as much as
+    frequent ones."""
     precise_bn: float = 0.0
     """Share of batch norm's running mean and variance that is measured again after training, on training faces without
     augmentation (Wu and Johnson, 2021), because the network is used on such faces. 0: off; 1: all."""
     labels: Literal["fer2013", "ferplus"] = "fer2013"
-    """`fer2013`, or `ferplus`: the shares of FER+'s votes. A network trained on these is never scored as FER2013."""
+    """`fer2013`: the data's own labels, whatever they are. `ferplus`: the shares of FER+'s votes. A network trained on
+    these is never scored as FER2013."""
+    classes: tuple[str, ...] | None = field(default=None, metadata=LATER)
+    """Names of the classes in their order, such as `["negative", "neutral", "positive"]`. Other labels are an error,
+    unless `label_map` says which class they are. By default the classes follow from the data."""
+    label_map: Mapping[str, str] | str | None = field(default=None, metadata=LATER)
+    """Which of the data's labels is which class, such as `{ happy = "positive", sad = "negative", calm = "-" }`. `-`
+    leaves the faces of a label out. Or a text as for `--labels`, such as `"raf-db"`, the numbering of a known data
+    set."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stage", "needs at least one stage")
@@ -313,6 +338,14 @@ class Recipe:
         )
         _require(len(self.name) <= 200, "name", f"at most 200 characters, got {len(self.name)}")
         _require(0 <= self.precise_bn <= 1, "precise_bn", f"must lie in [0, 1], got {self.precise_bn}")
+        if self.classes is not None:
+            from fer_deploy.labels import check_labels
+
+            try:
+                object.__setattr__(self, "classes", check_labels(self.classes))  # in their normal form
+            except ValueError as error:
+                raise ValueError(f"classes: {error}") from error
+        self.data_labels()
         mixed = self.distillation is not None and self.distillation.mixup_alpha > 0
         for number, stage in enumerate(self.stages):
             _require(
@@ -320,6 +353,23 @@ class Recipe:
                 f"stage.{number}.mixing",
                 "the distillation's mixup_alpha mixes already: remove one of them",
             )
+
+    def data_labels(self) -> LabelMap | None:
+        """How the recipe wants the data's labels to be read; None where it names neither classes nor a map."""
+        if self.classes is None and self.label_map is None:
+            return None
+        from fer_deploy.labels import LabelMap
+
+        try:
+            if isinstance(self.label_map, str):
+                parsed = LabelMap.parse(self.label_map)
+            else:
+                parsed = LabelMap.from_dict({"pairs": dict(self.label_map or {})})
+            if self.classes is not None and parsed.classes:
+                raise ValueError("names classes too: remove them here or in classes")
+            return LabelMap(parsed.numbering, parsed.pairs, self.classes or parsed.classes)
+        except ValueError as error:
+            raise ValueError(f"label_map: {error}") from error
 
     def augmentation_of(self, stage: Stage) -> Augmentation:
         """The augmentation that a stage uses."""

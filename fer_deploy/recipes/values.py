@@ -85,6 +85,9 @@ def _union(hint: Any, value: object, place: KeyPath) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if len(kinds) == 1:
         return convert(kinds[0], value, place)
+    if len(kinds) == 2:  # a list or a table, or else a text
+        other, text = kinds
+        return convert(text if isinstance(value, str) else other, value, place)
     if isinstance(value, list):  # a network's option: lists become tuples, so that recipes can be compared and hashed
         return tuple(convert(hint, entry, place) for entry in value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -17,16 +17,17 @@ import torch.nn.functional as F
 
 from fer_deploy.recipes import Augmentation
 
-SIDE = 48
-"""Side of a stored face in pixels."""
+UNIT_SIDE = 48
+"""Crops and cut boxes are stated in pixels of a face with this side. Larger and smaller faces scale them, so that the
+same row shows the same part of a face at every size."""
 
 COLUMNS = (
     "flip", "crop_x", "crop_y", "angle", "scale", "shift_x", "shift_y", "shear_x", "shear_y",
     "brightness", "contrast", "cut_x", "cut_y", "cut_width", "cut_height", "operation", "strength",
 )  # fmt: skip
-"""The columns of a row of parameters: flip 0 or 1, crops in pixels, angle and shears in radians, scale,
-brightness and contrast as factors, shifts as shares of the side, the cut box in pixels of a 48-pixel face,
-TrivialAugment's operation by its place in `OPERATIONS`, and its strength in 0 to 1."""
+"""The columns of a row of parameters: flip 0 or 1, crops and the cut box in pixels of a 48-pixel face (`UNIT_SIDE`),
+angle and shears in radians, scale, brightness and contrast as factors, shifts as shares of the side, TrivialAugment's
+operation by its place in `OPERATIONS`, and its strength in 0 to 1."""
 
 OPERATIONS = (
     "identity", "shear_x", "shear_y", "shift_x", "shift_y", "rotate",
@@ -87,14 +88,14 @@ def _draw_cutout(
     """The columns of the erased box; its sides are 0 where nothing is erased."""
     low, high = augmentation.cutout_area
     erased = uniform(0, 1) < augmentation.cutout
-    area = uniform(low, high) * SIDE * SIDE
+    area = uniform(low, high) * UNIT_SIDE * UNIT_SIDE
     stretch = math.log(augmentation.cutout_aspect)
     aspect = torch.exp(uniform(-stretch, stretch))
-    width = (area * aspect).sqrt().round().clamp(1, SIDE)
-    height = (area / aspect).sqrt().round().clamp(1, SIDE)
+    width = (area * aspect).sqrt().round().clamp(1, UNIT_SIDE)
+    height = (area / aspect).sqrt().round().clamp(1, UNIT_SIDE)
     return {
-        "cut_x": (uniform(0, 1) * (SIDE - width + 1)).floor(),
-        "cut_y": (uniform(0, 1) * (SIDE - height + 1)).floor(),
+        "cut_x": (uniform(0, 1) * (UNIT_SIDE - width + 1)).floor(),
+        "cut_y": (uniform(0, 1) * (UNIT_SIDE - height + 1)).floor(),
         "cut_width": width * erased,
         "cut_height": height * erased,
     }
@@ -128,7 +129,7 @@ def mirrored(views: torch.Tensor) -> torch.Tensor:
     for name in ("crop_x", "angle", "shift_x", "shear_x", "shear_y"):
         turned[:, _AT[name]] *= -1
     turned[:, _AT["flip"]] = 1 - views[:, _AT["flip"]]
-    turned[:, _AT["cut_x"]] = SIDE - views[:, _AT["cut_x"]] - views[:, _AT["cut_width"]]
+    turned[:, _AT["cut_x"]] = UNIT_SIDE - views[:, _AT["cut_x"]] - views[:, _AT["cut_width"]]
     return turned
 
 
@@ -136,7 +137,7 @@ def render(images: torch.Tensor, views: torch.Tensor | None, augmentation: Augme
     """Turn stored faces into network input.
 
     Args:
-        images: uint8 (n, 48, 48).
+        images: uint8 (n, side, side), faces of any side.
         views: float32 (n, len(COLUMNS)) on the same device, or None for unchanged faces.
         augmentation: how to sample; `views` has its amounts.
         size: side of the result in pixels.
@@ -191,52 +192,61 @@ def _matrix(views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 def _sample_bilinear(images: torch.Tensor, views: torch.Tensor, size: int, fill: str) -> torch.Tensor:
     xx, xy, yx, yy = _matrix(views)
     mirror = 1 - 2 * _column(views, "flip")
-    shift_x = 2 * (_column(views, "shift_x") + _column(views, "crop_x") / SIDE)
-    shift_y = 2 * (_column(views, "shift_y") + _column(views, "crop_y") / SIDE)
+    shift_x = 2 * (_column(views, "shift_x") + _column(views, "crop_x") / UNIT_SIDE)
+    shift_y = 2 * (_column(views, "shift_y") + _column(views, "crop_y") / UNIT_SIDE)
     rows = torch.stack(
         (torch.stack((mirror * xx, mirror * xy, mirror * shift_x), 1), torch.stack((yx, yy, shift_y), 1)), 1
     )
     grid = F.affine_grid(rows, [len(images), 1, size, size], align_corners=False)
     padding = "border" if fill == "edge" else "zeros"
     if fill == "edge" and images.device.type == "mps":  # no border mode before PyTorch 2.13 (pytorch#125098)
-        grid, padding = grid.clamp(1 / SIDE - 1, 1 - 1 / SIDE), "zeros"
+        edge = 1 - 1 / images.shape[-1]
+        grid, padding = grid.clamp(-edge, edge), "zeros"
     return F.grid_sample(images.float().unsqueeze(1), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def _sample_nearest(images: torch.Tensor, views: torch.Tensor, fill: str) -> torch.Tensor:
     """Pillow's nearest rotation of a crop of the mirrored face; `fill` wherever either step leaves the picture."""
-    centre = SIDE / 2
-    axis = torch.arange(SIDE, device=images.device) + 0.5 - centre
+    side = images.shape[-1]
+    centre = side / 2
+    axis = torch.arange(side, device=images.device) + 0.5 - centre
     x, y = axis[None, None, :], axis[None, :, None]
     xx, xy, yx, yy = (entry[:, None, None] for entry in _matrix(views))
-    shift_x = SIDE * _column(views, "shift_x")[:, None, None]
-    shift_y = SIDE * _column(views, "shift_y")[:, None, None]
+    shift_x = side * _column(views, "shift_x")[:, None, None]
+    shift_y = side * _column(views, "shift_y")[:, None, None]
     column = (xx * x + xy * y + shift_x + centre).floor().int()
     row = (yx * x + yy * y + shift_y + centre).floor().int()
     return _pick(images, views, column, row, fill)
 
 
 def _move_whole_pixels(images: torch.Tensor, views: torch.Tensor, fill: str) -> torch.Tensor:
-    axis = torch.arange(SIDE, device=images.device, dtype=torch.int32)
-    shape = (len(images), SIDE, SIDE)
+    side = images.shape[-1]
+    axis = torch.arange(side, device=images.device, dtype=torch.int32)
+    shape = (len(images), side, side)
     return _pick(images, views, axis[None, None, :].expand(shape), axis[None, :, None].expand(shape), fill)
 
 
 def _pick(
     images: torch.Tensor, views: torch.Tensor, column: torch.Tensor, row: torch.Tensor, fill: str
 ) -> torch.Tensor:
-    inside = (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    side = images.shape[-1]
+    inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
     if fill == "edge":
-        column, row = column.clamp(0, SIDE - 1), row.clamp(0, SIDE - 1)
-    column = column + _column(views, "crop_x").int()[:, None, None]
-    row = row + _column(views, "crop_y").int()[:, None, None]
-    inside &= (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+        column, row = column.clamp(0, side - 1), row.clamp(0, side - 1)
+    column = column + _whole_pixels(views, "crop_x", side)
+    row = row + _whole_pixels(views, "crop_y", side)
+    inside &= (column >= 0) & (column < side) & (row >= 0) & (row < side)
     if fill == "edge":
-        column, row = column.clamp(0, SIDE - 1), row.clamp(0, SIDE - 1)
-    column = torch.where(_column(views, "flip")[:, None, None] > 0.5, SIDE - 1 - column, column)
-    place = (row * SIDE + column).clamp_(0, SIDE * SIDE - 1).long().flatten(1)
-    picked = images.flatten(1).gather(1, place).view(len(images), 1, SIDE, SIDE)
+        column, row = column.clamp(0, side - 1), row.clamp(0, side - 1)
+    column = torch.where(_column(views, "flip")[:, None, None] > 0.5, side - 1 - column, column)
+    place = (row * side + column).clamp_(0, side * side - 1).long().flatten(1)
+    picked = images.flatten(1).gather(1, place).view(len(images), 1, side, side)
     return picked.float() if fill == "edge" else picked.float() * inside.unsqueeze(1)
+
+
+def _whole_pixels(views: torch.Tensor, name: str, side: int) -> torch.Tensor:
+    """A crop in whole pixels of faces of this side, int32 (n, 1, 1)."""
+    return (_column(views, name) * (side / UNIT_SIDE)).round().int()[:, None, None]
 
 
 def _photometric(grey: torch.Tensor, views: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
@@ -267,7 +277,7 @@ def _photometric(grey: torch.Tensor, views: torch.Tensor, augmentation: Augmenta
 
 def _cut_out(faces: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
     size = faces.shape[-1]
-    axis = (torch.arange(size, device=faces.device) + 0.5) * SIDE / size
+    axis = (torch.arange(size, device=faces.device) + 0.5) * UNIT_SIDE / size
     left, top = _column(views, "cut_x")[:, None], _column(views, "cut_y")[:, None]
     across = (axis >= left) & (axis < left + _column(views, "cut_width")[:, None])
     down = (axis >= top) & (axis < top + _column(views, "cut_height")[:, None])

@@ -13,6 +13,8 @@ from fer_deploy.files import read_text, replacing
 from fer_deploy.training.record import read_record, required
 
 _COLUMNS = ("training_loss", "validation_loss", "training_accuracy", "validation_accuracy", "lr")
+_MACRO_F1 = "validation_macro_f1"
+"""A column of runs whose best epoch it chooses."""
 
 
 def draw_curves(folder: Path) -> Path:
@@ -41,14 +43,17 @@ def draw_curves(folder: Path) -> Path:
     loss.plot(epochs, column("training_loss"), label="training", color="#9aa0a6")
     loss.plot(epochs, column("validation_loss"), label="validation", color="#1f6feb")
     loss.set_ylabel("loss")
-    validation = column("validation_accuracy")
+    validation, title = column("validation_accuracy"), "best"
+    accuracy.set_ylabel("accuracy")
     accuracy.plot(epochs, column("training_accuracy"), label="training (augmented)", color="#9aa0a6")
     accuracy.plot(epochs, validation, label="validation", color="#1f6feb")
+    if _MACRO_F1 in columns:
+        accuracy.plot(epochs, column(_MACRO_F1), label="validation macro-F1", color="#bf8700")
+        accuracy.set_ylabel("accuracy, macro-F1")
+        validation, title = column(_MACRO_F1), "best macro-F1"
     best = _best(folder, epochs, validation)
-    accuracy.plot(
-        epochs[best], validation[best], "o", color="#d1242f", label=f"best {validation[best]:.2%}, epoch {epochs[best]}"
-    )
-    accuracy.set_ylabel("accuracy")
+    title = f"{title} {validation[best]:.2%}, epoch {epochs[best]}"
+    accuracy.plot(epochs[best], validation[best], "o", color="#d1242f", label=title)
     rate.plot(epochs, column("lr"), color="#1a7f37")
     rate.set_yscale("log")
     rate.set_ylabel("learning rate")
@@ -74,7 +79,8 @@ def _read_history(path: Path) -> tuple[list[dict[str, str]], dict[str, list[floa
     try:
         for row in rows:
             int(row["epoch"]), int(row["stage"])
-        return rows, {name: [float(row[name]) for row in rows] for name in _COLUMNS}
+        names = (*_COLUMNS, _MACRO_F1) if _MACRO_F1 in rows[0] else _COLUMNS
+        return rows, {name: [float(row[name]) for row in rows] for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path}: damaged history ({one_line(error)}): train again with --restart") from error
 
@@ -91,10 +97,10 @@ def _mark_stages(rows: list[dict[str, str]], first: Any, *others: Any) -> None:
         first.annotate(f"stage {row['stage']}", place, xycoords=("data", "axes fraction"), fontsize=8)
 
 
-def _best(folder: Path, epochs: list[int], accuracies: list[float]) -> int:
-    """The index of the epoch whose weights were saved; without a record of it, of the most accurate one."""
+def _best(folder: Path, epochs: list[int], scores: list[float]) -> int:
+    """The index of the epoch whose weights were saved; without a record of it, of the highest one."""
     try:
         path = folder / "run.json"
         return epochs.index(required(read_record(path), "best.epoch", path))
     except (RunError, ValueError):
-        return max(range(len(epochs)), key=accuracies.__getitem__)
+        return max(range(len(epochs)), key=scores.__getitem__)

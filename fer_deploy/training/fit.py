@@ -21,7 +21,7 @@ from fer_deploy.ensemble import fit_temperature
 from fer_deploy.errors import RunError, TrainingError
 from fer_deploy.faces import Dataset
 from fer_deploy.files import lock
-from fer_deploy.models import initialise, measure_cost
+from fer_deploy.models import measure_cost
 from fer_deploy.recipes import Recipe, Stage
 from fer_deploy.training.checkpoint import Checkpoint, damage_in_words, read_checkpoint
 from fer_deploy.training.clock import RunClock
@@ -35,13 +35,13 @@ from fer_deploy.training.devices import (
     join_processes,
     launcher_number,
 )
-from fer_deploy.training.evaluate import logits_of, validate, with_precise_bn
+from fer_deploy.training.evaluate import agreement, logits_of, validate, with_precise_bn
 from fer_deploy.training.kernels import accelerate_network
 from fer_deploy.training.lesson import Lesson
 from fer_deploy.training.optim import Updater
 from fer_deploy.training.progress import Progress
 from fer_deploy.training.record import fingerprint, is_complete
-from fer_deploy.training.run import Run, find_weights, load_half_precision, make_network, mismatch
+from fer_deploy.training.run import Run, first_weights, load_half_precision, make_network, mismatch
 from fer_deploy.training.stages import seed_at, share_budget
 from fer_deploy.training.step import BatchSizes, Losses, LossNotFiniteError, draw_epoch, take_step
 from fer_deploy.training.teachers import Teachers
@@ -191,6 +191,7 @@ class _StageRun:
     """A stage while it runs."""
 
     stage: Stage
+    """The recipe's, its class weights as numbers."""
     index: int
     """Counted from 0."""
     sizes: BatchSizes
@@ -225,12 +226,10 @@ class _Training:
             order.dataset, recipe, workspace=order.workspace, device=device, message=order.watcher.message
         )
         torch.manual_seed(seed_at(order.settings.seed, "initialisation"))
-        network = make_network(recipe.network)
+        network = make_network(recipe.network, classes=len(data.labels))
         cost = measure_cost(network, size=recipe.network.input_size)
         if checkpoint is None:
-            initialisation = initialise(
-                network, find_weights(recipe.initialisation, order.workspace), name=recipe.network.name
-            )
+            initialisation = first_weights(network, recipe, data.labels, workspace=order.workspace)
             progress = Progress(initialisation, started=now())
         else:
             with damage_in_words(order.folder / CHECKPOINT_NAME):
@@ -254,7 +253,9 @@ class _Training:
         teachers = None
         if recipe.distillation is not None:
             half = half_type(recipe.stages[0].precision, device)
-            teachers = Teachers(recipe.distillation, workspace=order.workspace, device=device, half=half)
+            teachers = Teachers(
+                recipe.distillation, workspace=order.workspace, device=device, half=half, labels=data.labels
+            )
         writer = RunWriter(
             folder=order.folder, recipe=recipe, dataset=order.dataset, data=data, seed=order.settings.seed, cost=cost,
             device=device, processes=processes,
@@ -275,14 +276,17 @@ class _Training:
                 self._run_stage(index, checkpoint)
                 checkpoint = None
         except _Stopped:
+            self.order.watcher.ended(self.order.folder, complete=False)
             return Outcome("stopped", self.order.folder, progress.epochs_run)
         if self.processes.writes:
             self._finish()
+        self.order.watcher.ended(self.order.folder, complete=True)
         return Outcome("complete", self.order.folder, progress.epochs_run)
 
     def _run_stage(self, index: int, checkpoint: Checkpoint | None) -> None:
         """Train a stage, from its checkpoint if there is one."""
-        stage, progress = self.order.recipe.stages[index], self.progress
+        stages, progress = self.order.recipe.stages, self.progress
+        stage = self.data.fitted(stages[index])
         sizes = self._batch_sizes(stage, checkpoint)
         if checkpoint is None:
             if index > 0:
@@ -298,7 +302,8 @@ class _Training:
         if self.processes.count > 1:
             trained = nn.parallel.DistributedDataParallel(self.network)
         run = _StageRun(stage, index, sizes, updater, trained)
-        while (end := progress.stage_end(self.order.recipe.stages)) is None:
+        self.order.watcher.stage(stage, number=index + 1, count=len(stages))
+        while (end := progress.stage_end(stages, best_by=self.order.recipe.best_by)) is None:
             self._run_epoch(run)
         if end:
             self.order.watcher.message(f"stage {index + 1} ends: {end}")
@@ -406,7 +411,7 @@ class _Training:
         measured = validate(
             self.network, None if average is None else average.tensors, self.data, size=recipe.network.input_size
         )
-        loss, accuracy = self.processes.as_first(measured, self.device)
+        loss, accuracy, macro_f1 = self.processes.as_first(measured, self.device)
         clock.validation_seconds = time.monotonic() - began
         run.updater.scheduler.after_epoch(accuracy)
         sums = torch.tensor([progress.loss_sum, progress.correct, progress.faces], dtype=torch.float64)
@@ -426,6 +431,7 @@ class _Training:
             images_per_second=count / trained_seconds if trained_seconds else 0.0,
             seconds=trained_seconds + seconds,
             images_seen=progress.images_seen,
+            validation_macro_f1=macro_f1,
         )
         is_best = progress.end_epoch(row, run.updater.weights(), best_by=recipe.best_by)
         if is_best:
@@ -482,7 +488,6 @@ class _Training:
         images = self.data.validation_images
         logits = logits_of(self.network, images, size=recipe.network.input_size).cpu().double()
         labels = self.data.validation_targets.argmax(1).cpu()
-        accuracy = int((logits.argmax(1) == labels).sum()) / len(labels)
         temperature = fit_temperature(logits.numpy(), labels.numpy())
-        self.writer.write_record(progress, rounded_accuracy=accuracy, temperature=temperature)
+        self.writer.write_record(progress, rounded=agreement(logits, labels), temperature=temperature)
         (self.order.folder / CHECKPOINT_NAME).unlink(missing_ok=True)

@@ -26,16 +26,23 @@ class Lesson:
     """int64 (n,): the other face of each mixture."""
     shares: torch.Tensor | None = None
     """float32 (n,) in [0.5, 1]: each face's share of its own mixture."""
+    faces: torch.Tensor | None = None
+    """int64 (n,): the face that each view shows, where a sampler repeats some; None: view i shows face i."""
 
     def to(self, device: torch.device) -> Lesson:
         """The same lesson on another device."""
-        partners = None if self.partners is None else self.partners.to(device)
-        shares = None if self.shares is None else self.shares.to(device)
-        return Lesson(self.views.to(device), partners, shares)
+        partners, shares, faces = (
+            None if tensor is None else tensor.to(device) for tensor in (self.partners, self.shares, self.faces)
+        )
+        return Lesson(self.views.to(device), partners, shares, faces)
 
     def mirrored(self) -> Lesson:
         """The lesson whose pictures are this one's, mirrored left to right."""
         return dataclasses.replace(self, views=mirrored(self.views))
+
+    def faces_of(self, chosen: torch.Tensor) -> torch.Tensor:
+        """The faces that some views show, int64 (m,)."""
+        return chosen if self.faces is None else self.faces[chosen]
 
     def show(
         self, images: torch.Tensor, chosen: torch.Tensor, augmentation: Augmentation, *, size: int
@@ -43,23 +50,30 @@ class Lesson:
         """Some faces as a network sees them: float32 (m, 1, size, size) in [-1, 1].
 
         Args:
-            images: uint8 (n, 48, 48), all faces of the lesson.
-            chosen: int64 (m,), which of them.
+            images: uint8 (n, side, side), all faces of the lesson; on the views' device or, to be gathered batch by
+                batch, on the CPU.
+            chosen: int64 (m,), which views.
             augmentation: the stage's.
             size: side in pixels.
         """
-        faces = render(images[chosen], self.views[chosen], augmentation, size=size)
+        faces = render(gather(images, self.faces_of(chosen)), self.views[chosen], augmentation, size=size)
         if self.partners is None or self.shares is None:
             return faces
         partner = self.partners[chosen]
-        partners = render(images[partner], self.views[partner], augmentation, size=size)
+        partners = render(gather(images, self.faces_of(partner)), self.views[partner], augmentation, size=size)
         return partners.lerp_(faces, self.shares[chosen, None, None, None])
 
     def mix_targets(self, targets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """The targets of some faces as shown, float (m, classes), from those of all faces, (n, classes)."""
         if self.partners is None or self.shares is None:
-            return targets[chosen]
-        return targets[self.partners[chosen]].lerp(targets[chosen], self.shares[chosen, None])
+            return targets[self.faces_of(chosen)]
+        partners = targets[self.faces_of(self.partners[chosen])]
+        return partners.lerp(targets[self.faces_of(chosen)], self.shares[chosen, None])
+
+
+def gather(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """The chosen images, on the device of `chosen`; faces too many for it lie on the CPU, perhaps in a mapped file."""
+    return images[chosen.to(images.device)].to(chosen.device)
 
 
 def draw_lesson(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.recipes import Distillation, Loss, Mixing
 
 
@@ -18,9 +20,9 @@ def loss_on_targets(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> 
     Focal loss is `(1 - exp(-l)) ** gamma * l` (Lin et al., 2017, in the form that the study ran).
 
     Args:
-        logits: float (n, 7).
-        targets: float (n, 7), rows that sum to one.
-        loss: the recipe's loss.
+        logits: float (n, classes).
+        targets: float (n, classes), rows that sum to one.
+        loss: the stage's loss, its class weights as numbers: one for each class.
 
     Returns:
         float scalar.
@@ -32,13 +34,38 @@ def loss_on_targets(logits: torch.Tensor, targets: torch.Tensor, loss: Loss) -> 
     return losses.mean()
 
 
+def balanced_weights(counts: Sequence[int]) -> tuple[float, ...]:
+    """The weight of each class under `class_weights = "balanced"`: n / (classes * count), as in scikit-learn.
+
+    Args:
+        counts: training faces of each class, n in all. A class without any has weight 1.
+    """
+    total = sum(counts)
+    return tuple(total / (len(counts) * count) if count else 1.0 for count in counts)
+
+
+def weights_for(weights: Sequence[float], labels: Sequence[str]) -> tuple[float, ...]:
+    """A recipe's list of class weights for these labels.
+
+    Seven equal numbers, as the package's recipes have them, weigh any number of classes alike.
+
+    Raises:
+        ValueError: there are not as many weights as labels.
+    """
+    if len(weights) == len(labels):
+        return tuple(weights)
+    if len(weights) == len(EMOTIONS) and len(set(weights)) == 1:
+        return (weights[0],) * len(labels)
+    raise ValueError(f'needs {len(labels)} numbers, one for each class, got {len(weights)}: or write "balanced"')
+
+
 def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor, distillation: Distillation) -> torch.Tensor:
     """T² times the mean Kullback-Leibler divergence from the teachers' softened probabilities to the student's.
 
     Args:
-        logits: float (n, 7), the student's.
-        teacher: float (n, 7), the teachers' probabilities at temperature 1. They are softened here: raised to the power
-            1/T and normalised, which for a single teacher is exactly its softmax at T.
+        logits: float (n, classes), the student's.
+        teacher: float (n, classes), the teachers' probabilities at temperature 1. They are softened here: raised to
+            the power 1/T and normalised, which for a single teacher is exactly its softmax at T.
         distillation: the recipe's distillation.
 
     Returns:
@@ -87,7 +114,7 @@ def apply_mix(faces: torch.Tensor, targets: torch.Tensor, mix: Mix) -> tuple[tor
 
     Args:
         faces: float (n, 1, s, s).
-        targets: float (n, 7).
+        targets: float (n, classes).
         mix: the draw.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -14,6 +15,12 @@ from fer_deploy.recipes import Stage
 from fer_deploy.training.checkpoint import Checkpoint
 from fer_deploy.training.optim import Updater
 from fer_deploy.training.watcher import EpochRow
+
+BestBy = Literal["accuracy", "loss", "macro-f1"]
+"""A recipe's `best_by`."""
+
+IN_WORDS: Mapping[BestBy, str] = {"accuracy": "accuracy", "loss": "loss", "macro-f1": "macro-F1"}
+"""What chooses the best epoch, for messages."""
 
 State = dict[str, torch.Tensor]
 """A network's weights and buffers by name."""
@@ -112,7 +119,7 @@ class Progress:
         """The finished epochs of this stage."""
         return [row for row in self.rows if row["stage"] == self.stage + 1]
 
-    def end_epoch(self, row: EpochRow, weights: State, *, best_by: Literal["accuracy", "loss"]) -> bool:
+    def end_epoch(self, row: EpochRow, weights: State, *, best_by: BestBy) -> bool:
         """Take an epoch's results, and its weights if they are the best so far; whether they are the best of all.
 
         Args:
@@ -120,7 +127,8 @@ class Progress:
             weights: what was validated.
             best_by: the recipe's.
         """
-        score = _score(row.validation_loss, row.validation_accuracy, best_by)
+        content = {entry.name: getattr(row, entry.name) for entry in fields(row)}
+        score = _score(content, best_by)
         is_best = score > _best_score(self.rows, best_by)
         if score > _best_score(self.stage_rows(), best_by):
             self.epochs_without_better = 0
@@ -132,7 +140,7 @@ class Progress:
         if is_best:
             self.best_epoch = self.epochs_run
             self.best = self.stage_best
-        self.rows.append({entry.name: getattr(row, entry.name) for entry in fields(row)})
+        self.rows.append(content)
         self.batch, self.faces, self.correct = 0, 0, 0
         self.loss_sum, self.epoch_seconds = 0.0, 0.0
         return is_best
@@ -147,7 +155,7 @@ class Progress:
                 reached.append({**{key: row[key] for key in keys}, "goal": stage.goal})
         return reached
 
-    def stage_end(self, stages: tuple[Stage, ...]) -> str | None:
+    def stage_end(self, stages: tuple[Stage, ...], *, best_by: BestBy = "accuracy") -> str | None:
         """Why this stage ends after the epochs so far; None if it has another epoch.
 
         The reason is empty when the stage has had all its epochs.
@@ -159,7 +167,7 @@ class Progress:
         if self.epoch_in_stage >= stage.length:
             return ""
         if stage.patience and self.epochs_without_better >= stage.patience:
-            return f"no better validation accuracy in {stage.patience} epochs"
+            return f"no better validation {IN_WORDS[best_by]} in {stage.patience} epochs"
         return None
 
     def epochs_planned(self, stages: tuple[Stage, ...]) -> int:
@@ -187,13 +195,14 @@ def _check_types(values: Progress | EpochRow, what: str) -> None:
             raise ValueError(f"{what}: {entry.name} is {one_line(repr(value), limit=40)}")
 
 
-def _score(loss: float, accuracy: float, best_by: Literal["accuracy", "loss"]) -> float:
+def _score(row: dict[str, Any], best_by: BestBy) -> float:
     """What chooses the best epoch, higher is better; a loss of NaN is never the best."""
-    if best_by == "accuracy":
-        return accuracy
-    return -math.inf if math.isnan(loss) else -loss
+    if best_by == "loss":
+        loss: float = row["validation_loss"]
+        return -math.inf if math.isnan(loss) else -loss
+    score = row["validation_accuracy" if best_by == "accuracy" else "validation_macro_f1"]
+    return -math.inf if score is None else float(score)
 
 
-def _best_score(rows: list[dict[str, Any]], best_by: Literal["accuracy", "loss"]) -> float:
-    scores = (_score(row["validation_loss"], row["validation_accuracy"], best_by) for row in rows)
-    return max(scores, default=-math.inf)
+def _best_score(rows: list[dict[str, Any]], best_by: BestBy) -> float:
+    return max((_score(row, best_by) for row in rows), default=-math.inf)

@@ -84,6 +84,7 @@ _KINDS: Mapping[str, _Kind] = {
     "best.stage": _whole(1, 10**12),
     "best.epoch": _whole(1, 10**12),
     "best.validation_accuracy": _number(0, 1),
+    "best.validation_macro_f1": _number(0, 1),
     "temperature": _optional(_number(0.05, 20)),  # the range of ensemble.fit_temperature
     "weights_sha256": _Kind("64 hexadecimal digits, or empty", lambda value: value == "" or _SHA256.accepts(value)),
     "parameters": _COUNT,
@@ -101,6 +102,10 @@ _KINDS: Mapping[str, _Kind] = {
     "data.training_rows": _COUNT,
     "data.copies_left_out": _COUNT,
     "data.validation_rows": _COUNT,
+    "data.label_map": _TABLE,
+    "data.split": _TABLE,
+    "data.summary": _TABLE,
+    "data.class_weights": _Kind("a list of numbers", lambda value: isinstance(value, list)),
     "data.unlabelled_faces": _COUNT,
     "data.unlabelled_sha256": _SHA256,
     "started": _TEXT,

@@ -19,10 +19,11 @@ from safetensors.torch import load, save
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import RecipeError, RunError, one_line
 from fer_deploy.files import read_file, write_bytes
-from fer_deploy.models import build_network
+from fer_deploy.models import build_network, initialise
+from fer_deploy.models.transfer import last_layer
 from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes
 from fer_deploy.training.devices import NO_MEMORY
-from fer_deploy.training.record import REMEDY, read_record, recorded_recipe, required
+from fer_deploy.training.record import REMEDY, has_record, read_record, recorded_recipe, required
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +80,7 @@ class Run:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of the network's outputs: the record's `data.labels`, or the seven without them."""
-        return tuple((self.record.get("data") or {}).get("labels") or EMOTIONS)
+        return _labels_of(self.record)
 
     @property
     def input_size(self) -> int:
@@ -143,6 +144,32 @@ def find_weights(initialisation: str, workspace: Path) -> str | Path:
     if initialisation.endswith(".safetensors") and not Path(initialisation).exists() and in_workspace.exists():
         return in_workspace
     return initialisation
+
+
+def first_weights(network: nn.Module, recipe: Recipe, labels: tuple[str, ...], *, workspace: Path) -> str:
+    """Give a network its recipe's first weights; a run's last layer that is for other labels is left out.
+
+    Returns:
+        A line that describes the weights, for the run's record.
+
+    Raises:
+        RecipeError, RunError, UnavailableError: see `fer_deploy.models.initialise`.
+    """
+    source = find_weights(recipe.initialisation, workspace)
+    fresh = {name: network.state_dict()[name].clone() for name in last_layer(network)[0]}
+    words = initialise(network, source, name=recipe.network.name)
+    record = Path(source).with_name("run.json")
+    if str(source).endswith(".safetensors") and has_record(record.parent):
+        before = _labels_of(read_record(record))
+        if len(before) == len(labels) and before != labels:
+            network.load_state_dict(fresh, strict=False)
+            words += ", a new last layer: its labels are others"
+    return words
+
+
+def _labels_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a record; records without them are of runs with the seven."""
+    return tuple((record.get("data") or {}).get("labels") or EMOTIONS)
 
 
 def list_runs(workspace: Path) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import torch
@@ -30,9 +31,9 @@ class Batch:
     faces: torch.Tensor
     """float32 (n, 1, s, s) in [-1, 1]."""
     targets: torch.Tensor
-    """float32 (n, 7), rows that sum to one."""
+    """float32 (n, classes), rows that sum to one."""
     soft_targets: torch.Tensor | None
-    """float32 (n, 7), the teachers' probabilities; None without teachers."""
+    """float32 (n, classes), the teachers' probabilities; None without teachers."""
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -49,9 +50,9 @@ class Epoch:
     lesson: Lesson
     teachers: Teachers | None
     soft_targets: torch.Tensor | None
-    """float32 (n, 7) of all faces; None without teachers, or if they answer batch by batch."""
+    """float32 (n, classes) of all faces; None without teachers, or if they answer batch by batch."""
     batches: tuple[torch.Tensor, ...]
-    """int64 (b,): the faces of each batch that this process shows."""
+    """int64 (b,): the views of the lesson that this process shows in each batch."""
     mixes: tuple[Mix | None, ...]
     """How each batch is mixed."""
 
@@ -59,18 +60,18 @@ class Epoch:
         """The batch of a number, counted from 0."""
         chosen, mix, lesson, soft_targets = self.batches[number], self.mixes[number], self.lesson, self.soft_targets
         targets = lesson.mix_targets(self.data.targets, chosen)
-        if self.data.unlabelled_sha256 and soft_targets is not None:
-            is_unlabelled = chosen >= self.data.labelled
-            targets = torch.where(is_unlabelled[:, None], soft_targets[chosen], targets)
+        answers = None if soft_targets is None else soft_targets[lesson.faces_of(chosen)]
+        if self.data.unlabelled_sha256 and answers is not None:
+            is_unlabelled = lesson.faces_of(chosen) >= self.data.labelled
+            targets = torch.where(is_unlabelled[:, None], answers, targets)
 
         def show(size: int) -> torch.Tensor:
-            faces = lesson.show(self.data.images, chosen, self.augmentation, size=size)
+            faces = lesson.show(self.data.at(size), chosen, self.augmentation, size=size)
             return faces if mix is None else apply_mix(faces, targets, mix)[0]
 
         faces = lesson.show(self.data.images, chosen, self.augmentation, size=self.size)
-        answers = None
-        if soft_targets is not None:
-            answers = soft_targets[chosen] if mix is None else apply_mix(faces, soft_targets[chosen], mix)[1]
+        if answers is not None:
+            answers = answers if mix is None else apply_mix(faces, answers, mix)[1]
         elif self.teachers is not None:
             answers = self.teachers.answer(show)
         if mix is not None:
@@ -109,11 +110,17 @@ def draw_epoch(
         processes: each gets its part of every batch.
         teaching: the teachers, and what `Teachers.for_epoch` returned.
     """
-    augmentation, device = recipe.augmentation_of(stage), data.images.device
+    augmentation, device = recipe.augmentation_of(stage), data.targets.device
     order = torch.randperm(len(data), generator=generator_at(*place, "order"))
+    faces = None
+    if stage.sampler == "balanced":
+        faces = draw_balanced(data, generator=generator_at(*place, "sampler"))
     teachers, lesson, soft_targets = teaching
     if lesson is None:
-        lesson = draw_lesson(augmentation, len(data), generator=generator_at(*place, "views")).to(device)
+        lesson = draw_lesson(augmentation, len(data), generator=generator_at(*place, "views"))
+        lesson = dataclasses.replace(lesson, faces=faces).to(device)  # a face that is repeated gets a view each time
+    elif faces is not None:
+        order = faces[order]
     batches = torch.split(order[: sizes.count * sizes.faces].to(device), sizes.faces)
     mixing = generator_at(*place, "mixing")
     return Epoch(
@@ -126,6 +133,25 @@ def draw_epoch(
         batches=tuple(shard(batch, processes) for batch in batches),
         mixes=tuple(draw_mix(stage.mixing, generator=mixing) for _ in range(sizes.count)),
     )
+
+
+def draw_balanced(data: TrainingData, *, generator: torch.Generator) -> torch.Tensor:
+    """The faces that an epoch shows where each class is equally likely, int64 (len(data),); the order has no meaning.
+
+    The labelled faces' part of the epoch is divided equally among the classes that have faces. Within a class no face
+    is repeated before all were shown; which faces of a frequent class are left out changes with each epoch. Each
+    unlabelled face is shown once.
+    """
+    members = [torch.nonzero(data.classes == label).flatten() for label in range(len(data.labels))]
+    members = [faces for faces in members if len(faces)]
+    shuffled = torch.randperm(len(members), generator=generator).tolist()  # who gets the remainder of the division
+    drawn = []
+    for turn, place in enumerate(shuffled):
+        faces = members[place]
+        count = data.labelled // len(members) + (turn < data.labelled % len(members))
+        rounds = [torch.randperm(len(faces), generator=generator) for _ in range(-(-count // len(faces)))]
+        drawn.append(faces[torch.cat(rounds)[:count]] if rounds else faces[:0])
+    return torch.cat([*drawn, torch.arange(data.labelled, len(data))])
 
 
 def shard(batch: torch.Tensor, processes: Processes) -> torch.Tensor:

@@ -1,8 +1,9 @@
-"""The target of each face: FER2013's one label, or the shares of FER+'s votes."""
+"""The target of each face: its one label, or the shares of FER+'s votes."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -15,31 +16,39 @@ from fer_deploy.faces import Faces
 from fer_deploy.faces.dataset import VOTE_NAMES
 
 
-def soft_labels(faces: Faces, labels: Literal["fer2013", "ferplus"]) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+def soft_labels(
+    faces: Faces, labels: Literal["fer2013", "ferplus"], *, classes: Sequence[str] = EMOTIONS
+) -> tuple[torch.Tensor, NDArray[np.bool_]]:
     """Targets for training or validation, and which faces have one.
 
-    FER+ targets are the votes for the seven emotions as shares; faces with no such vote, or whose most frequent vote
-    is contempt, unknown or "not a face", are left out (Barsoum et al., 2016).
+    FER+ targets are the votes for the classes as shares; faces with no such vote, or whose most frequent vote is for
+    something else (unknown, "not a face" and, where it is no class, contempt), are left out (Barsoum et al., 2016).
+
+    Args:
+        faces: n of them.
+        labels: the recipe's; `fer2013` are the faces' own labels, whatever they are.
+        classes: the names of the data's classes, c of them.
 
     Returns:
-        float32 (kept, 7), rows summing to one; bool (n,).
+        float32 (kept, c), rows summing to one; bool (n,).
 
     Raises:
         DataError: the labels are FER+'s and the data has no votes.
     """
     if labels == "fer2013":
-        targets = torch.nn.functional.one_hot(torch.from_numpy(faces.labels), len(EMOTIONS)).float()
+        targets = torch.nn.functional.one_hot(torch.from_numpy(faces.labels), len(classes)).float()
         return targets, np.ones(len(faces), bool)
     if faces.votes is None:
         raise DataError(
             "the recipe trains on FER+ votes and the data has none: put fer2013new.csv into the same folder"
         )
     votes = faces.votes.astype(np.float32)
-    ours = np.zeros((len(faces), len(EMOTIONS)), np.float32)
+    ours = np.zeros((len(faces), len(classes)), np.float32)
     for column, name in enumerate(VOTE_NAMES):
         place = emotion_index(name)
-        if place is not None:
-            ours[:, place] = votes[:, column]
+        label = name if place is None else EMOTIONS[place]
+        if label in classes:
+            ours[:, classes.index(label)] = votes[:, column]
     total = ours.sum(1)
     kept = (total > 0) & (ours.max(1) >= votes.max(1))
     return torch.from_numpy(ours[kept] / total[kept, None]), kept

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.ensemble import MIRROR, member_runs, split_member
+from fer_deploy.errors import RunError, one_line
 from fer_deploy.files import check_regular
 from fer_deploy.models.fold import fold
 from fer_deploy.recipes import Augmentation, Distillation
@@ -20,7 +21,7 @@ from fer_deploy.training.augment import render
 from fer_deploy.training.checkpoint import save_tensors
 from fer_deploy.training.data import FaceSet
 from fer_deploy.training.devices import autocast
-from fer_deploy.training.lesson import Lesson, draw_lesson, join_lessons
+from fer_deploy.training.lesson import Lesson, draw_lesson, gather, join_lessons
 from fer_deploy.training.run import Run
 
 TEACHER_BATCH = 256
@@ -30,7 +31,13 @@ class Teachers:
     """The averaged probabilities of a recipe's teachers, for training faces alone."""
 
     def __init__(
-        self, distillation: Distillation, *, workspace: Path, device: torch.device, half: torch.dtype | None = None
+        self,
+        distillation: Distillation,
+        *,
+        workspace: Path,
+        device: torch.device,
+        half: torch.dtype | None = None,
+        labels: tuple[str, ...] = EMOTIONS,
     ) -> None:
         """Open the teachers' runs.
 
@@ -39,12 +46,21 @@ class Teachers:
             workspace: holds their runs, and the cache of their answers.
             device: where they compute.
             half: their half-precision type; None is float32.
+            labels: the student's, which must be theirs too.
 
         Raises:
-            RunError: a teacher's run is missing or unfinished; names the command that trains it.
+            RunError: a teacher's run is missing or unfinished (names the command that trains it), or has other labels.
         """
         self.distillation = distillation
         self._runs = {name: Run.open(workspace / "training" / name) for name in member_runs(distillation.teachers)}
+        for name, run in self._runs.items():
+            if run.labels != labels:
+                theirs, ours = (one_line(", ".join(names), limit=120) for names in (run.labels, labels))
+                raise RunError(
+                    f"teacher {name!r}: it has the labels {theirs}, and the data has {ours}: name teachers that were "
+                    "trained on the same labels in the same order"
+                )
+        self._classes = len(labels)
         # Folded networks answer 1.5 times as fast (Lite0 at 96 pixels, bfloat16: 325 to 495 faces/s on one thread).
         self._networks = {
             name: fold(run.network()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
@@ -63,7 +79,7 @@ class Teachers:
 
     @torch.no_grad()
     def answer(self, show: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """The teachers' averaged probabilities, float32 (m, 7), on the device.
+        """The teachers' averaged probabilities, float32 (m, classes), on the device.
 
         Args:
             show: takes a side s in pixels and gives the m pictures, float32 (m, 1, s, s) in [-1, 1] on the device.
@@ -98,20 +114,20 @@ class Teachers:
 
         Returns:
             The lesson on the device, or None if the student draws its own; and the teachers' probabilities float32
-            (n, 7) on the device, or None if they answer batch by batch.
+            (n, classes) on the device, or None if they answer batch by batch.
         """
         if self.distillation.view == "same":
             return None, None
         repeat, turn = divmod(epoch, self.distillation.views)
         lessons, answers = [], []
         for faces in face_sets:
-            lesson = self._lesson(len(faces.images), augmentation, turn)
+            lesson = self._lesson(len(faces), augmentation, turn)
             path = self._folder / f"{self._answers_key(faces, augmentation, turn)}.safetensors"
-            answer = self._cached(path, len(faces.images), message)
+            answer = self._cached(path, len(faces), message)
             if answer is None:
                 count = len(self.distillation.teachers)
                 message(f"{count} teachers are labelling view {turn + 1} of {self.distillation.views}")
-                answer = self._compute(path, faces.images, lesson, augmentation, between_batches)
+                answer = self._compute(path, faces, lesson, augmentation, between_batches)
             answers.append(answer)
             if lesson is not None:
                 # Every second time the student sees the mirror image: twice as many pictures for the same answers.
@@ -148,10 +164,10 @@ class Teachers:
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
     def _cached(self, path: Path, count: int, message: Callable[[str], None]) -> torch.Tensor | None:
-        """The cached answers to `count` faces, float32 (count, 7); None where there are none that can be used."""
+        """The cached answers to `count` faces, float32 (count, classes); None where there are none that can be used."""
         if not path.exists():
             return None
-        probabilities = _read_probabilities(path)
+        probabilities = _read_probabilities(path, self._classes)
         if probabilities is None:
             message(f"{path}: damaged: the teachers label these faces again")
             return None
@@ -160,21 +176,21 @@ class Teachers:
     def _compute(
         self,
         path: Path,
-        images: torch.Tensor,
+        faces: FaceSet,
         lesson: Lesson | None,
         augmentation: Augmentation,
         between_batches: Callable[[], None],
     ) -> torch.Tensor:
         """Have the teachers answer, from where an interrupted call stopped, and cache the answers in `path`."""
         partial_path = path.with_suffix(".part.safetensors")
-        parts = self._interrupted(partial_path, len(images))
+        parts = self._interrupted(partial_path, len(faces))
         answered = sum(map(len, parts))
-        for chosen in torch.split(torch.arange(answered, len(images), device=self._device), TEACHER_BATCH):
+        for chosen in torch.split(torch.arange(answered, len(faces), device=self._device), TEACHER_BATCH):
 
             def show(size: int, chosen: torch.Tensor = chosen) -> torch.Tensor:
                 if lesson is None:
-                    return render(images[chosen], None, augmentation, size=size)
-                return lesson.show(images, chosen, augmentation, size=size)
+                    return render(gather(faces.at(size), chosen), None, augmentation, size=size)
+                return lesson.show(faces.at(size), chosen, augmentation, size=size)
 
             parts.append(self.answer(show).half())
             try:
@@ -188,22 +204,22 @@ class Teachers:
         return answers.float()
 
     def _interrupted(self, path: Path, count: int) -> list[torch.Tensor]:
-        """The answers of an interrupted call to the first of `count` faces, float16 (m, 7), in whole batches."""
-        probabilities = _read_probabilities(path)
+        """The answers of an interrupted call to the first of `count` faces, float16 (m, classes), in whole batches."""
+        probabilities = _read_probabilities(path, self._classes)
         if probabilities is None:
             return []
         whole = len(probabilities) // TEACHER_BATCH * TEACHER_BATCH
         return [probabilities[:whole].half().to(self._device)] if 0 < whole < count else []
 
 
-def _read_probabilities(path: Path) -> torch.Tensor | None:
-    """The probabilities (n, 7) in a file of answers; None where the file is absent, damaged or no regular file."""
+def _read_probabilities(path: Path, classes: int) -> torch.Tensor | None:
+    """The probabilities (n, classes) in a file of answers; None where it is absent, damaged or no regular file."""
     try:
         check_regular(path)
         probabilities = load_file(path)["probabilities"].float()
     except Exception:  # whatever is wrong with a cached answer, the teachers can compute it again
         return None
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(EMOTIONS):
+    if probabilities.ndim != 2 or probabilities.shape[1] != classes:
         return None
     # NaN fails this comparison too. The answers are rounded to half precision.
     return probabilities if bool(((probabilities.sum(1) - 1).abs() < 0.02).all()) else None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fer_deploy import __version__
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import RunError, printable
 from fer_deploy.faces import Dataset
 from fer_deploy.files import open_regular, write_json
@@ -23,6 +24,7 @@ from fer_deploy.recipes import Recipe, recipe_to_dict
 from fer_deploy.training.checkpoint import Checkpoint, write_checkpoint
 from fer_deploy.training.data import TrainingData
 from fer_deploy.training.devices import Processes, describe_device
+from fer_deploy.training.losses import balanced_weights
 from fer_deploy.training.progress import Progress
 from fer_deploy.training.record import RUN_FORMAT, fingerprint
 from fer_deploy.training.run import save_weights
@@ -74,10 +76,14 @@ class RunWriter:
             return
         path = self.folder / "history.csv"
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, [entry.name for entry in fields(EpochRow)], lineterminator="\n")
+        columns = [entry.name for entry in fields(EpochRow)]
+        if self.recipe.best_by != "macro-f1":
+            columns.remove("validation_macro_f1")
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
         writer.writeheader()
         for row in progress.rows:
-            writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+            values = ((name, row[name]) for name in columns)
+            writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values})
         wanted = buffer.getvalue().encode()
         present = b""
         if path.exists():
@@ -91,29 +97,25 @@ class RunWriter:
             os.fsync(output.fileno())
 
     def write_record(
-        self, progress: Progress, *, rounded_accuracy: float | None = None, temperature: float | None = None
+        self, progress: Progress, *, rounded: tuple[float, float] | None = None, temperature: float | None = None
     ) -> None:
         """Write run.json.
 
         Args:
             progress: the run's.
-            rounded_accuracy: of the final weights on the validation faces, 0 to 1; given when the run is complete.
+            rounded: accuracy and macro-F1 of the final weights on the validation faces, 0 to 1; given when the run is
+                complete.
             temperature: divides the final weights' logits; likewise.
         """
         if not self.processes.writes:
             return
-        complete = rounded_accuracy is not None
-        best = None
-        if progress.best_epoch:
-            row = progress.rows[progress.best_epoch - 1]
-            accuracy = rounded_accuracy if rounded_accuracy is not None else row["validation_accuracy"]
-            best = {"stage": row["stage"], "epoch": row["epoch"], "validation_accuracy": accuracy}
+        complete = rounded is not None
         record: dict[str, Any] = {
             "format": RUN_FORMAT,
             "name": self.folder.name,
             "status": "complete" if complete else "training",
             "title": self.recipe.title,
-            "best": best,
+            "best": self._best(progress, rounded),
             "temperature": temperature,
             "weights_sha256": progress.weights_sha256,
             "parameters": self.cost.parameters,
@@ -145,8 +147,17 @@ class RunWriter:
             record["goals_reached"] = goals
         write_json(self.folder / "run.json", record)
 
+    def _best(self, progress: Progress, rounded: tuple[float, float] | None) -> dict[str, Any] | None:
+        """The record's best epoch; None before the first epoch's end."""
+        if not progress.best_epoch:
+            return None
+        row = progress.rows[progress.best_epoch - 1]
+        accuracy, macro_f1 = rounded or (row["validation_accuracy"], row.get("validation_macro_f1"))
+        best = {"stage": row["stage"], "epoch": row["epoch"], "validation_accuracy": accuracy}
+        return {**best, "validation_macro_f1": macro_f1} if self.recipe.best_by == "macro-f1" else best
+
     def _data(self) -> dict[str, Any]:
-        """The record's facts about the faces."""
+        """The record's facts about the faces; what plain FER2013 has by default is left out."""
         facts = {
             "name": printable(self.dataset.name),
             "official": self.dataset.official,
@@ -155,6 +166,13 @@ class RunWriter:
             "copies_left_out": int(self.dataset.copies.sum()),
             "validation_rows": len(self.data.validation_images),
         }
+        if self.data.labels != EMOTIONS:
+            facts["labels"] = list(self.data.labels)
+        for name, value in (("label_map", self.dataset.label_map), ("split", self.dataset.drawn)):
+            if value is not None:
+                facts[name] = dict(value)
+        if any(stage.loss.class_weights == "balanced" for stage in self.recipe.stages):
+            facts["class_weights"] = list(balanced_weights(self.data.counts))
         if self.data.unlabelled_sha256:
             facts["unlabelled_faces"] = len(self.data) - self.data.labelled
             facts["unlabelled_sha256"] = self.data.unlabelled_sha256

@@ -78,7 +78,7 @@ from fer_deploy.training import fit
 torch.set_num_threads(1)
 # the second process finds no epoch better than the one before it
 calls = []
-fit.validate = lambda *_, size: (1.0, 0.1 * (calls.append(1) or len(calls)) * (os.environ["RANK"] == "0"))
+fit.validate = lambda *_, size: (1.0, 0.1 * (calls.append(1) or len(calls)) * (os.environ["RANK"] == "0"), 0.5)
 settings = fit.Settings(device="cpu")
 fit.train(load_recipe(sys.argv[1]), synthetic_dataset(70), workspace=Path(sys.argv[2]), settings=settings)
 """

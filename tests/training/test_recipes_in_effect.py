@@ -17,6 +17,7 @@ from fer_deploy.study import STUDY_VARIANTS
 from fer_deploy.training import fit, optim
 from fer_deploy.training import step as steps
 from fer_deploy.training.data import TrainingData
+from fer_deploy.training.evaluate import Validation
 from fer_deploy.training.fit import Settings, train
 from fer_deploy.training.optim import Scheduler, make_optimiser, parameter_groups
 from fer_deploy.training.watcher import BatchReport, EpochRow, Silent
@@ -226,7 +227,7 @@ def test_each_stage_begins_with_the_best_weights_of_the_one_before(
 
     def validate(
         network: nn.Module, weights: dict[str, torch.Tensor] | None, data: TrainingData, *, size: int
-    ) -> tuple[float, float]:
+    ) -> Validation:
         answer = real_validate(network, weights, data, size=size)
         state = network.state_dict() if weights is None else weights
         validated.append((answer[1], {name: tensor.clone() for name, tensor in state.items()}))

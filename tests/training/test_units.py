@@ -62,7 +62,7 @@ def test_training_data_has_every_face_and_target(tmp_path: Path, small_recipe: R
     assert len(data) == data.labelled == len(few_faces.training)
     assert torch.equal(data.targets.argmax(1), torch.from_numpy(few_faces.training.labels))
     assert torch.equal(data.targets.sum(1), torch.ones(len(data)))
-    assert [faces.images.shape for faces in data.face_sets] == [(280, 48, 48)]
+    assert [faces.at(48).shape for faces in data.face_sets] == [(280, 48, 48)]
     assert (data.unlabelled_sha256, len(data.validation_images)) == ("", len(few_faces.validation))
 
 
