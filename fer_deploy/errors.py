@@ -69,6 +69,16 @@ def one_line(error: BaseException | str, *, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def brief(value: object, *, limit: int = 40) -> str:
+    """A value as an error quotes it: as Python writes it, at most `limit` characters.
+
+    >>> brief("a" * 100, limit=8)
+    "'aaaaaa…"
+    """
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 _LONGEST = 2000
 """Characters of an error's line: long paths and lists fit."""
 

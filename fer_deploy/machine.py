@@ -7,8 +7,10 @@ import platform
 import sys
 from pathlib import Path
 
+from fer_deploy.errors import FerDeployError, UnavailableError
+
 MAXIMUM_THREADS = 1024
-"""The most threads that may be set: more than any processor has, and few enough for every system to start."""
+"""The most threads that may be set anywhere: more than any processor has, few enough for every system to start."""
 
 INSTRUCTIONS: tuple[str, ...] = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "sve")
 """Processor features that decide how fast a network runs and, for int8 files, how exactly."""
@@ -38,6 +40,24 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def check_threads(threads: int, *, per_core: int, error: type[FerDeployError] = UnavailableError) -> None:
+    """Refuse more threads than a use of them allows for each core that this process may use.
+
+    Args:
+        threads: how many are asked for.
+        per_core: how many of them each core may have; `MAXIMUM_THREADS` bounds them as well.
+        error: the class of error to raise.
+
+    Raises:
+        FerDeployError: of class `error`: there are more.
+    """
+    cores = available_cores()
+    most = min(per_core * cores, MAXIMUM_THREADS)
+    if threads > most:
+        available = "1 core is" if cores == 1 else f"{cores} cores are"
+        raise error(f"--threads {threads}: {available} available: use 1 to {most}")
 
 
 def memory_bytes() -> int | None:

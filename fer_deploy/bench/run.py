@@ -52,7 +52,7 @@ from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, printable
 from fer_deploy.export import Progress
-from fer_deploy.machine import available_cores
+from fer_deploy.machine import check_threads
 
 if TYPE_CHECKING:
     from fer_deploy.faces.dataset import Dataset
@@ -150,9 +150,8 @@ def run_bench(plan: BenchPlan, *, progress: Progress | None = None) -> BenchResu
         UnavailableError: an engine or a peer is unknown.
     """
     step = progress or _silent
-    cores = available_cores()
-    if plan.threads > cores:  # they would wait for each other: no time would mean anything, and runs take minutes
-        raise MeasurementError(f"{plan.threads} threads on {cores} cores: choose 1 to {cores} with --threads")
+    # Threads without a core wait for each other: no time would mean anything, and runs would take minutes.
+    check_threads(plan.threads, per_core=1, error=MeasurementError)
     for engine in plan.engines:
         check_engine(engine)
     peers = [find_peer(name) for name in plan.peers]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from fer_deploy.errors import brief
+
 KEYWORDS = frozenset(
     {
         "$schema", "$defs", "$ref", "title", "description", "type", "const", "enum", "oneOf", "required", "properties",
@@ -51,13 +53,13 @@ def _check(value: Any, schema: Mapping[str, Any], where: str, definitions: Mappi
     if "type" in schema:
         kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         if not any(_TYPES[kind](value) for kind in kinds):
-            _refuse(where, f"{_short(value)} is not {' or '.join(kinds)}")
+            _refuse(where, f"{brief(value)} is not {' or '.join(kinds)}")
     for keyword in ("const", "enum"):
         allowed = [schema[keyword]] if keyword == "const" and "const" in schema else schema.get(keyword)
         if allowed is not None and value not in allowed:
-            _refuse(where, f"{_short(value)} is none of {', '.join(map(str, allowed))}")
+            _refuse(where, f"{brief(value)} is none of {', '.join(map(str, allowed))}")
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        _refuse(where, f"{_short(value)} does not match {schema['pattern']}")
+        _refuse(where, f"{brief(value)} does not match {schema['pattern']}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         _check_range(value, schema, where)
     if isinstance(value, list):
@@ -70,11 +72,11 @@ def _check_range(value: float, schema: Mapping[str, Any], where: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         _refuse(where, f"{value} is not finite")
     if "minimum" in schema and value < schema["minimum"]:
-        _refuse(where, f"{_short(value)} is less than {schema['minimum']}")
+        _refuse(where, f"{brief(value)} is less than {schema['minimum']}")
     if "maximum" in schema and value > schema["maximum"]:
-        _refuse(where, f"{_short(value)} is more than {schema['maximum']}")
+        _refuse(where, f"{brief(value)} is more than {schema['maximum']}")
     if "exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"]:
-        _refuse(where, f"{_short(value)} is not more than {schema['exclusiveMinimum']}")
+        _refuse(where, f"{brief(value)} is not more than {schema['exclusiveMinimum']}")
 
 
 def _check_list(value: list[Any], schema: Mapping[str, Any], where: str, definitions: Mapping[str, Any]) -> None:
@@ -99,15 +101,6 @@ def _check_object(value: dict[str, Any], schema: Mapping[str, Any], where: str, 
             _refuse(prefix + key[:40], "is not a key of a report")
         elif isinstance(others, Mapping):
             _check(item, others, prefix + key[:40], definitions)
-
-
-def _short(value: Any) -> str:
-    """The value for an error, shortened before `repr`, which refuses integers of thousands of digits."""
-    if isinstance(value, int) and abs(value) > 10**18:
-        return "a number with more than 18 digits"
-    if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'table'}"
-    return repr(value[:40] if isinstance(value, str) else value)
 
 
 def _refuse(where: str, problem: str) -> None:

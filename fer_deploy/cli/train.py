@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fer_deploy.faces import DataRequest
 
 THREADS_PER_CORE = 8
-"""The most processor threads per available core that `--threads` may ask for."""
+"""More threads than cores repeat a run of a larger machine to the same bits. With many more, training takes hours."""
 
 EPILOG = """\b
 Examples:
@@ -90,24 +90,6 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
 
 
-def check_threads(threads: int) -> None:
-    """Refuse numbers of threads with which training would take hours longer, or could not start.
-
-    More threads than cores can make sense: they repeat a run of a larger machine to the same bits.
-
-    Raises:
-        UnavailableError: there are more than `THREADS_PER_CORE` threads per core.
-    """
-    from fer_deploy.errors import UnavailableError
-    from fer_deploy.machine import available_cores
-
-    most = THREADS_PER_CORE * available_cores()
-    if threads > most:
-        raise UnavailableError(
-            f"--threads {threads}: {available_cores()} cores are available: use at most {most} threads"
-        )
-
-
 @click.command("train", epilog=EPILOG)
 @click.argument("names", nargs=-1, metavar="[NAME... | all | FILE.toml]")
 @data_options
@@ -155,7 +137,10 @@ def command(
 
     with error_line(on_interrupt="Run the same command again to resume."):
         from fer_deploy.errors import UnavailableError, install
+        from fer_deploy.machine import check_threads
 
+        if threads is not None:
+            check_threads(threads, per_core=THREADS_PER_CORE)
         try:
             import torch
 
@@ -166,7 +151,6 @@ def command(
         plan = plan_runs(names, workspace=workspace, request=request)
         dataset = load_data(data, workspace=workspace).with_share(request.share)
         if threads is not None:
-            check_threads(threads)
             torch.set_num_threads(threads)
         call = TrainingCall(
             workspace=workspace, data=data, device=device, threads=threads, restart=restart, share=request.share,

@@ -143,23 +143,34 @@ class Place:
             else:
                 left_out.add_file(name)
 
-    def stat(self, name: bytes) -> Entry:
-        """The current size and modification time of a file.
+    def find(self, name: bytes) -> Entry | None:
+        """The current size and modification time of a file; None if there is no such file.
 
         Raises:
-            DataError: there is no such file.
+            DataError: whether there is one cannot be found out, for lack of permission for example.
         """
         if self.is_local:
             try:
                 status = os.stat(self._local(name))  # noqa: PTH116  a path of bytes
+            except FileNotFoundError:
+                return None
             except OSError as error:
                 raise DataError(f"{shown(self.path(name))}: {error.strerror or error}") from error
             return Entry(name, status.st_size, status.st_mtime_ns)
         filesystem, path = _filesystem(self.address)
         info = self._ask(name, lambda: filesystem.get_file_info(_join(path, os.fsdecode(name))))
-        if info.type != pafs.FileType.File:
+        return _entry(name, info) if info.type == pafs.FileType.File else None
+
+    def stat(self, name: bytes) -> Entry:
+        """As `find`, for a file that should be in this place.
+
+        Raises:
+            DataError: there is no such file, or `find` cannot look for it.
+        """
+        entry = self.find(name)
+        if entry is None:
             raise DataError(f"{shown(self.path(name))}: no such file")
-        return _entry(name, info)
+        return entry
 
     @contextmanager
     def open(self, name: bytes | str) -> Iterator[Any]:
@@ -199,12 +210,8 @@ class Place:
         return content
 
     def exists(self, name: str) -> bool:
-        """Whether the place holds this file."""
-        try:
-            self.stat(name.encode())
-        except DataError:
-            return False
-        return True
+        """Whether the place holds this file. DataError, as `find`: no answer is not taken for absence."""
+        return self.find(name.encode()) is not None
 
     def names(self, beginning: str) -> list[str]:
         """The files directly in this folder whose names begin so, sorted; none if the folder does not exist."""

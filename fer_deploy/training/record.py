@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_deploy.errors import RecipeError, RunError, one_line
+from fer_deploy.errors import RecipeError, RunError, brief, one_line
 from fer_deploy.files import read_json, shown
 from fer_deploy.labels import check_labels
 from fer_deploy.recipes import Recipe, recipe_from_dict, recipe_to_dict
@@ -235,9 +235,4 @@ def _first_difference(old: Any, new: Any, where: str = "") -> str:
         return ""
     if old == new:
         return ""
-    return f"{where.rstrip('.')} (the folder's: {_short(old)}, yours: {_short(new)})"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:18] + "…"
+    return f"{where.rstrip('.')} (the folder's: {brief(old)}, yours: {brief(new)})"

@@ -380,10 +380,10 @@ def test_absurd_threads_are_wrong_usage(workspace: Path, threads: str) -> None:
 
 
 def test_more_threads_than_cores_are_refused_before_measuring(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fer_deploy.bench.run.available_cores", lambda: 2)
+    monkeypatch.setattr("fer_deploy.machine.available_cores", lambda: 2)
     result = bench(workspace, *FAST, "--threads", "1024")
     assert result.exit_code == 1
-    assert result.stderr == "error: 1024 threads on 2 cores: choose 1 to 2 with --threads\n"
+    assert result.stderr == "error: --threads 1024: 2 cores are available: use 1 to 2\n"
     assert bench(workspace, *FAST, "--no-timing", "--threads", "2").exit_code == 0
 
 

@@ -73,6 +73,18 @@ def test_files_that_cannot_be_read_are_refused(place: Place) -> None:
         place.stat(b"absent.bin")
 
 
+@pytest.mark.parametrize(
+    ("beginning", "name"),
+    [("", "loop/a.bin"), ("", "x" * 300), ("file://", "x" * 300)],
+    ids=["loop", "local", "pyarrow"],
+)
+def test_a_file_that_cannot_be_looked_for_is_not_taken_for_absent(beginning: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=f"{name}: ") as caught:
+        Place(f"{beginning}{tmp_path}").exists(name)
+    assert "\n" not in str(caught.value)
+
+
 def test_both_kinds_of_place_are_searched_by_the_same_rule(place: Place) -> None:
     for name in ("b.png", "A.PNG", "_MG_1.png", "sub/_DSC1.png", "sub/deep/c.png", "_selects/d.png", "a.txt",
                  ".hidden.png", "@eaDir/b.png/THUMB.png", "__MACOSX/._b.png", "Thumbs.db", "noending", "_SUCCESS",
