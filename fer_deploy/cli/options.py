@@ -205,7 +205,7 @@ def data_options(function: Command) -> Command:
         labels, split = values.pop("labels"), values.pop("split")
         try:
             if labels is not None:
-                from fer_deploy.labels import LabelMap  # type: ignore[import-not-found, unused-ignore]
+                from fer_deploy.labels import LabelMap
 
                 labels = LabelMap.parse(labels)
             values["data"] = DataRequest(

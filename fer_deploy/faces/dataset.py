@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
+from fer_deploy.faces.resize import pictures_at
 from fer_deploy.faces.store import SIZE as SIZE  # for the rooms above
 from fer_deploy.faces.store import Pictures
+from fer_deploy.faces.threads import Progress, no_progress
 
 if TYPE_CHECKING:
     from fer_deploy.faces.summary import Summary
@@ -90,16 +92,13 @@ class Faces:
         """All faces as one array, uint8 (n, height, width): (n, 48, 48) for FER2013. ValueError if sizes differ."""
         return self.pictures.array()
 
-    def at(self, input_size: int) -> NDArray[np.uint8]:
+    def at(self, input_size: int, *, progress: Progress = no_progress) -> NDArray[np.uint8]:
         """The faces for a network of this input size, uint8 (n, side, side), possibly a mapped file.
 
-        Squares of one size that is not above `input_size` are returned unchanged, so that side may be smaller. All
-        others are resized once, from the original.
+        Do not write to them. Squares of one size that is not above `input_size` stay unchanged, so that side may be
+        smaller. All others are resized, once and from the original: see `resize.pictures_at`.
         """
-        size = self.pictures.uniform
-        if size is not None and size[0] == size[1] <= input_size:
-            return self.images
-        raise NotImplementedError("resizing lands next")
+        return pictures_at(self.pictures, input_size, progress=progress)
 
     def by_shape(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
         """The unchanged faces, those of one size together: their places int64 (m,), and uint8 (m, height, width)."""
@@ -145,8 +144,9 @@ class Dataset:
         notes: what a user should know about how the data was read, one sentence each.
         labels: the classes in order; position i is class i in data, networks and files.
         label_map: the `LabelMap.to_dict()` that made the classes; None without one.
-        drawn: how missing splits were drawn, for records: "splits", "shares", "seed", "by" and "groups"; None if none
-            was drawn.
+        labels_source: where the labels and their order come from, a few words.
+        drawn: how missing splits were drawn, for records: "splits", "shares", "seed" and "by"; None if none was drawn.
+        colour: how many of the source's pictures have colour; None if it holds grey values only.
     """
 
     name: str
@@ -158,7 +158,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
     labels: tuple[str, ...] = EMOTIONS
     label_map: Mapping[str, Any] | None = None
+    labels_source: str = "the expressions in FER2013's order"
     drawn: Mapping[str, Any] | None = None
+    colour: int | None = None
 
     def split(self, name: str) -> Faces:
         """The faces of the split "training", "validation" or "test"; ValueError for any other name."""
@@ -218,19 +220,10 @@ class Dataset:
             return self
         order = np.random.default_rng(0).permutation(len(self.training))
         kept = np.sort(order[: max(1, round(share * len(order)))])
-        return replace(
-            Dataset.of(
-                f"{self.name}, {share:.0%} of its training faces",
-                self.training.take(kept),
-                validation=self.validation,
-                test=self.test,
-                official=False,
-                notes=self.notes,
-                labels=self.labels,
-            ),
-            label_map=self.label_map,
-            drawn=self.drawn,
-        )
+        training = self.training.take(kept)
+        sha256 = content_sha256({"training": training, "validation": self.validation, "test": self.test}, self.labels)
+        name = f"{self.name}, {share:.0%} of its training faces"
+        return replace(self, name=name, official=False, sha256=sha256, training=training)
 
     @classmethod
     def of(

@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
+from fer_deploy.faces.cache import stored
 from fer_deploy.faces.csv_table import at_row
 from fer_deploy.faces.dataset import SPLITS, VOTE_NAMES, Faces
 from fer_deploy.faces.splits import split_of
-from fer_deploy.files import decode_text, read_file, shown
+from fer_deploy.files import decode_text, read_file, sha256_of, shown
 
 FILE_NAME = "fer2013new.csv"
 LARGEST = 64 << 20
@@ -36,18 +38,20 @@ def votes_beside(table: Path) -> Path | None:
     return min(paths, default=None)
 
 
-def add_votes(splits: Mapping[str, Faces], path: Path) -> dict[str, Faces]:
+def add_votes(splits: Mapping[str, Faces], path: Path, *, rows: int | None = None) -> dict[str, Faces]:
     """Add the votes to each face.
 
     Args:
         splits: faces whose `rows` are rows of FER2013's table.
         path: fer2013new.csv.
+        rows: how many rows the table has, if faces of some were left out.
 
     Raises:
         DataError: the file is not FER+'s, or its rows do not match those of the faces.
     """
-    votes, usage = _read(path)
-    rows = sum(len(faces) for faces in splits.values())
+    content = stored(f"votes {sha256_of(path)}", lambda _write: _read(path)).arrays
+    votes, usage = content["votes"], content["usage"]
+    rows = sum(len(faces) for faces in splits.values()) if rows is None else rows
     if len(votes) != rows:
         raise DataError(
             f"{path.name} has votes for {len(votes):,} faces, and the table has {rows:,}: they do not belong together"
@@ -60,7 +64,7 @@ def add_votes(splits: Mapping[str, Faces], path: Path) -> dict[str, Faces]:
     return {split: replace(faces, votes=votes[faces.rows]) for split, faces in splits.items()}
 
 
-def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _read(path: Path) -> dict[str, NDArray[Any]]:
     content = read_file(path, maximum_bytes=LARGEST, what="file of FER+ votes")
     lines = decode_text(content, source=shown(path.name)).splitlines()
     header = [column.strip().lower() for column in lines[0].split(",")] if lines else []
@@ -81,4 +85,4 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             raise DataError(f"{at_row(path.name, row)} is not a row of votes: {line[:60]!r}")
         votes.append(counted)
         usage.append(SPLITS.index(split))
-    return np.array(votes, np.uint8).reshape(-1, len(VOTE_NAMES)), np.array(usage, np.int64)
+    return {"votes": np.array(votes, np.uint8).reshape(-1, len(VOTE_NAMES)), "usage": np.array(usage, np.int64)}

@@ -14,7 +14,7 @@ from fer_deploy.faces.containers import choose_known, choose_only, kind_of, open
 from fer_deploy.faces.csv_table import read_table
 from fer_deploy.faces.hub_parquet import read_parquet, sibling_files, split_of_file
 from fer_deploy.faces.listing import Found
-from fer_deploy.faces.source import SourceFaces
+from fer_deploy.faces.source import SourceFaces, listing_of
 from fer_deploy.faces.tree import Tree, files_in, folder_tree, read_tree, tree_key, zip_tree
 from fer_deploy.files import open_regular, sha256_of, shown
 from fer_deploy.folders import LeftOut
@@ -50,7 +50,7 @@ def find(path: Path) -> Found:
         with open_table(path) as (stream, label):
             return read_table(stream, label)
 
-    return Found(name, read, lambda: f"table {sha256_of(path)}", path)
+    return Found(name, lambda: listing_of(read(), name), lambda: f"table {sha256_of(path)}", path)
 
 
 def _find_in_folder(folder: Path) -> Found:
@@ -95,7 +95,9 @@ def _is_picture(member: str) -> bool:
 def _tree_source(tree: Tree) -> Found:
     # The notes are not cached: files that were left out are not part of the key.
     read = replace(tree, notes=())
-    return Found(tree.name, lambda: read_tree(read), lambda: f"tree {tree_key(tree)}", notes=tree.notes)
+    return Found(
+        tree.name, lambda: listing_of(read_tree(read), tree.name), lambda: f"tree {tree_key(tree)}", notes=tree.notes
+    )
 
 
 def _zipped_pictures(path: Path, name: str) -> Found:
@@ -106,11 +108,11 @@ def _zipped_pictures(path: Path, name: str) -> Found:
                 raise DataError(f"{name} holds neither a table of faces nor train and test folders: {HELP}")
             return read_tree(tree)
 
-    return Found(name, read, lambda: f"zipped tree {sha256_of(path)}")
+    return Found(name, lambda: listing_of(read(), name), lambda: f"zipped tree {sha256_of(path)}")
 
 
 def _parquet_source(files: list[Path], name: str) -> Found:
     def key() -> str:
         return "parquet " + " ".join(f"{split_of_file(file)} {sha256_of(file)}" for file in files)
 
-    return Found(name, lambda: read_parquet(files, name), key)
+    return Found(name, lambda: listing_of(read_parquet(files, name), name), key)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.faces.source import SourceFaces
 from fer_deploy.folders import LeftOut
 
 
@@ -114,7 +113,7 @@ class Found:
     """
 
     name: str
-    read: Callable[[], Listing | SourceFaces]
+    read: Callable[[], Listing]
     key: Callable[[], str] | None = None
     table: Path | None = None
     notes: tuple[str, ...] = ()

@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
-from fer_deploy.faces.cache import cached
-from fer_deploy.faces.dataset import SPLITS, Dataset
+from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
 from fer_deploy.faces.ferplus import add_votes, votes_beside
 from fer_deploy.faces.find import HELP, find
-from fer_deploy.faces.listing import Found, Listing
+from fer_deploy.faces.listing import Found, Listing, PictureSource
 from fer_deploy.faces.official import is_called_fer2013, is_merged_copy, is_official, refuse_damaged
+from fer_deploy.faces.people import groups_by, people_in
+from fer_deploy.faces.read import ReadListing, read_listing
 from fer_deploy.faces.request import DataRequest, SplitRequest
-from fer_deploy.faces.source import SourceFaces, source_errors
-from fer_deploy.faces.splits import hold_out
+from fer_deploy.faces.source import source_errors
+from fer_deploy.faces.splits import UNSTATED, Rows, draw_splits
+from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
-from fer_deploy.files import sha256_of, shown
-
-if TYPE_CHECKING:
-    from fer_deploy.labels import LabelMap  # type: ignore[import-not-found, unused-ignore]
+from fer_deploy.faces.threads import Progress, no_progress
+from fer_deploy.files import shown
+from fer_deploy.labels import FER2013, LabelMap, understand
 
 VARIABLE = "FERDEPLOY_DATA"
 """The environment variable that names the default data set."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much it is in all."""
 
 
 def load_dataset(
@@ -43,7 +43,7 @@ def load_dataset(
     votes: str | Path | None = None,
     labels: LabelMap | None = None,
     split: SplitRequest | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Dataset:
     """Read a data set.
 
@@ -66,7 +66,7 @@ def load_dataset(
         UnavailableError: the source is Parquet and polars is not installed.
     """
     request = source if isinstance(source, DataRequest) else DataRequest(source, labels, split, votes)
-    return _load(request, workspace, progress or (lambda _what, _done, _total: None))
+    return _load(request, workspace, progress)
 
 
 def find_data(source: str | Path | None, *, workspace: Path = Path()) -> Found | None:
@@ -100,14 +100,31 @@ def _named_or_default(source: str | Path | None, workspace: Path) -> str | Path:
     return default
 
 
-def _load(request: DataRequest, workspace: Path, _progress: Progress) -> Dataset:
+def _load(request: DataRequest, workspace: Path, progress: Progress) -> Dataset:
     source = _named_or_default(request.source, workspace)
     found = find_data(source)
     if found is None:
-        return synthetic_dataset(_synthetic_count(str(source)))
+        drawn = synthetic_dataset(_synthetic_count(str(source)))
+        return drawn if request.labels is None else _relabelled(drawn, request)
     with source_errors(found.name):
-        content = _read_cached(found, None if request.votes is None else _at_home(request.votes))
-    return _judged(found, content)
+        return _assembled(found, read_listing(found, progress=progress), request)
+
+
+def _relabelled(dataset: Dataset, request: DataRequest) -> Dataset:
+    """A drawn data set with the labels that the user asked for."""
+    parts = [dataset.split(split) for split in SPLITS]
+    pictures = np.concatenate([faces.images for faces in parts])
+    listing = Listing(
+        dataset.name,
+        labels=[dataset.labels[label] for faces in parts for label in faces.labels],
+        splits=[split for split, faces in zip(SPLITS, parts, strict=True) for _ in range(len(faces))],
+        places=[f"face {number}" for number in range(len(pictures))],
+        rows=np.arange(len(pictures)),
+        pictures=PictureSource.decoded(pictures),
+        notes=dataset.notes,
+    )
+    read = ReadListing(listing, Pictures(pictures), None, ())
+    return _assembled(Found(dataset.name, lambda: listing), read, request)
 
 
 def _at_home(source: str | Path) -> Path:
@@ -129,60 +146,123 @@ def _synthetic_count(source: str) -> int:
     return int(number)
 
 
-def _read_cached(found: Found, named_votes: Path | None) -> SourceFaces:
-    """The faces of a source with their FER+ votes, from the cache or from the source."""
-    votes = named_votes
-    if found.table is None and votes is not None:
-        raise DataError(f"{shown(votes)}: FER+ votes belong to the rows of FER2013's table, not to {found.name}")
-    if found.table is not None and votes is None:
-        votes = votes_beside(found.table)
-    key = found.key() if found.key is not None else ""
-
-    def read() -> SourceFaces:
-        content = found.read()
-        if isinstance(content, Listing):
-            raise NotImplementedError("listings land next")
-        if found.key is not None and found.key() != key:  # the cache must match the source
-            raise DataError(f"{found.name} changed while it was read: start again when no program writes to it")
-        refuse_damaged(content.splits, found.name)  # before anything is kept
-        if votes is not None and (named_votes is not None or is_official(content.splits)):
-            with source_errors(shown(votes)):
-                return replace(content, splits=add_votes(content.splits, votes))
-        return content
-
-    if votes is None:
-        return cached(key, read)
-    with source_errors(shown(votes)):
-        votes_key = sha256_of(votes)
-    return cached(f"{key}, votes {votes_key} {named_votes is not None}", read)
-
-
-def _judged(found: Found, content: SourceFaces) -> Dataset:
-    """The data set from its faces: refuses a damaged FER2013, and holds out a validation split if there is none."""
-    name, splits, notes = found.name, dict(content.splits), [*found.notes, *content.notes]
-    refuse_damaged(splits, name)
-    official = is_official(splits)
-    if not len(splits["validation"]) and len(splits["training"]) and len(splits["test"]) and found.table is None:
-        if is_merged_copy(splits):
-            notes.append(
-                "PublicTest and PrivateTest are one split here: its figures cannot be compared with published ones"
-            )
-        splits["training"], splits["validation"] = hold_out(splits["training"], splits["test"])
-        notes.append(
-            f"there is no validation split: {len(splits['validation']):,} training faces, one in eight of each "
-            "expression, were held out for it"
-        )
-    for split in SPLITS:
-        absent = [EMOTIONS[label] for label, count in enumerate(splits[split].counts) if not count]
-        if absent and len(splits[split]):
-            notes.append(f"the {split} split has no face of {', '.join(absent)}")
-    if not official and is_called_fer2013(name):
-        name = f"{name} (not the official FER2013)"
-    return Dataset.of(
+def _assembled(found: Found, read: ReadListing, request: DataRequest) -> Dataset:
+    """The data set from a listing and its pictures: labels are understood, missing splits drawn, FER2013 judged."""
+    listing = read.listing
+    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
+    understood = understand(
+        listing.labels, declared=listing.declared, label_map=label_map, name=found.name, places=listing.places
+    )
+    kept = np.flatnonzero(understood.numbers >= 0)
+    stated = np.array([_NUMBERS[split] for split in listing.splits], np.int8)[kept]
+    labels, pictures = understood.numbers[kept], read.pictures.take(kept)
+    votes = None if listing.votes is None else listing.votes[kept]
+    faces = Faces(pictures, labels, listing.rows[kept], votes, classes=len(understood.labels))
+    official = _judged(_parts(faces, stated), understood.labels, found.name, request)
+    groups, group_name = _grouped(listing, kept, request.split)
+    drawn = draw_splits(stated, Rows(labels, pictures, groups, group_name), request.split, name=found.name)
+    splits = _parts(faces, drawn.splits)
+    if votes_file := _votes_file(found, request, official=official):
+        with source_errors(shown(votes_file)):
+            splits = add_votes(splits, votes_file, rows=len(listing))
+    left_out = (str(listing.left_out),) if listing.left_out.counts else ()
+    merged = drawn.record is not None and _is_merged_copy(stated, labels, understood.labels)
+    notes = (
+        *found.notes, *listing.notes, *left_out, *understood.notes, *((_MERGED,) if merged else ()), *drawn.notes,
+        *_absent(splits, understood.labels), *read.notes,
+    )  # fmt: skip
+    name = f"{found.name} (not the official FER2013)" if is_called_fer2013(found.name) else found.name
+    dataset = Dataset.of(
         "FER2013" if official else name,
         splits["training"],
         validation=splits["validation"],
         test=splits["test"],
         official=official,
-        notes=tuple(notes),
+        notes=notes,
+        labels=understood.labels,
     )
+    return replace(
+        dataset,
+        label_map=None if label_map is None or official else label_map.to_dict(),
+        labels_source=understood.source,
+        drawn=drawn.record,
+        colour=read.colour,
+    )
+
+
+_MERGED = "PublicTest and PrivateTest are one split here: its figures cannot be compared with published ones"
+
+_NUMBERS: dict[str | None, int] = {None: UNSTATED} | {split: number for number, split in enumerate(SPLITS)}
+
+
+def _parts(faces: Faces, splits: NDArray[np.int8]) -> dict[str, Faces]:
+    """The faces of each split, from the place in `SPLITS` of each face's."""
+    return {split: faces.take(np.flatnonzero(splits == number)) for number, split in enumerate(SPLITS)}
+
+
+def _judged(splits: Mapping[str, Faces], labels: tuple[str, ...], name: str, request: DataRequest) -> bool:
+    """Whether it is the official FER2013; DataError if it is a damaged copy."""
+    if not set(labels) <= set(EMOTIONS) or request.labels is not None:
+        return False
+    if labels != EMOTIONS:  # a class may be what the copy lacks
+        numbers = np.array([EMOTIONS.index(label) for label in labels])
+        splits = {split: Faces(each.pictures, numbers[each.labels], each.rows) for split, each in splits.items()}
+    refuse_damaged(splits, name)
+    return is_official(splits)
+
+
+def _grouped(
+    listing: Listing, kept: NDArray[np.int64], request: SplitRequest | None
+) -> tuple[list[str | None] | None, str]:
+    """What stays in one split besides copies, for the kept rows, and its name; None where nothing is known."""
+    by = None if request is None else request.by
+    columns = {name.strip().casefold(): column for name, column in listing.columns.items()}
+    if by is not None and by.casefold() in columns:
+        column = columns[by.casefold()]
+        return [column[row] or None for row in kept], f"{by}, a column"
+    if by is not None:
+        places = [listing.places[row] for row in kept]
+        groups = groups_by(by, places)
+        unmatched = sum(group is None for group in groups)
+        if unmatched == len(groups):
+            known = f"; the columns are {', '.join(sorted(columns))}" if columns else ""
+            raise DataError(
+                f"{listing.name}: --split by={by} is no column and matches no picture's name, such as "
+                f"{shown(places[0]) if places else 'none'}{known}"
+            )
+        rest = f" ({unmatched:,} do not match and are drawn by picture)" if unmatched else ""
+        return groups, f"by={by}{rest}"
+    if listing.people is not None:
+        return [listing.people[row] or None for row in kept], "person, a column"
+    known_people = people_in([listing.places[row] for row in kept])
+    return (known_people[0], f"person (file names as in {known_people[1]})") if known_people else (None, "")  # type: ignore[return-value]
+
+
+def _votes_file(found: Found, request: DataRequest, *, official: bool) -> Path | None:
+    """The file of FER+ votes that the user names, or for FER2013 the one beside its table."""
+    named = None if request.votes is None else _at_home(request.votes)
+    if found.table is None and named is not None:
+        raise DataError(f"{shown(named)}: FER+ votes belong to the rows of FER2013's table, not to {found.name}")
+    return votes_beside(found.table) if named is None and official and found.table is not None else named
+
+
+def _is_merged_copy(stated: NDArray[np.int8], labels: NDArray[np.int64], names: tuple[str, ...]) -> bool:
+    """Whether these are FER2013's faces with PublicTest and PrivateTest in one test split."""
+    if names != EMOTIONS:
+        return False
+    counts = {
+        split: tuple(np.bincount(labels[stated == number], minlength=len(names)).tolist())
+        for number, split in enumerate(SPLITS)
+    }
+    return is_merged_copy(counts)
+
+
+def _absent(splits: Mapping[str, Faces], labels: tuple[str, ...]) -> Iterator[str]:
+    """A note for each split that lacks a class, with the reason where the class is too small."""
+    totals = np.sum([splits[split].counts for split in SPLITS], axis=0)
+    for split in SPLITS:
+        absent = [label for label, count in enumerate(splits[split].counts) if not count]
+        few = [f"{labels[label]} has {totals[label]:,}" for label in absent if totals[label] < len(SPLITS)]
+        reason = f": too few pictures for three splits: {', '.join(few)}" if few else ""
+        if absent and len(splits[split]):
+            yield f"the {split} split has no picture of {', '.join(labels[label] for label in absent)}{reason}"

@@ -91,12 +91,12 @@ def is_called_fer2013(name: str) -> bool:
     return re.match(r"(fer[-_ ]?2013|icml_face_data)", name, re.IGNORECASE) is not None
 
 
-def is_merged_copy(splits: Mapping[str, Faces]) -> bool:
-    """Whether these are FER2013's faces with PublicTest and PrivateTest merged in the test split."""
+def is_merged_copy(counts: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether these are the counts of FER2013's classes with PublicTest and PrivateTest merged in the test split."""
     return (
-        not len(splits["validation"])
-        and splits["training"].counts == OFFICIAL_COUNTS["training"]
-        and splits["test"].counts == _MERGED_TEST
+        not any(counts["validation"])
+        and counts["training"] == OFFICIAL_COUNTS["training"]
+        and counts["test"] == _MERGED_TEST
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from fer_deploy.labels import LabelMap  # type: ignore[import-not-found, unused-ignore]
+    from fer_deploy.labels import LabelMap
 
 _GRAMMAR = "write 80/10/10 (training, validation, test), by=COLUMN or by=REGEX, seed=N, or several of them"
 

@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
 from fer_deploy.emotions import EMOTIONS, emotion_index
 from fer_deploy.errors import DataError, one_line, printable
-from fer_deploy.faces.dataset import Faces
+from fer_deploy.faces.dataset import SPLITS, Faces
+from fer_deploy.faces.listing import Listing, PictureSource
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,23 @@ class SourceFaces:
 
     splits: Mapping[str, Faces]
     notes: tuple[str, ...] = ()
+
+
+def listing_of(content: SourceFaces, name: str) -> Listing:
+    """The listing of faces that a reader has split and labelled already."""
+    parts = [content.splits[split] for split in SPLITS]
+    rows = np.concatenate([faces.rows for faces in parts])
+    votes = [faces.votes for faces in parts if faces.votes is not None]
+    return Listing(
+        name,
+        labels=[EMOTIONS[label] for faces in parts for label in faces.labels.tolist()],
+        splits=[split for split, faces in zip(SPLITS, parts, strict=True) for _ in range(len(faces))],
+        places=[f"row {row}" for row in rows.tolist()],
+        rows=rows,
+        pictures=PictureSource.decoded(np.concatenate([faces.images for faces in parts])),
+        votes=np.concatenate(votes) if votes else None,
+        notes=content.notes,
+    )
 
 
 def label_notes(names: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,6 +93,21 @@ class Pictures:
         height, width = self.shapes[0].tolist()
         return (height, width) if (self.shapes == self.shapes[0]).all() else None
 
+    @cached_property
+    def is_one_array(self) -> bool:
+        """Whether `array` copies nothing: the pictures have one size and lie one after the other."""
+        if self.starts is None or not len(self.starts):
+            return True
+        return self.uniform is not None and bool((np.diff(self.starts) == self.uniform[0] * self.uniform[1]).all())
+
+    def release(self) -> None:
+        """Let go of the memory that holds parts of a mapped file. They are read again when they are needed."""
+        mapped: Any = self.pixels
+        while isinstance(mapped, np.ndarray):
+            mapped = mapped.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def array(self) -> NDArray[np.uint8]:
         """All pictures as one array uint8 (n, height, width): a view where they lie one after the other, else a copy.
 
@@ -106,7 +122,7 @@ class Pictures:
         if not len(self):
             return np.empty((0, height, width), np.uint8)
         area = height * width
-        if (np.diff(self.starts) == area).all():
+        if self.is_one_array:
             first = int(self.starts[0])
             return self.pixels[first : first + len(self) * area].reshape(-1, height, width)
         return np.stack([self[place] for place in range(len(self))])
@@ -126,6 +142,7 @@ class Pictures:
             for first in range(0, len(places), step):
                 some = places[first : first + step]
                 yield some, self.take(some).array()
+                self.release()
 
     def keys(self) -> list[bytes]:
         """A text of bytes for each picture: equal for exact copies, and only for them."""

@@ -88,7 +88,7 @@ def test_a_table_known_by_name_comes_before_pictures_and_pictures_before_any_tab
 def test_without_a_validation_split_one_is_held_out_and_noted(tmp_path: Path, small: Dataset) -> None:
     found = load_dataset(write_tree(tmp_path / "pictures", small, folders=("train", None, "test")))
     assert [len(found.split(split)) for split in SPLITS] == [56, 7, 14]
-    assert "7 training faces, one in eight of each expression, were held out" in found.notes[0]
+    assert "7 training pictures, one in eight of each class, were drawn for it" in found.notes[0]
     both = sorted(pixel_keys(found.training) + pixel_keys(found.validation))
     assert both == sorted(pixel_keys(small.training))
     renamed = load_dataset(
@@ -97,19 +97,20 @@ def test_without_a_validation_split_one_is_held_out_and_noted(tmp_path: Path, sm
     assert renamed.sha256 == found.sha256
 
 
-def test_a_table_without_a_split_is_refused_since_it_may_be_cut_short(tmp_path: Path, small_table: Path) -> None:
+def test_a_table_without_a_split_gets_one_and_says_so(tmp_path: Path, small_table: Path) -> None:
     rows = small_table.read_text().splitlines(keepends=True)
-    (tmp_path / "cut.csv").write_text("".join(row for row in rows if "PublicTest" not in row))
-    with pytest.raises(DataError, match=r"cut\.csv: the validation split has no face"):
-        load_dataset(tmp_path / "cut.csv")
+    (tmp_path / "few.csv").write_text("".join(row for row in rows if "PublicTest" not in row))
+    found = load_dataset(tmp_path / "few.csv")
+    assert [len(found.split(split)) for split in SPLITS] == [56, 7, 14]
+    assert "there is no validation split: 7 training pictures" in found.notes[0]
 
 
 def test_a_class_that_a_table_lacks_is_noted(tmp_path: Path, small_table: Path) -> None:
     rows = small_table.read_text().splitlines(keepends=True)
     (tmp_path / "six.csv").write_text("".join(row for row in rows if not row.startswith("1,")))
-    assert load_dataset(tmp_path / "six.csv").notes == tuple(
-        f"the {split} split has no face of disgust" for split in ("training", "validation", "test")
-    )
+    found = load_dataset(tmp_path / "six.csv")
+    assert found.labels == ("angry", "fear", "happy", "sad", "surprise", "neutral")
+    assert found.notes == ("6 of the seven expressions are the classes: there are no pictures of disgust",)
 
 
 def test_the_default_places_of_data(tmp_path: Path, small: Dataset, small_table: Path, monkeypatch) -> None:
@@ -264,7 +265,7 @@ def test_a_table_that_changes_while_it_is_read_is_not_cached(
     monkeypatch.setattr(find, "read_table", meddle)
     with pytest.raises(DataError, match=r"faces\.csv changed while it was read"):
         load_dataset(path)
-    assert not list((tmp_path / "cache").rglob("*.npz"))
+    assert not list((tmp_path / "cache").rglob("*.faces"))
 
 
 def test_votes_are_taken_where_they_are_named_and_must_fit(
@@ -388,4 +389,4 @@ def test_a_real_table_with_one_label_changed_is_refused_and_not_kept(
         with fer2013_csv.open("r+b") as file:
             file.seek(place)
             file.write(b"%d" % was)
-    assert not list((tmp_path / "cache").rglob("*.npz"))
+    assert not list((tmp_path / "cache").rglob("*.faces"))
