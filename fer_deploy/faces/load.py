@@ -43,7 +43,7 @@ def load_dataset(
     votes: str | Path | None = None,
     labels: LabelMap | None = None,
     split: SplitRequest | None = None,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Read a data set.
 
@@ -66,7 +66,7 @@ def load_dataset(
         UnavailableError: the source is Parquet and polars is not installed.
     """
     request = source if isinstance(source, DataRequest) else DataRequest(source, labels, split, votes)
-    return _load(request, workspace, progress)
+    return _load(request, workspace, progress or no_progress)
 
 
 def find_data(source: str | Path | None, *, workspace: Path = Path()) -> Found | None:

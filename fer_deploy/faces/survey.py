@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import SPLITS, Dataset
 from fer_deploy.faces.listing import Found, Listing
-from fer_deploy.faces.load import Progress, find_data, load_dataset
+from fer_deploy.faces.load import find_data, load_dataset
 from fer_deploy.faces.near_copies import BITS, perceptual_hashes
 from fer_deploy.faces.request import DataRequest
 from fer_deploy.faces.sheet import Band, pictures_per_class, spread
@@ -35,6 +35,7 @@ from fer_deploy.faces.summary import (
     sizes_of,
     summarise,
 )
+from fer_deploy.faces.threads import Progress
 from fer_deploy.faces.tree import MOST_PIXELS
 from fer_deploy.labels import understand
 from fer_deploy.machine import available_cores
