@@ -59,7 +59,7 @@ Build = Callable[[Write], Mapping[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class Kept:
     """The content of a file of the cache.
 
     Attributes:
@@ -77,7 +77,7 @@ class _UnwritableError(Exception):
     """A file cannot be written: the reason is the text."""
 
 
-def stored(key: str, build: Build) -> Entry:
+def stored(key: str, build: Build) -> Kept:
     """What `build` makes: from the cache if it holds `key`; otherwise it is built, and kept if possible.
 
     Args:
@@ -112,7 +112,7 @@ def stored(key: str, build: Build) -> Entry:
         return _load(path) or _without_cache(build, "the file vanished")
 
 
-def _load(path: Path) -> Entry | None:
+def _load(path: Path) -> Kept | None:
     try:
         # open_regular does not block on a named pipe. np.load verifies the checksum of each array.
         with open_regular(path) as file:
@@ -138,7 +138,7 @@ def _load(path: Path) -> Entry | None:
         return None
     with suppress(OSError):
         path.touch()  # records its last use for _drop_old
-    return Entry(pixels, arrays)
+    return Kept(pixels, arrays)
 
 
 def _pixels(file: IO[bytes], count: int) -> NDArray[np.uint8]:
@@ -201,7 +201,7 @@ class _Writer:
                     raise _UnwritableError(error.strerror or str(error)) from error
 
 
-def _without_cache(build: Build, reason: str) -> Entry:
+def _without_cache(build: Build, reason: str) -> Kept:
     """The content in a temporary file, which vanishes with this process, or in memory."""
     note = f"the cache cannot be written ({reason}): what is read or resized now is not kept for the next time"
     try:
@@ -212,10 +212,10 @@ def _without_cache(build: Build, reason: str) -> Entry:
         with temporary, suppress(_UnwritableError):
             writer = _Writer(temporary, lambda: False)
             arrays = build(writer)
-            return Entry(_pixels(temporary, writer.size), arrays, (note,))
+            return Kept(_pixels(temporary, writer.size), arrays, (note,))
     memory = _Memory()
     arrays = build(memory)
-    return Entry(np.frombuffer(memory.content, np.uint8), arrays, (note,))
+    return Kept(np.frombuffer(memory.content, np.uint8), arrays, (note,))
 
 
 class _Memory:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError, one_line, printable
 from fer_deploy.faces import cache
-from fer_deploy.faces.cache import Entry, Write, stored
+from fer_deploy.faces.cache import Kept, Write, stored
 from fer_deploy.faces.dataset import SPLITS
 from fer_deploy.faces.decode import LARGEST_SIDE, Decoded, decode
 from fer_deploy.faces.listing import Found, Listing, PictureSource
 from fer_deploy.faces.source import source_errors
 from fer_deploy.faces.store import AT_ONCE, Pictures, starts_of
+from fer_deploy.faces.summary import Unreadable
 from fer_deploy.faces.threads import Progress, in_order, no_progress
 from fer_deploy.folders import LeftOut
 
@@ -40,15 +41,6 @@ class ReadListing:
     pictures: Pictures
     colour: int | None
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A picture that cannot be read: its number in the listing, its place, and what is wrong with it."""
-
-    number: int
-    place: str
-    reason: str
 
 
 def read_listing(found: Found, *, progress: Progress = no_progress) -> ReadListing:
@@ -85,14 +77,6 @@ def read_listing(found: Found, *, progress: Progress = no_progress) -> ReadListi
     )
     colour = int(content["colour"])
     return ReadListing(kept, pictures, None if colour < 0 else colour, notes)
-
-
-def unreadable(listing: Listing, *, progress: Progress = no_progress) -> list[Unreadable]:
-    """All pictures of a listing that cannot be read. It decodes every picture and keeps none."""
-    if listing.pictures.pixels is not None:
-        return []
-    results = enumerate(_decoded(listing, None, progress))
-    return [Unreadable(number, listing.places[number], each) for number, each in results if isinstance(each, str)]
 
 
 def _refuse(name: str, faulty: Sequence[Unreadable], count: int) -> DataError:
@@ -167,7 +151,7 @@ def _store(
     colour = reduced = 0
     for number, result in enumerate(_decoded(listing, contents, progress)):
         if isinstance(result, str):
-            faulty.append(Unreadable(number, listing.places[number], result))
+            faulty.append(Unreadable(listing.places[number], result))
         elif not faulty:  # after the first fault, only other faults are looked for
             shapes[number] = result.grey.shape
             digests[number] = np.frombuffer(hashlib.sha256(result.grey.data).digest(), np.uint8)
@@ -194,7 +178,7 @@ def _store_pixels(pixels: NDArray[np.uint8], write: Write) -> dict[str, NDArray[
     }
 
 
-def _pictures(entry: Entry) -> Pictures:
+def _pictures(entry: Kept) -> Pictures:
     """The pictures of an entry: an array if they have one size and are in memory, as FER2013's are."""
     shapes, digests = entry.arrays["shapes"], entry.arrays["digests"]
     if len(shapes) and len(entry.pixels) <= cache.IN_MEMORY and (shapes == shapes[0]).all():

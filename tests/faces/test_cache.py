@@ -19,7 +19,7 @@ import pytest
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces import cache
-from fer_deploy.faces.cache import Entry, Write, stored
+from fer_deploy.faces.cache import Kept, Write, stored
 from fer_deploy.machine import cache_folder
 
 
@@ -47,7 +47,7 @@ def builder() -> Builder:
     return Builder()
 
 
-def is_right(entry: Entry) -> bool:
+def is_right(entry: Kept) -> bool:
     wanted = np.repeat(np.array([1, 2, 3], np.uint8), 1000)
     return np.array_equal(entry.pixels, wanted) and entry.arrays["labels"].tolist() == [4, 5]
 
