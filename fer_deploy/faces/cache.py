@@ -157,7 +157,7 @@ def _save(path: Path, build: Build) -> None:
             for partial in path.parent.glob(f".{path.name}.*.partial"):  # we hold the lock: nobody writes to these
                 partial.unlink()
         with replacing(path) as temporary, temporary.open("wb", buffering=0) as file:
-            writer = _Writer(file, lambda: _make_room(path))
+            writer = _PixelWriter(file, lambda: _make_room(path))
             try:
                 arrays = build(writer)
             except Exception as error:
@@ -170,7 +170,7 @@ def _save(path: Path, build: Build) -> None:
         raise _UnwritableError(error.strerror or str(error)) from error
 
 
-class _Writer:
+class _PixelWriter:
     """Appends pixels to an unbuffered file and sums them up."""
 
     def __init__(self, file: IO[bytes], make_room: Callable[[], bool]) -> None:
@@ -210,7 +210,7 @@ def _without_cache(build: Build, reason: str) -> Kept:
         temporary = None
     if temporary is not None:
         with temporary, suppress(_UnwritableError):
-            writer = _Writer(temporary, lambda: False)
+            writer = _PixelWriter(temporary, lambda: False)
             arrays = build(writer)
             return Kept(_pixels(temporary, writer.size), arrays, (note,))
     memory = _Memory()

@@ -161,9 +161,9 @@ def test_a_folder_that_cannot_be_written_is_done_without_and_named(
 def full_disk(monkeypatch: pytest.MonkeyPatch, *, room: int) -> None:
     """Files of the cache can be written up to `room` bytes in all; temporary ones cannot be made."""
     left = [room]
-    write = cache._Writer._write
+    write = cache._PixelWriter._write
 
-    def limited(self: cache._Writer, content: memoryview) -> None:
+    def limited(self: cache._PixelWriter, content: memoryview) -> None:
         if len(content) > left[0]:
 
             class Full(io.RawIOBase):
@@ -182,7 +182,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, *, room: int) -> None:
         left[0] -= len(content)
         write(self, content)
 
-    monkeypatch.setattr(cache._Writer, "_write", limited)
+    monkeypatch.setattr(cache._PixelWriter, "_write", limited)
 
     def none(**_options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
