@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench_files import tiny_model
+from chromium import launch
 from drawn_report import report as drawn_report
 from rich.console import Console
 
@@ -21,7 +22,17 @@ from fer_deploy.bench.pages.html import html_report
 from fer_deploy.bench.pages.markdown import markdown_report
 from fer_deploy.bench.pages.terminal import render_report
 from fer_deploy.bench.quality import measure_quality
-from fer_deploy.bench.report import LEFT_OUT, OK, Report, classes, digits, from_json, label_list, report_text
+from fer_deploy.bench.report import (
+    LEFT_OUT,
+    OK,
+    Report,
+    classes,
+    digits,
+    from_json,
+    label_list,
+    load_report,
+    report_text,
+)
 from fer_deploy.bench.run import BenchPlan, run_bench
 from fer_deploy.bench.save import save_predictions
 from fer_deploy.emotions import EMOTIONS
@@ -217,3 +228,21 @@ def test_a_report_that_states_no_labels_has_the_seven() -> None:
     assert "labels" not in table
     assert "heights" not in table["data"]
     assert from_json(table, source="x").labels == EMOTIONS
+
+
+def test_every_column_is_in_view_on_a_page_of_1200_pixels(tmp_path: Path) -> None:
+    """Tables may scroll on narrower pages; then the first column stays in view."""
+    published = load_report(Path(__file__).parents[2] / "benchmarks" / "report.json")
+    own_size = replace(published, rows=tuple(replace(row, latency_own_size=row.latency) for row in published.rows))
+    with launch() as browser:
+        for number, report in enumerate((published, own_size, report_with(12), report_with(30))):
+            path = tmp_path / f"{number}.html"
+            path.write_text(html_report(report), encoding="utf-8")
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            page.goto(path.as_uri())
+            hidden = "(all) => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText.slice(0, 80))"
+            assert page.locator(".wide").evaluate_all(hidden) == []
+            page.set_viewport_size({"width": 500, "height": 900})
+            page.locator(".wide").first.evaluate("(e) => { e.scrollLeft = 300; }")
+            assert page.locator("#rows tbody td").first.bounding_box()["x"] < 40
+            page.close()
