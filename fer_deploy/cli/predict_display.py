@@ -54,7 +54,7 @@ class ResultTable:
         from rich.markup import escape
         from rich.table import Column, Table
 
-        table = Table(Column("picture", overflow="fold"), "face at", "emotion", "", "then", "")
+        table = Table(Column("picture", overflow="fold"), "face at", "label", "", "then", "")
         previous = None
         for row in self._faces:
             name = "" if row.file == previous else escape(printable(row.file))
@@ -72,7 +72,7 @@ class ResultTable:
         from rich.markup import escape
         from rich.table import Column, Table
 
-        table = Table(Column("video", overflow="fold"), "face", "seconds", "frames", "emotions, by share of its frames")
+        table = Table(Column("video", overflow="fold"), "face", "seconds", "frames", "labels, by share of its frames")
         longest = sorted(self._tracks.items(), key=lambda item: -len(item[1]))[:TABLE_ROWS]
         for (name, track), rows in longest:
             counts: dict[str, int] = {}
