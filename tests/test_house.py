@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fer_deploy"
 
 LAYERS = (
+    ("api",),
     ("cli",),
     ("bench", "demo", "serve", "score"),
     ("export",),
@@ -142,6 +143,7 @@ CALL = (
     "statement",
     [
         "import fer_deploy",
+        "import fer_deploy.api",
         "import fer_deploy.recognizer",
         "import fer_deploy.recipes",
         "import fer_deploy.ensemble",

@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 
 from fer_deploy.errors import printable
@@ -72,7 +73,7 @@ def short_count(count: int) -> str:
 class ProgressBar:
     """One line that shows what is being done, a bar, a count, a rate and the time left; it vanishes at the end.
 
-    Nothing is drawn where the output is not a terminal. Use it as a context manager::
+    Nothing is drawn where the output is neither a terminal nor a notebook. Use it as a context manager::
 
         with ProgressBar() as bar:
             for number, photo in enumerate(photos, 1):
@@ -91,7 +92,8 @@ class ProgressBar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = console(stderr=stderr)
-        self.visible = self.console.is_terminal
+        # In a notebook, rich draws with ipywidgets, and warns at every step where they are not installed.
+        self.visible = self.console.is_terminal and not (self.console.is_jupyter and find_spec("ipywidgets") is None)
         self._redraw_alone = redraw_alone
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),

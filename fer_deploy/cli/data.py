@@ -145,10 +145,7 @@ def _table(summary: Summary) -> Table:
 
 
 def _colour(summary: Summary) -> str:
-    colour = summary.colour
-    if colour is None:
+    if not summary.colour:
         return "grey"
-    of = "" if colour.looked_at == summary.pictures else f" of {colour.looked_at:,} looked at"
-    if not colour.colour:
-        return f"grey{of}"
-    return f"{colour.colour:,}{of or ' of them'} in colour: networks see them grey"
+    which = "all" if summary.colour == summary.pictures else f"{summary.colour:,}"
+    return f"{which} in colour, which networks see in grey"

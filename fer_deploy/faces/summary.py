@@ -69,16 +69,6 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Colour:
-    """How many of the pictures that were looked at have colour. Networks see grey pictures."""
-
-    looked_at: int
-    """All pictures, or a sample of them."""
-    colour: int
-    """Those whose channels differ."""
-
-
-@dataclass(frozen=True)
 class Copies:
     """Pictures that are copies of each other."""
 
@@ -120,8 +110,8 @@ class Summary:
     """Each split with its counts."""
     sizes: Sizes
     """Sizes of the pictures as they are stored."""
-    colour: Colour | None
-    """Colour among the original pictures; null where only grey ones were kept."""
+    colour: int | None
+    """Pictures in colour, which networks see in grey; null where the source has grey values only."""
     blank: int
     """Pictures of a single grey value."""
     copies: Copies
@@ -398,13 +388,13 @@ def summarise(dataset: Dataset, *, place_of_row: Callable[[int], str] | None = N
         official=dataset.official,
         sha256=dataset.sha256,
         labels=dataset.labels,
-        label_source="",
+        label_source=dataset.labels_source,
         splits=tuple(
             SplitSummary(name, titles[name], len(faces), faces.counts)
             for name, faces in zip(SPLITS, splits, strict=True)
         ),
         sizes=sizes_of(facts.sizes),
-        colour=None,
+        colour=dataset.colour,
         blank=int(facts.blank.sum()),
         copies=copies,
         near_copies=near_copies(facts, groups, placed),

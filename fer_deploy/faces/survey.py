@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.errors import DataError
+from fer_deploy.errors import DataError, printable
 from fer_deploy.faces.dataset import SPLITS, Dataset
+from fer_deploy.faces.decode import Decoded, decode
 from fer_deploy.faces.listing import Found, Listing
 from fer_deploy.faces.load import find_data, load_dataset
 from fer_deploy.faces.near_copies import BITS, perceptual_hashes
@@ -22,7 +22,6 @@ from fer_deploy.faces.sheet import Band, pictures_per_class, spread
 from fer_deploy.faces.source import source_errors
 from fer_deploy.faces.summary import (
     UNSTATED,
-    Colour,
     Copies,
     PictureFacts,
     Placed,
@@ -35,14 +34,8 @@ from fer_deploy.faces.summary import (
     sizes_of,
     summarise,
 )
-from fer_deploy.faces.threads import Progress
-from fer_deploy.faces.tree import MOST_PIXELS
-from fer_deploy.labels import understand
-from fer_deploy.machine import available_cores
-from fer_deploy.pictures import read_picture, to_grey
-
-COLOUR_SAMPLE = 200
-"""Original pictures that are looked at for colour where the data set is loaded already."""
+from fer_deploy.faces.threads import Progress, in_order, no_progress
+from fer_deploy.labels import FER2013, understand
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +57,7 @@ class Survey:
         return bands
 
 
-def survey_data(request: DataRequest, *, workspace: Path = Path(), progress: Progress | None = None) -> Survey:
+def survey_data(request: DataRequest, *, workspace: Path = Path(), progress: Progress = no_progress) -> Survey:
     """Summarise a data set, whether or not `train` would take it.
 
     Args:
@@ -77,44 +70,22 @@ def survey_data(request: DataRequest, *, workspace: Path = Path(), progress: Pro
     """
     found = find_data(request.source, workspace=workspace)
     if found is None:
-        dataset = load_dataset(request, workspace=workspace)
-        return Survey(replace(summarise(dataset), label_source="drawn faces"), _from_dataset(dataset))
+        dataset = load_dataset(request, workspace=workspace, progress=progress)
+        return Survey(summarise(dataset), _from_dataset(dataset))
     try:
         dataset = load_dataset(request, workspace=workspace, progress=progress)
     except DataError as error:
-        try:
-            listing = _listing(found)
-        except DataError:
-            raise error from None
-        return _survey_refused(listing, request, error, progress)
-    try:
-        return _survey_loaded(dataset, _listing(found), request)
-    except DataError:
-        return Survey(summarise(dataset), _from_dataset(dataset))
+        return _survey_refused(_listing(found), request, error, progress)
+    listing = _listing(found)
+    place_of_row = dict(zip(listing.rows.tolist(), listing.places, strict=True))
+    summary = summarise(dataset, place_of_row=lambda row: place_of_row.get(row, f"row {row}"))
+    return Survey(replace(summary, left_out=dict(listing.left_out.counts)), _from_dataset(dataset))
 
 
 def _listing(found: Found) -> Listing:
     with source_errors(found.name):
         listing = found.read()
-    if not isinstance(listing, Listing):  # until all readers return listings
-        raise DataError(f"{found.name} has no listing")
     return replace(listing, notes=(*found.notes, *listing.notes))
-
-
-def _survey_loaded(dataset: Dataset, listing: Listing, request: DataRequest) -> Survey:
-    """Summarise data that was loaded, with what only its listing knows."""
-    understood = understand(
-        listing.labels, declared=listing.declared, label_map=request.labels, name=listing.name, places=None
-    )
-    place_of_row = dict(zip(listing.rows.tolist(), listing.places, strict=True))
-    summary = summarise(dataset, place_of_row=lambda row: place_of_row.get(row, f"row {row}"))
-    summary = replace(
-        summary,
-        label_source=understood.source,
-        colour=_colour_of_sample(listing),
-        left_out=dict(listing.left_out.counts),
-    )
-    return Survey(summary, _from_dataset(dataset))
 
 
 def _from_dataset(dataset: Dataset) -> Callable[[int, int], list[NDArray[np.uint8]]]:
@@ -128,25 +99,6 @@ def _from_dataset(dataset: Dataset) -> Callable[[int, int], list[NDArray[np.uint
         return [faces.pictures[place] for faces, place in chosen]
 
     return pictures_of
-
-
-def _colour_of_sample(listing: Listing) -> Colour | None:
-    read = listing.pictures.read
-    if read is None:
-        return None
-    looked_at = colour = 0
-    for place in spread(len(listing), COLOUR_SAMPLE).tolist():
-        try:
-            pixels = read_picture(read(place), name=listing.places[place], maximum_pixels=MOST_PIXELS).pixels
-        except DataError:  # left out when the data set was loaded
-            continue
-        looked_at += 1
-        colour += _has_colour(pixels)
-    return Colour(looked_at, colour)
-
-
-def _has_colour(pixels: NDArray[np.uint8]) -> bool:
-    return bool((pixels != pixels[:, :, :1]).any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,42 +115,43 @@ class _Seen:
 def _look(listing: Listing, place: int) -> _Seen | Unreadable:
     """Decode one picture of a listing; its pixels are not kept."""
     try:
-        grey, colour = _decoded(listing, place)
+        decoded = _decoded(listing, place)
     except DataError as error:
         return Unreadable(listing.places[place], str(error))
+    grey = decoded.grey
     key = hashlib.sha256(b"%d %d " % grey.shape + grey.tobytes()).digest()
     (one,) = perceptual_hashes([(np.zeros(1, np.int64), grey[None])], 1)
-    return _Seen(key, one, (grey.shape[0], grey.shape[1]), bool(is_blank(grey[None])[0]), colour)
+    return _Seen(key, one, (grey.shape[0], grey.shape[1]), bool(is_blank(grey[None])[0]), decoded.colour)
 
 
-def _decoded(listing: Listing, place: int) -> tuple[NDArray[np.uint8], bool]:
-    """A picture as grey, uint8 (height, width), and whether it has colour. DataError if it cannot be read."""
+def _decoded(listing: Listing, place: int) -> Decoded:
+    """A picture as grey values. DataError if it cannot be read."""
     if listing.pictures.pixels is not None:
-        return listing.pictures.pixels[place], False
+        return Decoded(listing.pictures.pixels[place], colour=False, reduced=False)
     assert listing.pictures.read is not None
-    with source_errors(listing.places[place]):
+    name = printable(listing.places[place])
+    with source_errors(name):
         content = listing.pictures.read(place)
-    pixels = read_picture(content, name=listing.places[place], maximum_pixels=MOST_PIXELS).pixels
-    return to_grey(pixels), _has_colour(pixels)
+    return decode(content, name)
 
 
-def _survey_refused(listing: Listing, request: DataRequest, refusal: DataError, progress: Progress | None) -> Survey:
+def _survey_refused(listing: Listing, request: DataRequest, refusal: DataError, progress: Progress) -> Survey:
     """Summarise data that `train` would refuse, from its listing alone."""
     labels, numbers, source, problems = _labels_of(listing, request)
     seen: list[_Seen] = []
     readable: list[int] = []
     unreadable: list[Unreadable] = []
-    with ThreadPoolExecutor(available_cores()) as pool:
-        looked = pool.map(lambda place: _look(listing, place), range(len(listing)), chunksize=16)
-        for place, result in enumerate(looked):
-            if progress is not None:
-                progress("looking at pictures", place + 1, len(listing))
-            if isinstance(result, Unreadable):
-                unreadable.append(result)
-            elif numbers[place] >= 0:
-                seen.append(result)
-                readable.append(place)
+    looked = in_order(lambda place: _look(listing, place), len(listing), what="looking at pictures", progress=progress)
+    for place, result in enumerate(looked):
+        if isinstance(result, Unreadable):
+            unreadable.append(result)
+        elif numbers[place] >= 0:
+            seen.append(result)
+            readable.append(place)
     names = (*SPLITS, UNSTATED)
+    if unreadable:
+        count = f"{len(unreadable):,} of {len(listing):,} pictures cannot be read"
+        problems.append(f"{listing.name}: {count}: replace or remove them")
     kept = np.array(readable, np.int64)
     splits = np.array([names.index(listing.splits[place] or UNSTATED) for place in readable], np.int64)
     placed = Placed(names, splits, numbers[kept], lambda place: listing.places[readable[place]])
@@ -215,28 +168,29 @@ def _survey_refused(listing: Listing, request: DataRequest, refusal: DataError, 
             if len(here := placed.labels[splits == number])
         ),
         sizes=sizes_of(np.array([each.size for each in seen], np.int64).reshape(-1, 2)),
-        colour=None if listing.pictures.read is None else Colour(len(seen), sum(each.colour for each in seen)),
+        colour=None if listing.pictures.read is None else sum(each.colour for each in seen),
         blank=sum(each.blank for each in seen),
         copies=copies,
         near_copies=near,
         unreadable=tuple(unreadable),
         left_out=dict(listing.left_out.counts),
         notes=listing.notes,
-        problems=tuple(dict.fromkeys((str(refusal), *problems))),
+        problems=tuple(problems) or (str(refusal),),
     )
 
     def pictures_of(label: int, wanted: int) -> list[NDArray[np.uint8]]:
         places = kept[placed.labels == label]
-        return [_decoded(listing, place)[0] for place in places[spread(len(places), wanted)].tolist()]
+        return [_decoded(listing, place).grey for place in places[spread(len(places), wanted)].tolist()]
 
     return Survey(summary, pictures_of)
 
 
-def _labels_of(listing: Listing, request: DataRequest) -> tuple[tuple[str, ...], NDArray[np.int64], str, Sequence[str]]:
+def _labels_of(listing: Listing, request: DataRequest) -> tuple[tuple[str, ...], NDArray[np.int64], str, list[str]]:
     """The labels, each picture's class, where they come from, and what is wrong with them."""
+    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
     try:
         understood = understand(
-            listing.labels, declared=listing.declared, label_map=request.labels, name=listing.name, places=None
+            listing.labels, declared=listing.declared, label_map=label_map, name=listing.name, places=listing.places
         )
     except DataError as error:
         raw = tuple(sorted(Counter(listing.labels)))
