@@ -30,8 +30,10 @@ def test_json():
 """
 
 
-def run_pytest(*words: str, seconds: float, folder: Path) -> subprocess.CompletedProcess[str]:
-    paths = ":".join(map(str, (ROOT / "fuzz", ROOT, ROOT / "tests")))
+def run_pytest(
+    *words: str, seconds: float, folder: Path, first: Path = ROOT / "fuzz"
+) -> subprocess.CompletedProcess[str]:
+    paths = ":".join(map(str, (first, ROOT / "fuzz", ROOT, ROOT / "tests")))
     environment = {**os.environ, "FUZZ_SECONDS": str(seconds), "PYTHONPATH": paths, "FUZZ_KEPT": str(folder / "kept")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
@@ -51,3 +53,14 @@ def test_a_check_can_run(tmp_path: Path) -> None:
     done = run_pytest(str(ROOT / "fuzz" / "test_models.py"), "-k", "names", seconds=0.5, folder=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_a_crash_of_the_runtime_is_counted_and_its_file_kept(tmp_path: Path) -> None:
+    fake = tmp_path / "first" / "onnxruntime" / "__init__.py"
+    fake.parent.mkdir(parents=True)
+    fake.write_text("import os\nos.abort()\n")
+    check = str(ROOT / "fuzz" / "test_runtime.py")
+    done = run_pytest(check, "-s", seconds=0.01, folder=tmp_path, first=tmp_path / "first")
+    assert done.returncode == 0, done.stdout
+    assert "crashed or hung the runtime, kept" in done.stdout
+    assert list((tmp_path / "kept" / "runtime").glob("*.onnx"))
