@@ -25,6 +25,9 @@ RANK_CONSTANT = 60
 MIRROR = "~mirror"
 """The end of a member's name if the run sees the mirrored face: `B~mirror`."""
 
+CALIBRATION_BINS = 15
+"""Equal-width confidence bins of the calibration error, as many as in Guo et al. 2017 (arXiv:1706.04599)."""
+
 LEAST_PROBABILITY = 1e-30
 """Smaller probabilities are raised to this before their logarithm is taken."""
 STUDY_SOURCE = "the study, searched on PrivateTest"
@@ -295,6 +298,53 @@ def fit_adaptive_temperature(probabilities: ArrayLike, labels: ArrayLike) -> Ada
     # The correlation rises with the slope: at 0 or above there is nothing to correct.
     slope = 0.0 if correlation(0.0) >= 0 else round(_root(correlation, 0.0, 1.0), 4)
     return AdaptiveTemperature(round(base_for(slope), 4), slope)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Answers whose confidence lies in (low, high]: their number, mean confidence and accuracy (None if empty)."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+def reliability(
+    probabilities: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = CALIBRATION_BINS
+) -> tuple[CalibrationBin, ...]:
+    """Group answers by the largest probability into `bins` bins (low, high] of equal width."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    groups = []
+    for index in range(bins):
+        inside = place == index
+        count = int(np.count_nonzero(inside))
+        groups.append(
+            CalibrationBin(
+                low=index / bins,
+                high=(index + 1) / bins,
+                count=count,
+                confidence=float(confidence[inside].mean()) if count else None,
+                accuracy=float(correct[inside].mean()) if count else None,
+            )
+        )
+    return tuple(groups)
+
+
+def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy, weighted by the bins' counts."""
+    total = sum(group.count for group in bins)
+    return (
+        sum(
+            group.count * abs(group.confidence - group.accuracy)
+            for group in bins
+            if group.confidence is not None and group.accuracy is not None
+        )
+        / total
+    )
 
 
 def _logarithms(probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

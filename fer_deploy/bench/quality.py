@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_deploy.ensemble import CALIBRATION_BINS as CALIBRATION_BINS
+from fer_deploy.ensemble import CalibrationBin as CalibrationBin
+from fer_deploy.ensemble import calibration_error as calibration_error
+from fer_deploy.ensemble import reliability as reliability
 from fer_deploy.errors import DataError
 
 Z_95 = 1.959963984540054
 """The 97.5 % point of the standard normal distribution, for a two-sided 95 % interval."""
-
-CALIBRATION_BINS = 15
-"""Equal-width confidence bins of the calibration error, as many as in Guo et al. 2017 (arXiv:1706.04599)."""
 
 UNANIMITY_BANDS: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.0))
 """Bands [low, high) of the share of FER+ annotators who chose the most frequent answer; the last includes 1."""
@@ -47,17 +48,6 @@ class Accuracy:
         hits = int(np.count_nonzero(correct))
         low, high = wilson_interval(hits, count)
         return cls(value=hits / count, low=low, high=high, count=count)
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """Answers whose confidence lies in (low, high]: their number, mean confidence and accuracy (None if empty)."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -173,42 +163,6 @@ def macro_f1(confusion: NDArray[np.int64]) -> float:
     total = confusion.sum(axis=0) + confusion.sum(axis=1)
     met = total > 0
     return float(np.mean(2 * hits[met] / total[met]))
-
-
-def reliability(
-    probabilities: NDArray[np.floating], labels: NDArray[np.integer], *, bins: int = CALIBRATION_BINS
-) -> tuple[CalibrationBin, ...]:
-    """Group answers by the largest probability into `bins` bins (low, high] of equal width."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    groups = []
-    for index in range(bins):
-        inside = place == index
-        count = int(np.count_nonzero(inside))
-        groups.append(
-            CalibrationBin(
-                low=index / bins,
-                high=(index + 1) / bins,
-                count=count,
-                confidence=float(confidence[inside].mean()) if count else None,
-                accuracy=float(correct[inside].mean()) if count else None,
-            )
-        )
-    return tuple(groups)
-
-
-def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy, weighted by the bins' counts."""
-    total = sum(group.count for group in bins)
-    return (
-        sum(
-            group.count * abs(group.confidence - group.accuracy)
-            for group in bins
-            if group.confidence is not None and group.accuracy is not None
-        )
-        / total
-    )
 
 
 def accuracy_by_unanimity(correct: NDArray[np.bool_], votes: NDArray[np.integer]) -> tuple[UnanimityBand, ...]:

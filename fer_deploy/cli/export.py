@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from fer_deploy.ensemble import Fusion
     from fer_deploy.export.metadata import ExportedFile
-    from fer_deploy.faces import DataRequest
+    from fer_deploy.export.plan import Plan
+    from fer_deploy.faces import DataRequest, Dataset
 
 EPILOG = """\b
 Examples:
@@ -117,6 +118,13 @@ def _read_precisions(context: click.Context, parameter: click.Parameter, value: 
 @click.option("--static", "shape", callback=_read_shape, metavar="1x48x48", help="Fix batch, height and width.")
 @data_options
 @workspace_option
+@click.option(
+    "--license",
+    "license_text",
+    metavar="TEXT",
+    help="The weights' licence, written into the file: an SPDX identifier or a line of text. Default: research use for "
+    "runs on FER2013, none stated for other data.",
+)
 @click.option("--card", is_flag=True, help="Also write a Hugging Face model card and upload folder.")
 @click.option("--strict", is_flag=True, help="Treat every warning as an error.")
 def command(
@@ -131,6 +139,7 @@ def command(
     shape: Shape,
     data: DataRequest,
     workspace: Path,
+    license_text: str | None,
     card: bool,
     strict: bool,
 ) -> None:
@@ -163,7 +172,6 @@ def command(
             export_plan,
             folder=workspace / "exports",
             precisions=precisions,
-            data=dataset,
             shape=shape,
             tune_epochs=tune_epochs or 0,
             warn=warn,
@@ -174,7 +182,13 @@ def command(
             plans += [plan_fusion(members, progress=progress) for members in ensembles]
             if stem is not None:
                 plans = [plan.renamed(stem) for plan in plans]
-            files = [file for plan in plans for file in write(plan, progress=progress)]
+            if license_text is not None:
+                plans = [plan.licensed(license_text) for plan in plans]
+            files = [
+                file
+                for plan in plans
+                for file in write(plan, data=_data_for(plan, dataset, data, warn), progress=progress)
+            ]
         _show(console, files)
         if card:
             _write_cards(console, files, folder=workspace / "exports")
@@ -191,6 +205,14 @@ def _warn(console: Console, strict: bool, message: str) -> None:
     if strict:
         raise ExportError(f"{message} (--strict)")
     console.print(f"[yellow]note:[/] {escape(printable(message))}", highlight=False)
+
+
+def _data_for(plan: Plan, dataset: Dataset | None, data: DataRequest, warn: Callable[[str], None]) -> Dataset | None:
+    """The faces for a plan's files. Data that nobody asked for by name is left out where its labels are others."""
+    if dataset is None or data.source is not None or dataset.labels == plan.labels:
+        return dataset
+    warn(f"{plan.name}: it has other labels than {dataset.name}, which is not used: give its own data with --data")
+    return None
 
 
 def _complete_runs(workspace: Path, warn: Callable[[str], None]) -> list[str]:

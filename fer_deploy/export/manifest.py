@@ -73,6 +73,10 @@ class CardRecord:
     accuracy: float | None
     """On the test split, 0 to 1; None where it was not measured."""
     accuracy_split: str | None
+    recall: Mapping[str, float | None]
+    """By label: the share of its test faces that are classified correctly. Empty where it was not measured."""
+    calibration_error: float | None
+    """The expected calibration error on the test split; None where it was not measured."""
     faces_from: str
     """The split on which parity was checked."""
     parity_accuracy: float
@@ -126,6 +130,10 @@ class Manifest:
             fusion=entry.choice("fusion", ("wap", "rrf")),
             accuracy=entry.number("accuracy", least=0, most=1) if entry.has("accuracy") else None,
             accuracy_split=entry.text("accuracy_split") if entry.has("accuracy_split") else None,
+            recall=entry.recall(),
+            calibration_error=(
+                entry.number("calibration_error", least=0, most=1) if entry.has("calibration_error") else None
+            ),
             faces_from=parity.text("faces_from"),
             parity_accuracy=parity.number("accuracy", least=0, most=1),
             max_difference=parity.number("max_difference", least=0, most=1),
@@ -185,6 +193,15 @@ class _Values:
             return check_labels(self.texts("labels"))
         except ValueError as error:
             raise self._error(f"labels: {error}") from None
+
+    def recall(self) -> dict[str, float | None]:
+        """Each label's recall, in the order of the labels; empty where there is none."""
+        if not self.has("recall"):
+            return {}
+        inner, labels = self.inner("recall"), self.labels()
+        if sorted(inner.names()) != sorted(labels):
+            raise self._error("recall must have one value for each label")
+        return {label: inner.number(label, least=0, most=1) if inner.has(label) else None for label in labels}
 
     def sha256(self, key: str) -> str:
         value = self.text(key)

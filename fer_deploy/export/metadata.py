@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fer_deploy
 from fer_deploy.emotions import EMOTIONS
-from fer_deploy.ensemble import Fusion, Weights
+from fer_deploy.ensemble import Fusion, Weights, calibration_error, reliability
 from fer_deploy.export.golden import GOLDEN_TOLERANCES
 from fer_deploy.export.parity import Parity
-from fer_deploy.export.plan import Plan
-from fer_deploy.training.run import Run
-
-LICENSE = "Apache-2.0"
-"""The licence of code and weights. The training data has terms of its own."""
+from fer_deploy.export.plan import Plan, data_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +34,43 @@ class ExportedFile:
     fusion: Fusion
     gflops: float
     parity: Parity
-    accuracy: float | None
-    """Accuracy of the file itself on the test split, 0 to 1; None without data."""
+    quality: Quality | None
+    """Of the file itself on the test split; None without data."""
     accuracy_split: str | None
     note: str = ""
     """For int8: how the file was quantised, and its speed compared with fp32."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy of the file itself on the test split, 0 to 1; None without data."""
+        return self.quality.accuracy if self.quality else None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A file's answers on the test split."""
+
+    accuracy: float
+    """0 to 1."""
+    recall: tuple[float | None, ...]
+    """The share of each label's faces that are classified correctly; None where the split has no face of it."""
+    calibration_error: float
+    """The expected calibration error, see `ensemble.calibration_error`."""
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> Self:
+        """From probabilities (n, classes) and the faces' labels (n,), n at least 1."""
+        correct = probabilities.argmax(axis=1) == labels
+        classes = (correct[labels == label] for label in range(probabilities.shape[1]))
+        recall = tuple(float(some.mean()) if len(some) else None for some in classes)
+        return cls(float(correct.mean()), recall, calibration_error(reliability(probabilities, labels)))
 
 
 def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
     """The file's `metadata_props`, by key. `write` adds the accuracy where it was measured."""
     runs = [member.run for member in plan.members]
     trained_on = dict.fromkeys(
-        _data_name(run) + (" with FER+ labels" if run.recipe.labels == "ferplus" else "") for run in runs
+        data_name(run) + (" with FER+ labels" if run.recipe.labels == "ferplus" else "") for run in runs
     )
     return {
         "labels": json.dumps(list(plan.labels), ensure_ascii=False),
@@ -64,7 +85,7 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
         "gflops": f"{plan.gflops:.6f}",
         "trained_on": ", ".join(trained_on),
         "weights_sha256": json.dumps([run.weights_sha256 for run in runs]),
-        "license": LICENSE,
+        **({"license": plan.license} if plan.license else {}),
         "ferdeploy_version": fer_deploy.__version__,
         # ONNX's own keys for pictures: https://github.com/onnx/onnx/blob/main/docs/MetadataProps.md
         "Image.BitmapPixelFormat": "Rgb8",
@@ -73,9 +94,12 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
     }
 
 
-def _data_name(run: Run) -> str:
-    data = run.record.get("data")
-    return str(data.get("name", "unknown")) if isinstance(data, dict) else "unknown"
+def quality_entry(quality: Quality | None, labels: Sequence[str]) -> dict[str, Any]:
+    """What the manifest records of a file's quality besides its accuracy."""
+    if quality is None:
+        return {}
+    recall = dict(zip(labels, quality.recall, strict=True))
+    return {"recall": recall, "calibration_error": quality.calibration_error}
 
 
 def manifest_entry(exported: ExportedFile, plan: Plan, golden: Mapping[str, NDArray[np.float32]]) -> dict[str, Any]:
@@ -95,6 +119,7 @@ def manifest_entry(exported: ExportedFile, plan: Plan, golden: Mapping[str, NDAr
         "weights_sha256": [member.run.weights_sha256 for member in plan.members],
         "accuracy": exported.accuracy,
         "accuracy_split": exported.accuracy_split,
+        **quality_entry(exported.quality, plan.labels),
         "parity": exported.parity.as_dict(),
         "golden": {
             "tolerance": GOLDEN_TOLERANCES[exported.precision],

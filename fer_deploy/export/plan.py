@@ -38,6 +38,11 @@ SEARCH_STEP = 0.05
 COARSE_SEARCH_STEP = 0.1
 """The step from five members on: in steps of .05 five weights have 10,626 combinations, in steps of .1 1,001."""
 
+FER2013_LICENSE = "Apache-2.0 (code); weights for research use, see the data's terms"
+"""The licence of files whose runs learned from FER2013 alone, unless another is stated."""
+MAXIMUM_LICENSE = 200
+"""Characters of a licence."""
+
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
@@ -77,6 +82,8 @@ class Plan:
     """The file's stem, where it differs from the members' names."""
     calibration: AdaptiveTemperature | None = None
     """Applied to the fused probabilities, as the last step."""
+    stated_license: str | None = None
+    """The licence of the weights as their owner states it; None where nothing was stated."""
 
     def __post_init__(self) -> None:
         first, *others = self.members
@@ -104,6 +111,19 @@ class Plan:
                 f"a file can't be called {name!r}: use letters, digits and . _ + ~ -, no precision at the end"
             )
         return replace(self, called=name)
+
+    def licensed(self, text: str) -> Plan:
+        """The same plan with a licence: an SPDX identifier or any text of one line. ExportError for other text."""
+        if not 1 <= len(text.strip()) <= MAXIMUM_LICENSE or not text.isprintable():
+            raise ExportError(f"a licence is one line of 1 to {MAXIMUM_LICENSE} printable characters: {text[:40]!r}")
+        return replace(self, stated_license=text.strip())
+
+    @property
+    def license(self) -> str | None:
+        """The stated licence, else that of weights learned from FER2013 alone, else None: nothing is claimed."""
+        if self.stated_license is None and all(is_fer2013(data_name(member.run)) for member in self.members):
+            return FER2013_LICENSE
+        return self.stated_license
 
     @property
     def gflops(self) -> float:
@@ -189,6 +209,7 @@ def plan_ensemble(
         return plan
     if data is None:
         raise ExportError("--search needs faces: give --data, or set $FERDEPLOY_DATA")
+    check_labels_of(data, plan)
     return replace(plan, weights=_searched_weights(plan, data, progress=progress))
 
 
@@ -240,6 +261,25 @@ def plan_of_file(contract: ModelContract, *, workspace: Path) -> Plan:
             "export it again"
         )
     return plan
+
+
+def data_name(run: Run) -> str:
+    """The name of the data that a run was trained on."""
+    return str((run.record.get("data") or {}).get("name", "unknown"))
+
+
+def is_fer2013(name: str) -> bool:
+    """Whether a data set's name is FER2013's, whole or with a share of its training faces."""
+    return name == "FER2013" or name.startswith(("FER2013,", "FER2013 with"))
+
+
+def check_labels_of(data: Dataset, plan: Plan) -> None:
+    """ExportError if the data has other labels than the plan, or the same in another order."""
+    if data.labels != plan.labels:
+        raise ExportError(
+            f"{plan.name} has the labels {listed(plan.labels)}, and {data.name} {listed(data.labels)}: give the data "
+            "that it was trained on, with the same --labels"
+        )
 
 
 def _planned_member(name: str, *, workspace: Path) -> PlannedMember:

@@ -22,18 +22,17 @@ from fer_deploy.export.int8.race import describe_race, race
 from fer_deploy.export.int8.search import CALIBRATION_FACES, Int8Result, search_int8, spread
 from fer_deploy.export.int8.tune import tune_for_int8
 from fer_deploy.export.manifest import publish, read_manifest
-from fer_deploy.export.metadata import ExportedFile, file_metadata, manifest_entry
+from fer_deploy.export.metadata import ExportedFile, Quality, file_metadata, manifest_entry
 from fer_deploy.export.parity import (
     Parity,
     Reference,
-    accuracy_of,
     answers_of,
     check_parity,
     sized,
 )
 from fer_deploy.export.passes import run_passes
 from fer_deploy.export.passes.half import store_half
-from fer_deploy.export.plan import Plan, listed
+from fer_deploy.export.plan import Plan, check_labels_of
 from fer_deploy.faces.dataset import Dataset, Faces
 from fer_deploy.faces.synthetic import synthetic_faces
 from fer_deploy.model.contract import INPUT_NAME, check_model_bytes
@@ -72,7 +71,7 @@ class Gate:
         reference = Reference(classifier, faces, progress=progress)
         # On drawn faces almost every answer is right: a temperature fitted to them would magnify rounding errors
         # beyond parity's tolerance.
-        if data is not None and data.official and plan.fusion == "wap" and plan.calibration is None:
+        if plan.calibration is None and _is_calibrated(plan, data):
             plan = replace(plan, calibration=_fit_calibration(plan, reference, faces))
             classifier.calibration = plan.calibration
         return cls(plan, classifier, reference, faces, faces_from, data, shape, progress)
@@ -157,11 +156,8 @@ def export_plan(
 
 def _check_request(plan: Plan, precisions: Sequence[str], *, data: Dataset | None) -> None:
     """ExportError for what can't be written, whatever the network."""
-    if data is not None and data.labels != plan.labels:
-        raise ExportError(
-            f"{plan.name} has the labels {listed(plan.labels)}, and {data.name} {listed(data.labels)}: give the data "
-            "that it was trained on, with the same --labels"
-        )
+    if data is not None:
+        check_labels_of(data, plan)
     unknown = [precision for precision in precisions if precision not in PRECISIONS]
     if unknown:
         raise ExportError(f"there is no precision {unknown[0]!r}: choose from {', '.join(PRECISIONS)}")
@@ -182,7 +178,21 @@ def _warnings(plan: Plan, data: Dataset | None) -> list[str]:
             warnings.append(
                 f"{plan.name}: {member.name} has weight 0, so it costs time and changes nothing: export without it"
             )
+    for member in plan.members:
+        if member.fitted is None and not member.run.record.get("temperature") and not _is_calibrated(plan, data):
+            warnings.append(f"{plan.name}: {member.name} has no temperature, so its probabilities are not calibrated")
+        recorded = member.run.record.get("data") or {}
+        if data and recorded.get("name") == data.name and recorded.get("sha256", data.sha256) != data.sha256:
+            warnings.append(
+                f"{plan.name}: {data.name} has other faces, labels or splits than when {member.run.name} was trained, "
+                "so faces that it learned from may be scored: give the same --labels and --split"
+            )
     return warnings
+
+
+def _is_calibrated(plan: Plan, data: Dataset | None) -> bool:
+    """Whether the files of a plan end in an adaptive temperature."""
+    return plan.calibration is not None or (data is not None and data.official and plan.fusion == "wap")
 
 
 def _in_precision(
@@ -259,9 +269,9 @@ def _write_file(
     plan = gate.plan
     name = ModelName(plan.name, gate.shape, precision).file_name
     metadata = file_metadata(plan, precision)
-    accuracy, split = _score(model, gate)
-    if accuracy is not None:
-        metadata |= {"accuracy": f"{accuracy:.6f}", "accuracy_split": str(split)}
+    quality, split = _score(model, gate)
+    if quality is not None:
+        metadata |= {"accuracy": f"{quality.accuracy:.6f}", "accuracy_split": str(split)}
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString(deterministic=True)
@@ -283,7 +293,7 @@ def _write_file(
         fusion=plan.fusion,
         gflops=plan.gflops,
         parity=parity,
-        accuracy=accuracy,
+        quality=quality,
         accuracy_split=split,
         note=note,
     )
@@ -291,8 +301,8 @@ def _write_file(
     return exported
 
 
-def _score(model: onnx.ModelProto, gate: Gate) -> tuple[float | None, str | None]:
-    """The model's accuracy on the test split and the split's name. No accuracy where the faces have no FER+ votes."""
+def _score(model: onnx.ModelProto, gate: Gate) -> tuple[Quality | None, str | None]:
+    """The model's quality on the test split and the split's name. No quality where the faces have no FER+ votes."""
     data = gate.data
     if data is None:
         return None, None
@@ -303,7 +313,7 @@ def _score(model: onnx.ModelProto, gate: Gate) -> tuple[float | None, str | None
     if faces is None:
         return None, split
     content = model.SerializeToString(deterministic=True)
-    return accuracy_of(answers_of(content, faces, progress=gate.progress), faces), split
+    return Quality.of(answers_of(content, faces, progress=gate.progress), faces.labels), split
 
 
 def _fit_calibration(plan: Plan, reference: Reference, faces: Faces) -> AdaptiveTemperature | None:
