@@ -3,8 +3,8 @@
     python benchmarks/restamp.py
 
 Each file of `exports/` gets the metadata that `ferdeploy export` would write now, with the accuracy that it was
-released with. The manifest gets the new hash and size and, from `benchmarks/report.json`, the recall and calibration that its
-card shows. Golden vectors stay as they are. The copy inside the package is replaced with its file.
+released with. The manifest gets the new hash and size and, from `benchmarks/report.json`, the recall and calibration
+that its card shows. Golden vectors stay as they are. The copy inside the package is replaced with its file.
 """
 
 from __future__ import annotations

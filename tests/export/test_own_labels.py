@@ -36,7 +36,7 @@ def _few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def own() -> Dataset:
     """Three labels, pictures of two sizes that are not the network's."""
-    return own_dataset(VALENCE, training=300, sizes=(48,))
+    return own_dataset(VALENCE, training=300, sizes=(64, 56))
 
 
 @pytest.fixture(scope="module")

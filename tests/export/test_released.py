@@ -23,7 +23,7 @@ from fer_deploy.export.int8.quantise import to_int8
 from fer_deploy.export.int8.ranges import Int8Settings, activation_ranges
 from fer_deploy.export.int8.search import CALIBRATION_FACES
 from fer_deploy.export.metadata import file_metadata
-from fer_deploy.export.plan import Plan, plan_of_file
+from fer_deploy.export.plan import FER2013_LICENSE, Plan, plan_of_file
 from fer_deploy.faces import Dataset
 from fer_deploy.model.contract import ModelContract, check_model_file
 
@@ -88,6 +88,11 @@ def _finished(model: onnx.ModelProto, plan: Plan, contract: ModelContract) -> by
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("name", [*released("fp32"), *released("int8")])
+def test_a_released_file_says_that_its_weights_are_for_research(name: str) -> None:
+    assert check_model_file(ROOT / "exports" / name).metadata["license"] == FER2013_LICENSE
 
 
 def test_the_chosen_released_files_are_present() -> None:
