@@ -34,7 +34,7 @@ class ExportedFile:
     fusion: Fusion
     gflops: float
     parity: Parity
-    quality: Quality | None
+    quality: FileQuality | None
     """Of the file itself on the test split; None without data."""
     accuracy_split: str | None
     note: str = ""
@@ -47,7 +47,7 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
-class Quality:
+class FileQuality:
     """A file's answers on the test split."""
 
     accuracy: float
@@ -94,7 +94,7 @@ def file_metadata(plan: Plan, precision: str) -> dict[str, str]:
     }
 
 
-def quality_entry(quality: Quality | None, labels: Sequence[str]) -> dict[str, Any]:
+def quality_entry(quality: FileQuality | None, labels: Sequence[str]) -> dict[str, Any]:
     """What the manifest records of a file's quality besides its accuracy."""
     if quality is None:
         return {}

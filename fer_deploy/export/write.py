@@ -22,7 +22,7 @@ from fer_deploy.export.int8.race import describe_race, race
 from fer_deploy.export.int8.search import CALIBRATION_FACES, Int8Result, search_int8, spread
 from fer_deploy.export.int8.tune import tune_for_int8
 from fer_deploy.export.manifest import publish, read_manifest
-from fer_deploy.export.metadata import ExportedFile, Quality, file_metadata, manifest_entry
+from fer_deploy.export.metadata import ExportedFile, FileQuality, file_metadata, manifest_entry
 from fer_deploy.export.parity import (
     Parity,
     Reference,
@@ -301,7 +301,7 @@ def _write_file(
     return exported
 
 
-def _score(model: onnx.ModelProto, gate: Gate) -> tuple[Quality | None, str | None]:
+def _score(model: onnx.ModelProto, gate: Gate) -> tuple[FileQuality | None, str | None]:
     """The model's quality on the test split and the split's name. No quality where the faces have no FER+ votes."""
     data = gate.data
     if data is None:
@@ -313,7 +313,7 @@ def _score(model: onnx.ModelProto, gate: Gate) -> tuple[Quality | None, str | No
     if faces is None:
         return None, split
     content = model.SerializeToString(deterministic=True)
-    return Quality.of(answers_of(content, faces, progress=gate.progress), faces.labels), split
+    return FileQuality.of(answers_of(content, faces, progress=gate.progress), faces.labels), split
 
 
 def _fit_calibration(plan: Plan, reference: Reference, faces: Faces) -> AdaptiveTemperature | None:
