@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_deploy.bench.report import Load
+from fer_deploy.bench.report import SIDE, Load
 from fer_deploy.bench.subjects import Subject, find_subjects
 from fer_deploy.errors import FerDeployError, MeasurementError, one_line
 from fer_deploy.machine import peak_memory_bytes
@@ -52,10 +52,10 @@ def main(workspace: str, name: str, precision: str, engine: str, threads: str) -
         subjects = find_subjects([name], workspace=Path(workspace))
         subject = next(subject for subject in subjects if subject.precision == precision)
         _import_engine(engine)
-        face = np.full((1, 48, 48, 3), 128, dtype=np.uint8)
         start = time.perf_counter_ns()
         session = open_session(subject, engine, threads=int(threads))
         loaded = time.perf_counter_ns()
+        face = np.full((1, session.axes.height or SIDE, session.axes.width or SIDE, 3), 128, dtype=np.uint8)
         session.download(session.compute(session.upload(pad_batch(face, session.fixed_batch))))
         session.synchronise()
         answered = time.perf_counter_ns()

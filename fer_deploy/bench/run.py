@@ -46,7 +46,7 @@ from fer_deploy.bench.peers.environment import prepare
 from fer_deploy.bench.peers.process import PeerProcess
 from fer_deploy.bench.probe import run_probe
 from fer_deploy.bench.quality import Quality, agreement, mcnemar
-from fer_deploy.bench.report import OK, PEER, Load, Pair, Report, Row, digits
+from fer_deploy.bench.report import OK, PEER, SIDE, Load, Pair, Report, Row, digits
 from fer_deploy.bench.scoring import ScoredFaces, faces_to_time, score_images
 from fer_deploy.bench.subjects import Subject, failure_text, find_subjects
 from fer_deploy.emotions import EMOTIONS
@@ -223,13 +223,15 @@ def _open(entries: Sequence[_Entry], plan: BenchPlan, processes: ExitStack, step
 
 def _score(entries: Sequence[_Entry], scored: ScoredFaces | None, step: Progress) -> None:
     """Score every entry; without data, only check that each gives one probability distribution per face."""
-    noise = np.random.default_rng(0).integers(0, 256, (3, 48, 48), np.uint8)
+    random = np.random.default_rng(0)
     for index, entry in enumerate(entries):
         if entry.session is None:
             continue
         step(f"scoring {entry.label}", index, len(entries))
         try:
             if scored is None:
+                axes = entry.session.axes
+                noise = random.integers(0, 256, (3, axes.height or SIDE, axes.width or SIDE), np.uint8)
                 score_images(entry.session, noise, classes=len(entry.subject.labels))
                 continue
             entry.probabilities = scored.score(entry.subject, entry.session)
@@ -278,8 +280,7 @@ def _time(entries: Sequence[_Entry], scored: ScoredFaces | None, plan: BenchPlan
         entry.throughput = rate if isinstance(rate, Throughput) else None
     if scored is None or (own_size := scored.timed_at_own_size) is None:
         return
-    # other packages are timed on faces of 48x48 only
-    timed, streams = _streams([entry for entry in entries if entry.peer is None], rgb(own_size))
+    timed, streams = _streams(entries, rgb(own_size))
     what = f"timing single faces of {scored.data.size}"
     latencies = measure_latency(
         streams, threads=plan.threads, plan=plan.latency, progress=lambda done, total: step(what, done, total)
@@ -292,11 +293,11 @@ def _time(entries: Sequence[_Entry], scored: ScoredFaces | None, plan: BenchPlan
 
 
 def _streams(entries: Sequence[_Entry], faces: NDArray[np.uint8]) -> tuple[list[_Entry], list[Stream]]:
-    """The opened entries that can be timed on RGB faces, and their streams; the others fail with the reason."""
+    """The opened entries that take RGB faces of this size, and their streams; one that cannot be timed fails."""
     timed: list[_Entry] = []
     streams: list[Stream] = []
     for entry in entries:
-        if entry.session is None:
+        if entry.session is None or not entry.session.axes.accept(*faces.shape[1:3]):
             continue
         try:
             streams.append(_stream(entry, faces))
@@ -376,6 +377,8 @@ def _row(entry: _Entry) -> Row:
         note = "trained on FER+ labels: not scored on FER2013's"
     if entry.peer is not None:
         note = f"{entry.peer.name} {entry.peer.version}: {entry.peer.call}"
+    if session is not None and not session.axes.accept(SIDE, SIDE):
+        note = "; ".join(filter(None, [note, f"not timed on faces of 48x48: it takes {session.axes.size} only"]))
     if entry.latency is not None and entry.latency.batch > 1:
         note = "; ".join(filter(None, [note, f"timed in calls of {entry.latency.batch} faces, the file's fixed batch"]))
     if entry.uncounted and entry.status == OK:

@@ -93,7 +93,7 @@ class ScoredFaces:
 
         Raises:
             ModelFileError: the model does not return one probability distribution per face.
-            MeasurementError: a package takes faces of 48x48 only, and the data has others.
+            MeasurementError: the file or package takes faces of one size only, and the data has others.
         """
         classes = len(self.names)
         probabilities = np.empty((len(self.faces), classes), np.float32)
@@ -110,13 +110,12 @@ def score_images(
     session: EngineSession | PeerProcess, images: NDArray[np.uint8], *, classes: int
 ) -> NDArray[np.float32]:
     """The probabilities of grey faces of one size, uint8 (n, h, w), as float32 (n, classes)."""
+    height, width = images.shape[1:]
+    if not session.axes.accept(height, width):
+        what = "the file takes" if not isinstance(session, PeerProcess) else "other packages are measured on"
+        raise MeasurementError(f"{LEFT_OUT}{what} faces of {session.axes.size} only, and the data has {height}x{width}")
     if not isinstance(session, PeerProcess):
         return score(session, images, classes=classes)
-    if images.shape[1:] != (SIDE, SIDE):
-        height, width = images.shape[1:]
-        raise MeasurementError(
-            f"{LEFT_OUT}other packages are measured on faces of {SIDE}x{SIDE} only, and the data has {height}x{width}"
-        )
     return check_probabilities(session.score(rgb(images)), faces=len(images), classes=classes, source="the model")
 
 

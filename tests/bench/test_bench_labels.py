@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench_files import tiny_model
+from bench_files import make_trained_workspace, tiny_model
 from chromium import launch
 from drawn_report import report as drawn_report
 from rich.console import Console
@@ -120,6 +120,45 @@ def test_models_with_other_labels_are_left_out_with_both_lists(workspace: Path, 
             assert "\n" not in row.status
             assert row.quality is None
             assert row.latency is None
+
+
+@pytest.mark.parametrize("size", [None, (96, 96)])
+def test_the_run_and_its_file_agree_on_pictures_of_any_size(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    workspace = make_trained_workspace(tmp_path, MOODS)
+    engines = ("ort-cpu", "torch-cpu")
+    result = run_bench(plan(workspace, engines=engines, dataset=dataset(size=size)))
+    file, network = result.report.rows
+    assert (file.status, network.status) == (OK, OK)
+    assert file.agreement == 1
+    np.testing.assert_allclose(*(result.probabilities[row.label] for row in (file, network)), atol=1e-4)
+    assert (file.latency_own_size is None, network.latency_own_size is None) == (size is None, size is None)
+    (workspace / "exports" / "small.onnx").unlink()
+    (run,) = run_bench(plan(workspace, names=("small",), engines=("torch-cpu",), latency=None)).report.rows
+    assert (run.kind, run.status) == ("run", OK)
+    (other,) = run_bench(
+        plan(workspace, names=("small",), engines=("torch-cpu",), latency=None, dataset=dataset(EMOTIONS))
+    ).report.rows
+    assert other.status.startswith(LEFT_OUT)
+
+
+@pytest.mark.parametrize(("size", "data_size"), [((96, 64), (96, 64)), ((96, 64), (48, 48)), ((48, 48), (96, 64))])
+def test_files_for_one_size_are_measured_on_it_and_left_out_elsewhere(
+    tmp_path: Path, size: tuple[int, int], data_size: tuple[int, int]
+) -> None:
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "fixed.onnx").write_bytes(tiny_model(name="fixed", labels=MOODS, size=size))
+    (row,) = run_bench(plan(tmp_path, dataset=dataset(size=data_size), probe=True)).report.rows
+    if size != data_size:
+        taken, given = ("x".join(map(str, sides)) for sides in (size, data_size))
+        assert row.status == f"{LEFT_OUT}the file takes faces of {taken} only, and the data has {given}"
+        return
+    assert row.status == OK
+    assert row.latency is None
+    assert row.latency_own_size.n == 8
+    assert row.load.load_ms > 0
+    assert "not timed on faces of 48x48: it takes 96x64 only" in row.note
+    (untimed,) = run_bench(plan(tmp_path, dataset=None)).report.rows
+    assert (untimed.status, untimed.latency) == (OK, None)
 
 
 def test_without_data_every_model_is_timed_whatever_its_labels(workspace: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bench_files import tiny_model
 
-from fer_deploy.bench.engines import ENGINES, applies, check_engine, open_session, rgb, score
+from fer_deploy.bench.engines import ENGINES, FixedAxes, applies, check_engine, open_session, rgb, score
 from fer_deploy.bench.engines.onnx_runtime import DeviceSession, check_provider
 from fer_deploy.bench.subjects import Subject, find_subjects
 from fer_deploy.errors import MeasurementError, UnavailableError
@@ -161,7 +161,7 @@ def test_device_memory_is_bound_not_copied_per_run(workspace: Path) -> None:
 
     path = workspace / "exports" / "one.onnx"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    bound = DeviceSession(session, "CPUExecutionProvider", note=None, fixed_batch=None)
+    bound = DeviceSession(session, "CPUExecutionProvider", note=None, axes=FixedAxes())
     np.testing.assert_allclose(score(bound, FACES), answers(workspace, "one", "ort-cpu"), atol=1e-6)
     bound.synchronise()
 
@@ -174,12 +174,19 @@ def test_a_fixed_batch_is_padded(workspace: Path) -> None:
     np.testing.assert_allclose(score(session, FACES), answers(workspace, "one", "ort-cpu"), atol=1e-6)
 
 
-def test_a_file_for_other_sizes_is_refused(workspace: Path) -> None:
-    from fer_deploy.bench.engines import fixed_axes
-
-    assert fixed_axes([None, 48, 48, 3]) is None
-    with pytest.raises(MeasurementError, match="224x224"):
-        fixed_axes([1, 224, 224, 3])
+@pytest.mark.parametrize(
+    ("shape", "size", "accepted"),
+    [
+        ([None, None, None, 3], "any x any", True),
+        ([None, 48, 48, 3], "48x48", True),
+        ([1, 48, None, 3], "48 x any", True),
+        ([1, 224, 224, 3], "224x224", False),
+        ([1, None, 96, 3], "any x 96", False),
+    ],
+)
+def test_the_sizes_that_a_file_takes(shape: list[int | None], size: str, accepted: bool) -> None:
+    axes = FixedAxes.of(shape)
+    assert (axes.batch, axes.size, axes.accept(48, 48)) == (shape[0], size, accepted)
 
 
 def test_a_refused_file_keeps_its_reason(workspace: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +38,34 @@ SCORE_BATCH = 64
 """Faces per call when a split is scored."""
 
 
+@dataclass(frozen=True)
+class FixedAxes:
+    """What a file's input (batch, height, width, 3) is fixed to; None for an axis of any size."""
+
+    batch: int | None = None
+    height: int | None = None
+    width: int | None = None
+
+    @classmethod
+    def of(cls, shape: Sequence[int | None]) -> FixedAxes:
+        """From an input's shape, at least three axes."""
+        return cls(*shape[:3])
+
+    def accept(self, height: int, width: int) -> bool:
+        """Whether the file takes faces of this size, in pixels."""
+        return self.height in (None, height) and self.width in (None, width)
+
+    @property
+    def size(self) -> str:
+        """The size in words: `96x96`, or `any x 96`."""
+        sides = [str(side) if side else "any" for side in (self.height, self.width)]
+        return " x ".join(sides) if "any" in sides else "x".join(sides)
+
+
+ANY_AXES = FixedAxes()
+"""A model that takes any number of faces of any size."""
+
+
 class EngineSession(Session, Protocol):
     """A model opened on an engine."""
 
@@ -46,6 +75,8 @@ class EngineSession(Session, Protocol):
     """How it computes, where that needs explanation; else None."""
     host_memory: bool
     """Whether the engine computes in the host's memory, so that there are no copies to time."""
+    axes: FixedAxes
+    """What the model's input is fixed to."""
 
 
 def check_engine(name: str) -> None:
@@ -125,11 +156,3 @@ def score(
 def rgb(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Faces as contiguous RGB, uint8 (n, height, width, 3): grey faces get three equal channels."""
     return np.ascontiguousarray(faces if faces.ndim == 4 else np.repeat(faces[..., None], 3, axis=3))
-
-
-def fixed_axes(shape: Sequence[int | None]) -> int | None:
-    """The fixed batch of an input (batch, height, width, ...); MeasurementError when it does not accept 48x48 faces."""
-    batch, height, width = shape[:3]
-    if height not in (None, 48) or width not in (None, 48):
-        raise MeasurementError(f"the file accepts faces of {height}x{width} alone: only files for 48x48 are measured")
-    return batch

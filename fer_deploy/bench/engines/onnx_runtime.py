@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.bench.adapters import Adapter
-from fer_deploy.bench.engines import EngineSession, fixed_axes
+from fer_deploy.bench.engines import ANY_AXES, EngineSession, FixedAxes
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.errors import MeasurementError, ModelFileError
 from fer_deploy.files import read_file
@@ -35,7 +35,7 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
 
     Raises:
         UnavailableError: this ONNX Runtime has no such provider.
-        MeasurementError: ONNX Runtime computes elsewhere, or the file does not accept 48x48 faces.
+        MeasurementError: ONNX Runtime computes elsewhere.
     """
     (wanted,) = provider_names([provider])
     assert subject.path is not None
@@ -44,11 +44,10 @@ def open_onnx_runtime(subject: Subject, provider: str, *, threads: int) -> Engin
     note = check_provider(session, wanted)
     if subject.adapter is not None:
         return AdaptedSession(session, wanted, note=note, adapter=subject.adapter)
-    shape = tuple(axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape)
-    fixed_batch = fixed_axes(shape)
+    axes = FixedAxes.of([axis if isinstance(axis, int) else None for axis in session.get_inputs()[0].shape])
     if wanted in DEVICE_MEMORY:
-        return DeviceSession(session, wanted, note=note, fixed_batch=fixed_batch)
-    return HostSession(session, wanted, note=note, fixed_batch=fixed_batch)
+        return DeviceSession(session, wanted, note=note, axes=axes)
+    return HostSession(session, wanted, note=note, axes=axes)
 
 
 def check_provider(session: Any, wanted: str) -> str | None:
@@ -81,13 +80,14 @@ class HostSession:
 
     host_memory = True
 
-    def __init__(self, session: Any, provider: str, *, note: str | None, fixed_batch: int | None) -> None:
+    def __init__(self, session: Any, provider: str, *, note: str | None, axes: FixedAxes) -> None:
         self._session = session
         self._input = session.get_inputs()[0].name
         self._output = session.get_outputs()[0].name
         self.provider = provider
         self.note = note
-        self.fixed_batch = fixed_batch
+        self.axes = axes
+        self.fixed_batch = axes.batch
 
     def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Nothing to copy."""
@@ -111,8 +111,8 @@ class DeviceSession(HostSession):
 
     host_memory = False
 
-    def __init__(self, session: Any, provider: str, *, note: str | None, fixed_batch: int | None) -> None:
-        super().__init__(session, provider, note=note, fixed_batch=fixed_batch)
+    def __init__(self, session: Any, provider: str, *, note: str | None, axes: FixedAxes) -> None:
+        super().__init__(session, provider, note=note, axes=axes)
         self._device = DEVICE_MEMORY.get(provider, "cpu")
         self._binding: Any = None
 
@@ -146,7 +146,7 @@ class AdaptedSession(HostSession):
     """A foreign file. The adapter's preprocessing is part of the timed call, as in an app that embeds the file."""
 
     def __init__(self, session: Any, provider: str, *, note: str | None, adapter: Adapter) -> None:
-        super().__init__(session, provider, note=note, fixed_batch=1 if adapter.input.fixed_batch else None)
+        super().__init__(session, provider, note=note, axes=FixedAxes(1) if adapter.input.fixed_batch else ANY_AXES)
         for what, name, ends in (
             ("input", adapter.input.name, session.get_inputs()),
             ("output", adapter.output.name, session.get_outputs()),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.bench.engines import EngineSession, fixed_axes
+from fer_deploy.bench.engines import EngineSession, FixedAxes
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.errors import MeasurementError, UnavailableError, install, one_line
 
@@ -17,7 +17,7 @@ def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
 
     Raises:
         UnavailableError: openvino is not installed.
-        MeasurementError: OpenVINO cannot read the file, or the file does not accept 48x48 faces.
+        MeasurementError: OpenVINO cannot read the file.
     """
     try:
         import openvino
@@ -39,8 +39,8 @@ def open_openvino(subject: Subject, *, threads: int) -> EngineSession:
     except RuntimeError as error:
         raise MeasurementError(f"openvino cannot load it: {one_line(error)}") from error
     shape = compiled.inputs[0].partial_shape
-    fixed_batch = fixed_axes([None if axis.is_dynamic else axis.get_length() for axis in shape])
-    return OpenVinoSession(compiled, fixed_batch=fixed_batch)
+    axes = FixedAxes.of([None if axis.is_dynamic else axis.get_length() for axis in shape])
+    return OpenVinoSession(compiled, axes=axes)
 
 
 class OpenVinoSession:
@@ -49,12 +49,13 @@ class OpenVinoSession:
     host_memory = True
     note: str | None = None
 
-    def __init__(self, compiled: Any, *, fixed_batch: int | None) -> None:
+    def __init__(self, compiled: Any, *, axes: FixedAxes) -> None:
         self._request = compiled.create_infer_request()
         self._output = compiled.outputs[0]
         devices = compiled.get_property("EXECUTION_DEVICES")
         self.provider = "openvino " + ", ".join(devices if isinstance(devices, list | tuple) else [str(devices)])
-        self.fixed_batch = fixed_batch
+        self.axes = axes
+        self.fixed_batch = axes.batch
 
     def upload(self, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Nothing to copy."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.bench.engines import EngineSession
+from fer_deploy.bench.engines import ANY_AXES, EngineSession, FixedAxes
 from fer_deploy.bench.subjects import Subject
 from fer_deploy.ensemble import Weights, split_member
 from fer_deploy.errors import MeasurementError, UnavailableError, install
@@ -105,6 +105,7 @@ class TorchSession:
     """A classifier on a device, in channels-last memory, which is fastest on every device."""
 
     fixed_batch: int | None = None
+    axes: FixedAxes = ANY_AXES
 
     def __init__(self, classifier: FaceClassifier, device: str, *, compiled: bool) -> None:
         import torch

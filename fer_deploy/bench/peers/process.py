@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fer_deploy.bench.engines import FixedAxes
 from fer_deploy.bench.latency import Block
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import MeasurementError, one_line
@@ -30,9 +31,11 @@ class PeerProcess:
     Attributes:
         facts: what the worker reported when it was ready: provider, bytes, params, load_ms, first_ms.
         fixed_batch: 1, since these packages take one face per call.
+        axes: the same, and that the workers take faces of 48x48.
     """
 
     fixed_batch: int | None = 1
+    axes = FixedAxes(1, 48, 48)
 
     def __init__(self, command: Sequence[str], *, threads: int, timeout_s: float = TIMEOUT_S) -> None:
         """Start `command` and wait until it is ready; MeasurementError where it cannot load its package."""
