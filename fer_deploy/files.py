@@ -11,8 +11,8 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import stat
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,10 +55,10 @@ def replacing(path: Path) -> Iterator[Path]:
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             raise FileExistsError(errno.EEXIST, f"{kind_of_file(mode)}, which a file would replace", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name is chosen before the file exists, so that Ctrl-C at any moment finds it here and removes it.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        temporary.touch(mode=0o600, exist_ok=False)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)

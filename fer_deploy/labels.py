@@ -379,6 +379,15 @@ def _in_classes(word: str | None, classes: Sequence[str]) -> str | None:
     return exact or next(same, None)
 
 
+def expression_in(raw: str) -> str | None:
+    """The expression that a raw label means, in any case and spelling, numbered or not; None for other labels.
+
+    >>> expression_in("0_Anger"), expression_in("contempt"), expression_in("train"), expression_in("3")
+    ('angry', 'contempt', None, None)
+    """
+    return _expression(_without_number(raw) or raw)
+
+
 def _notes(
     final: Mapping[str, str | None],
     counts: Mapping[str, int],
@@ -417,12 +426,12 @@ def _notes(
         yield f"labels that --labels names and the data lacks: {_listed(list(map(_shown, unmatched)))}"
 
 
-_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(?:\.0*)?")
+_NUMBER = re.compile(r"(?:(?:class|label|emotion|expression)[\s_-]*)?([+-]?[0-9]{1,9})(?:\.0*)?", re.IGNORECASE)
 _PREFIX = re.compile(r"[0-9]{1,4}\s*[-_.:)\s]\s*(?=[^\W\d_])(.+)")
 
 
 def _number(text: str) -> int | None:
-    """The whole number that a raw label is ("3", "3.0", "03"); None for any other text."""
+    """The whole number that a raw label is ("3", "3.0", "03", "class 3"); None for any other text."""
     match = _NUMBER.fullmatch(text.strip())
     return int(match.group(1)) if match else None
 

@@ -3,16 +3,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import sys
 import tracemalloc
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
-from fer_deploy import files
 from fer_deploy.errors import DataError, RecipeError, RunError
 from fer_deploy.files import open_regular, parse_json, read_file, read_json, read_text, read_toml, shown, write_text
 
@@ -50,36 +45,6 @@ class TestWriting:
             write_text(tmp_path / "a.txt", "\ud800")
         assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
         assert read_text(tmp_path / "a.txt") == "old"
-
-    def test_ctrl_c_at_any_line_leaves_a_whole_file_and_nothing_else(self, tmp_path: Path) -> None:
-        path, results = tmp_path / "a.bin", []
-        path.write_bytes(b"old")
-        for line in range(1, 100):
-            passed = 0
-
-            def interrupt(frame: FrameType, event: str, _: object, line: int = line) -> Any:
-                nonlocal passed
-                if frame.f_code.co_filename != files.__file__:
-                    return None
-                passed += event == "line"
-                if passed == line:
-                    raise KeyboardInterrupt
-                return interrupt
-
-            finished = False
-            sys.settrace(interrupt)
-            with suppress(KeyboardInterrupt):
-                files.write_bytes(path, b"new")
-                finished = True
-            sys.settrace(None)
-            assert list(tmp_path.iterdir()) == [path]
-            results.append(path.read_bytes())
-            if finished:
-                break
-            path.write_bytes(b"old")
-        assert len(results) > 10
-        assert set(results) == {b"old", b"new"}
-        assert results[-1] == b"new"
 
 
 class TestOpening:

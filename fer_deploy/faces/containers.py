@@ -36,8 +36,8 @@ PACKED_TABLES = (
 )  # fmt: skip
 """Names of archives that hold FER2013's table."""
 
-OTHER_FILES = frozenset({"fer2013new.csv", "train.csv", "test.csv", "example_submission.csv", "rows.csv"})
-"""Tables that often lie beside FER2013's but are not it: FER+ votes, and the contest's partial tables."""
+OTHER_FILES = frozenset({"fer2013new.csv", "example_submission.csv", "rows.csv"})
+"""Tables that often lie beside FER2013's but hold no faces: FER+ votes, and the contest's examples."""
 
 
 def kind_of(head: bytes) -> str:
@@ -47,11 +47,42 @@ def kind_of(head: bytes) -> str:
     for start, kind in _STARTS.items():
         if head.startswith(start):
             return kind
+    if (description := what_it_is(head)) is not None:
+        return description
     if head[257:262] == b"ustar":
         return "tar"
     if encoding_of(head) is not None:
         return "table"
     return "binary" if b"\0" in head else "table"
+
+
+def what_it_is(head: bytes) -> str | None:
+    """What a file that holds no faces is, by its first bytes, and what to do; None if it may hold faces.
+
+    >>> what_it_is(b"version https://git-lfs.github.com/spec/v1")
+    'a Git LFS pointer, not the file itself: run `git lfs pull` to get it'
+    """
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:64].lower()
+    return next((kind for begin, kind in _OTHERS.items() if start.startswith(begin) or head.startswith(begin)), None)
+
+
+_OTHERS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull` to get it",
+    b"<!doctype": "a web page, not the file itself: log in to the site, and download it again",
+    b"<html": "a web page, not the file itself: log in to the site, and download it again",
+    b"<?xml": "an XML file, often a server's error: download it again",
+    b"\x93NUMPY": "a numpy array without labels: save the pictures as files in a folder for each class",
+    b"\x89HDF": "an HDF5 file, which is not read: save the pictures as files in a folder for each class",
+    b"ARROW1": "an Arrow file, which is not read: save it as Parquet (`Dataset.to_parquet`)",
+    b"\xff\xff\xff\xff": "an Arrow stream, which is not read: save it as Parquet (`Dataset.to_parquet`)",
+    b"\x80\x02": "a Python pickle, which is not read because it can run code: save it as a table or as pictures",
+    b"\x80\x03": "a Python pickle, which is not read because it can run code: save it as a table or as pictures",
+    b"\x80\x04": "a Python pickle, which is not read because it can run code: save it as a table or as pictures",
+    b"\x80\x05": "a Python pickle, which is not read because it can run code: save it as a table or as pictures",
+    b"[": "a JSON file: only JSON Lines are read, one object a line",
+    b"%pdf": "a PDF",
+}
+"""How files begin, in small letters for text, that people name and that hold no faces."""
 
 
 def encoding_of(head: bytes) -> str | None:
@@ -74,13 +105,13 @@ _STARTS = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",  # without members
     b"PAR1": "parquet",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"BZh": "packed with bzip2",
-    b"\xfd7zXZ": "packed with xz",
-    b"(\xb5/\xfd": "packed with zstd",
-    b"7z\xbc\xaf": "packed with 7-Zip",
-    b"Rar!": "packed with RAR",
+    b"\x89PNG": "a picture: name the folder that holds a folder of pictures for each class",
+    b"\xff\xd8\xff": "a picture: name the folder that holds a folder of pictures for each class",
+    b"BZh": "packed with bzip2: unpack it, and name what is in it",
+    b"\xfd7zXZ": "packed with xz: unpack it, and name what is in it",
+    b"(\xb5/\xfd": "packed with zstd: unpack it, and name what is in it",
+    b"7z\xbc\xaf": "packed with 7-Zip: unpack it, and name what is in it",
+    b"Rar!": "packed with RAR: unpack it, and name what is in it",
     b"SQLite": "a database",
 }
 
@@ -126,6 +157,13 @@ def open_table(path: Path) -> Iterator[tuple[IO[bytes], str]]:
 
 
 @contextmanager
+def open_content(content: bytes, name: str) -> Iterator[tuple[IO[bytes], str]]:
+    """Open the table that bytes are or pack: as `open_table`, for a file inside a folder or archive."""
+    with _unpacked(io.BytesIO(content), name, nested=1) as (stream, label):
+        yield _as_utf8(stream, label), label
+
+
+@contextmanager
 def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO[bytes], str]]:
     head = stream.read(512)
     stream.seek(0)
@@ -150,7 +188,8 @@ def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO
         with zipfile.ZipFile(stream) as archive, _in_zip(archive, name) as opened:
             yield opened
     else:
-        raise DataError(f"{name} is {_in_words(kind)}: FER2013 is a table that begins with emotion,pixels,Usage")
+        remedy = "" if ": " in kind else ": expected a table that begins with emotion,pixels,Usage, or Parquet"
+        raise DataError(f"{name} is {_in_words(kind)}{remedy}")
 
 
 @contextmanager

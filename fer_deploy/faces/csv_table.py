@@ -1,184 +1,326 @@
-"""Read faces from a comma-separated table: Kaggle's fer2013.csv, icml_face_data.csv, and others like them.
+"""Read tables of text: Kaggle's fer2013.csv, icml_face_data.csv, and all others that have labels and pictures.
 
-A row is a label (0 to 6), 2,304 grey values separated by spaces, and the split ("Training", "PublicTest" or
-"PrivateTest"). Columns are found by name, in any order, and errors name the row. numpy parses the numbers, a few
-hundred rows at a time: 301 MB in about two seconds on one core.
+A row is a label, and pixels or the name of a file, and perhaps a split and a person. Columns are found by name
+(`faces.columns`), and may be separated by commas, semicolons, tabs or |. Lines are split at the separator, which is
+fast, as long as no field in quotes holds a separator or a line break; otherwise the csv module reads the table.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fer_deploy.emotions import EMOTIONS
-from fer_deploy.errors import DataError
-from fer_deploy.faces.dataset import SIZE, SPLITS, Faces
-from fer_deploy.faces.source import SourceFaces
+from fer_deploy.errors import DataError, one_line
+from fer_deploy.faces.columns import LABELS, PATHS, PIXELS, SPLITS, SURE_SPLITS, Columns, find_columns, plain_name
+from fer_deploy.faces.file_sets import is_picture
+from fer_deploy.faces.listing import Listing, PictureSource
+from fer_deploy.faces.pixel_text import PixelReader, at_row, shown_text
 from fer_deploy.faces.splits import split_of
+from fer_deploy.files import parse_json
 
-PIXELS = SIZE * SIZE
-ROWS_AT_ONCE = 256
 LONGEST_ROW = 1 << 20
-"""Bytes that one row may have; a face of 2,304 three-digit numbers has about 9,300."""
+"""Bytes that one line may have; a face of 2,304 three-digit numbers has about 9,300."""
 
 MOST_ROWS = 2_000_000
-"""Rows that a table may have: 4.6 GB of pixels. FER2013 has 35,887."""
+"""Rows that a table may have. FER2013 has 35,887."""
+
+MOST_COLUMNS = 300_000
+"""Columns that a table may have: a picture of 512x512 with one column for each pixel."""
+
+Opener = Callable[[], AbstractContextManager[tuple[IO[bytes], str]]]
+"""Opens a table: yields a stream of its bytes, in UTF-8, and its name for errors."""
 
 _AROUND = b' "\t\r\n'
+_NAMES = frozenset((*LABELS, *PIXELS, *PATHS, *SPLITS))
 
 
-@dataclass(frozen=True)
-class _Columns:
-    emotion: int
-    pixels: int
-    usage: int
-    count: int
+class _QuotedError(Exception):
+    """A field in quotes holds a separator or a line break: the csv module has to read the table."""
 
 
-def read_table(stream: IO[bytes], name: str) -> SourceFaces:
-    """The faces of each split of a comma-separated table.
+@dataclass(eq=False)
+class FaceTable:
+    """What a table holds, column by column.
+
+    Attributes:
+        name: the table, for errors.
+        columns: which column is which.
+        header: whether it has a line of names.
+        labels: the labels as they are written.
+        splits: the splits; None for each row of a table without splits.
+        people: who is in each picture; empty without such a column.
+        paths: the files of the pictures; empty for a table of pixels.
+        others: the other columns, by name.
+        pixels: uint8 (n, side, side) for a table of pixels, otherwise None.
+        notes: how it was understood.
+    """
+
+    name: str
+    columns: Columns
+    header: bool
+    labels: list[str] = field(default_factory=list)
+    splits: list[str | None] = field(default_factory=list)
+    people: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    others: dict[str, list[str]] = field(default_factory=dict)
+    pixels: NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
+
+    def listing(self, notes: Sequence[str] = ()) -> Listing:
+        """The listing of a table of pixels."""
+        if self.pixels is None:
+            raise ValueError("a table of files has no pixels")
+        count = len(self.labels)
+        return Listing(
+            self.name,
+            self.labels,
+            self.splits,
+            [f"row {row}" for row in range(count)],
+            np.arange(count),
+            PictureSource.decoded(self.pixels),
+            people=self.people or None,
+            columns=self.others,
+            fer2013_numbers=self.columns.fer2013 and self.pixels.shape[1:] == (48, 48),
+            notes=(*self.notes, *notes),
+        )
+
+
+def read_table(opener: Opener) -> FaceTable:
+    """Read a table.
 
     Args:
-        stream: the table's bytes, already unpacked.
-        name: the table's name, for errors.
+        opener: opens it; called a second time if the csv module has to read it.
 
     Raises:
         DataError: a column is missing, or a row is not a face. The message names the row, counted from 0 without the
             header as in `Faces.rows`, and the line, counted from 1 with the header.
     """
+    for quoted in (False, True):
+        try:
+            with opener() as (stream, name):
+                return _read(stream, name, quoted=quoted)
+        except _QuotedError:
+            continue
+    raise AssertionError("the csv module reads every table")
+
+
+def _read(stream: IO[bytes], name: str, *, quoted: bool) -> FaceTable:
     lines = _lines(stream, name)
-    header = next(lines, b"")
-    if not header.strip():
+    first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
+    if not first.strip():
         raise DataError(
             f"{name} is empty or begins with an empty line: FER2013's table begins with emotion,pixels,Usage"
         )
-    columns = _columns(header, name)
-    emotions: list[int] = []
-    usages: list[int] = []
-    images: list[NDArray[np.uint8]] = []
-    waiting: list[bytes] = []
-    blank = False
-    for line in lines:
-        fields = line.split(b",")
-        row = len(emotions)
-        if blank and line.strip():
-            raise DataError(f"{at_row(name, row)} is empty: remove the line")
-        if len(fields) != columns.count:
-            if not line.strip():  # an empty line is harmless at the end
-                blank = True
-                continue
+    if first.lstrip().startswith(b"{"):
+        return _read_json_lines(chain([first], lines), name)
+    separator = separator_of(first)
+    records = _csv_records([first], lines, separator, name) if quoted else _split_records([first], lines, separator)
+    header = [_text(each) for each in next(records)]
+    if len(header) > MOST_COLUMNS:
+        raise DataError(f"{name} has {len(header):,} columns: it is not a table of faces")
+    has_header = not any(is_picture(each) for each in header)
+    if not has_header:
+        records = _csv_records([first], lines, separator, name) if quoted else _split_records([first], lines, separator)
+        header = _names_without_header(header, name)
+    filled = _Filler(name, header, has_header, separator.decode(), quoted=quoted)
+    for record in records:
+        filled.add(record)
+    return filled.done()
+
+
+def _read_json_lines(lines: Iterable[bytes], name: str) -> FaceTable:
+    """The table in JSON Lines: one object a line, whose first one names the columns."""
+    filled: _Filler | None = None
+    for row, line in enumerate(line for line in lines if line.strip()):
+        content = parse_json(line, source=at_row(name, row, header=False), what="object", error=DataError)
+        if not isinstance(content, dict):
             raise DataError(
-                f"{at_row(name, row)} has {len(fields)} columns, not {columns.count}: is the file cut short?"
+                f"{at_row(name, row, header=False)} is not an object: expected JSON Lines, one object a line"
             )
-        emotions.append(_label(fields[columns.emotion], name, row))
-        usages.append(_split(fields[columns.usage], name, row))
-        waiting.append(fields[columns.pixels].strip(_AROUND))
-        if len(waiting) == ROWS_AT_ONCE:
-            images.append(parse_pixels(waiting, name, first_row=row + 1 - ROWS_AT_ONCE))
-            waiting = []
-        if row == MOST_ROWS:
-            raise DataError(f"{name} has more than {MOST_ROWS:,} rows: FER2013 has 35,887")
-    if waiting:
-        images.append(parse_pixels(waiting, name, first_row=len(emotions) - len(waiting)))
-    if not images:
-        raise DataError(f"{name} has a header and no rows: FER2013 has 35,887")
-    pixels, labels, splits = np.concatenate(images), np.array(emotions, np.int64), np.array(usages)
-    del images
-    rows = {split: np.flatnonzero(splits == number) for number, split in enumerate(SPLITS)}
-    return SourceFaces({split: Faces(pixels[here], labels[here], here) for split, here in rows.items()})
+        filled = filled or _Filler(name, list(content), False, ",", quoted=True)
+        filled.add([_json_field(content.get(column)) for column in filled.header])
+    if filled is None:
+        raise DataError(f"{name} has no rows")
+    return filled.done()
 
 
-def parse_pixels(texts: Sequence[bytes], name: str, *, first_row: int) -> NDArray[np.uint8]:
-    """Faces uint8 (len(texts), 48, 48) from texts of 2,304 numbers 0 to 255, separated by spaces.
-
-    DataError names the row, counted from `first_row`, of the first text that is anything else.
-    """
-    values = None
-    if all(text.count(b" ") == PIXELS - 1 for text in texts):
-        values = _numbers(b" ".join(texts) + b" ", len(texts) * PIXELS)
-    if values is None:  # slower: find the fault, or accept rows that are written in another way (000, two spaces)
-        values = np.concatenate([_row(text, name, first_row + number) for number, text in enumerate(texts)])
-    return values.reshape(-1, SIZE, SIZE)
+def _json_field(value: object) -> bytes:
+    if isinstance(value, list):
+        return str(value).encode("utf-8", "replace")
+    return b"" if value is None else str(value).encode("utf-8", "replace")
 
 
-def at_row(name: str, row: int) -> str:
-    """A row's name in errors: its number, from 0 without the header, and its line, from 1 with the header."""
-    return f"{name}, row {row} (line {row + 2})"
+class _Filler:
+    """Fills a table with records."""
+
+    def __init__(self, name: str, header: list[str], has_header: bool, separator: str, *, quoted: bool) -> None:
+        self.name, self.header, self.has_header, self.separator = name, header, has_header, separator
+        self.quoted = quoted
+        self.table: FaceTable | None = None
+        self.pixels: PixelReader | None = None
+        self.blank = False
+        self.texts: dict[bytes, str] = {}
+
+    def add(self, fields: list[bytes]) -> None:
+        """Add a row. DataError if it is none; `_QuotedError` if the csv module has to read it."""
+        if len(fields) != len(self.header):
+            self._odd(fields)
+            return
+        if self.blank:
+            raise DataError(f"{self._where()} is empty: remove the line")
+        if self.table is None:
+            row = [_text(each[:200]) for each in fields]
+            self.table = FaceTable(self.name, find_columns(self.header, self.name, row), self.has_header)
+            if self.table.columns.pixels:
+                self.pixels = PixelReader(self.name, header=self.has_header)
+        table, columns = self.table, self.table.columns
+        if len(table.labels) == MOST_ROWS:
+            raise DataError(f"{self.name} has more than {MOST_ROWS:,} rows: FER2013 has 35,887")
+        splits = None if columns.split is None else self._split(fields[columns.split])
+        table.splits.append(splits)
+        if self.pixels is not None:
+            self.pixels.add(
+                fields[columns.pixels[0]]
+                if len(columns.pixels) == 1
+                else b" ".join(fields[place].strip(_AROUND) for place in columns.pixels)
+            )
+        if columns.path is not None:
+            table.paths.append(_text(fields[columns.path]))
+        if columns.person is not None:
+            table.people.append(self._known(fields[columns.person]))
+        if columns.count > 3 and len(columns.pixels) < 2:
+            self._others(fields)
+        table.labels.append(self._known(fields[columns.label]))
+
+    def done(self) -> FaceTable:
+        """The table. DataError if it has no rows."""
+        if self.table is None:
+            find_columns(self.header, self.name)  # its error comes first
+            raise DataError(f"{self.name} has a header and no rows: FER2013 has 35,887")
+        notes = [self.table.columns.note] if self.table.columns.note else []
+        if self.pixels is not None:
+            self.table.pixels, scaled = self.pixels.done()
+            notes += scaled
+        self.table.notes = tuple(notes)
+        return self.table
+
+    def _odd(self, fields: list[bytes]) -> None:
+        if not any(each.strip() for each in fields) and len(fields) < 2:  # an empty line is harmless at the end
+            self.blank = True
+            return
+        if not self.quoted and any(b'"' in each for each in fields):
+            raise _QuotedError
+        if self.table is None:
+            find_columns(self.header, self.name)  # a table of another kind: its columns are the better error
+        raise DataError(
+            f"{self._where()} has {len(fields)} columns, not {len(self.header)}: is the file cut short, or a field "
+            f"with {self.separator!r} or a line break not in quotes?"
+        )
+
+    def _where(self) -> str:
+        return at_row(self.name, 0 if self.table is None else len(self.table.labels), header=self.has_header)
+
+    def _known(self, value: bytes) -> str:
+        text = self.texts.get(value)
+        if text is None:
+            text = self.texts[value] = _text(value)
+        return text
+
+    def _split(self, value: bytes) -> str | None:
+        text = self._known(value)
+        split = split_of(text)
+        if split is None:
+            assert self.table is not None
+            column = self.table.columns.names[self.table.columns.split or 0]
+            sure = "" if plain_name(column) in SURE_SPLITS else f": rename the column {column!r} if it is no split"
+            raise DataError(
+                f"{self._where()}: the split {shown_text(text.encode())} is not train, validation or test (or "
+                f"Training, PublicTest, PrivateTest){sure}"
+            )
+        return split
+
+    def _others(self, fields: list[bytes]) -> None:
+        assert self.table is not None
+        columns = self.table.columns
+        used = {columns.label, columns.path, columns.split, *columns.pixels}
+        for place, column in enumerate(columns.names):
+            if place not in used and len(self.table.others) < 64 and column.strip():
+                self.table.others.setdefault(column, []).append(self._known(fields[place][:200]))
+
+
+def separator_of(line: bytes) -> bytes:
+    """The separator of a table's columns, by its first line: the one that gives the most known names of columns."""
+
+    def known(separator: bytes) -> tuple[int, int]:
+        names = line.split(separator)
+        return sum(plain_name(_text(each)) in _NAMES for each in names), len(names)
+
+    best = max((b",", b";", b"\t", b"|"), key=known)
+    is_list = best not in line and any(is_picture(_text(word)) for word in line.split())
+    return b" " if is_list else best
+
+
+def _names_without_header(row: Sequence[str], name: str) -> list[str]:
+    """Names of columns for a table whose first line is a row: `a.png,happy` or `a.png,happy,train`."""
+    names = ["path" if is_picture(each) else "split" if split_of(each) else "label" for each in row]
+    if sorted(names) in (["label", "path"], ["label", "path", "split"]):
+        return names
+    raise DataError(
+        f"{name} has no line of column names, and its first row ({', '.join(repr(each[:30]) for each in row[:6])}) is "
+        "not a file, a label and perhaps a split: add a first line such as path,label"
+    )
 
 
 def _lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
     while line := stream.readline(LONGEST_ROW):
         if len(line) == LONGEST_ROW:
-            raise DataError(f"{name} has a line of over {LONGEST_ROW:,} bytes: it is not a table of 48x48 faces")
+            raise DataError(f"{name} has a line of over {LONGEST_ROW:,} bytes: it is not a table of faces")
         yield line
 
 
-def _columns(header: bytes, name: str) -> _Columns:
-    fields = header.removeprefix(b"\xef\xbb\xbf").split(b",")
-    names = [field.strip(_AROUND).lower().decode("utf-8", "replace") for field in fields]
-    for needed in ("emotion", "pixels", "usage"):
-        if names.count(needed) != 1:
-            listed = ", ".join(repr(column[:30]) for column in names[:6])
-            raise DataError(
-                f"{name} has {'two columns' if needed in names else 'no column'} {needed!r} in its first line, only "
-                f"{listed}: FER2013's table begins with emotion,pixels,Usage"
-            )
-    return _Columns(names.index("emotion"), names.index("pixels"), names.index("usage"), len(names))
+def _split_records(first: list[bytes], lines: Iterator[bytes], separator: bytes) -> Iterator[list[bytes]]:
+    for line in chain(first, lines):
+        yield line.split(separator)
 
 
-def _label(field: bytes, name: str, row: int) -> int:
-    text = field.strip(_AROUND)
-    if len(text) == 1 and 48 <= text[0] < 48 + len(EMOTIONS):
-        return text[0] - 48
-    raise DataError(f"{at_row(name, row)}: the label {_shown(text)} is not 0 to {len(EMOTIONS) - 1}")
+def _csv_records(first: list[bytes], lines: Iterator[bytes], separator: bytes, name: str) -> Iterator[list[bytes]]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_ROW))
+    texts = (line.decode("utf-8", "surrogateescape") for line in chain(first, lines))
+    reader = csv.reader(texts, delimiter=separator.decode(), skipinitialspace=True)
+    try:
+        for record in reader:
+            yield [each.encode("utf-8", "surrogateescape") for each in record] or [b""]
+    except csv.Error as error:
+        why = one_line(error, limit=100)
+        raise DataError(f"{name}, line {reader.line_num}: {why}: is a quotation mark missing?") from error
 
 
-def _split(field: bytes, name: str, row: int) -> int:
-    text = field.strip(_AROUND)
-    split = split_of(text[:40].decode("utf-8", "replace"))
-    if split is None:
-        raise DataError(f"{at_row(name, row)}: the split {_shown(text)} is not Training, PublicTest or PrivateTest")
-    return SPLITS.index(split)
+def _text(value: bytes) -> str:
+    """A field's text, without quotes and spaces around. Bytes that are not UTF-8 are read as Windows-1252."""
+    value = value.strip(_AROUND)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("cp1252", "replace")
 
 
-def _numbers(text: bytes, count: int) -> NDArray[np.uint8] | None:
-    """`count` numbers 0 to 255, each of one to three digits and followed by one space; None for any other text.
-
-    All numbers are computed at once from their digits, found backwards from the last digit of each. A loop over numbers
-    in Python would take minutes for FER2013.
-    """
-    padded = np.frombuffer(b"   " + text, np.uint8)
-    digits = padded - np.uint8(48)  # a space becomes 240
-    is_digit = digits < 10
-    if np.count_nonzero(padded == 32) + np.count_nonzero(is_digit) != len(padded):
-        return None
-    ends = np.flatnonzero(is_digit[3:-1] > is_digit[4:]) + 3  # the last digit of each number
-    if len(ends) != count or len(text) - np.count_nonzero(is_digit) != count:
-        return None
-    ones, tens, hundreds, fourth = digits[ends], digits[ends - 1], digits[ends - 2], is_digit[ends - 3]
-    two = tens < 10
-    three = two & (hundreds < 10)
-    over = (hundreds > 2) | ((hundreds == 2) & ((tens > 5) | ((tens == 5) & (ones > 5))))
-    if (three & (fourth | over)).any():
-        return None
-    values: NDArray[np.uint8] = ones + two * (tens * np.uint8(10)) + three * (hundreds * np.uint8(100))
-    return values
-
-
-def _row(text: bytes, name: str, row: int) -> NDArray[np.uint8]:
-    words = text.split()
-    if len(words) != PIXELS:
-        raise DataError(f"{at_row(name, row)} has {len(words):,} pixels, not {PIXELS:,} (48x48)")
-    for place, word in enumerate(words):
-        if not re.fullmatch(rb"[0-9]{1,3}", word) or int(word) > 255:
-            raise DataError(f"{at_row(name, row)}: pixel {place} is {_shown(word)}, not a whole number 0 to 255")
-    return np.array([int(word) for word in words], np.uint8)
-
-
-def _shown(text: bytes) -> str:
-    return repr(text[:20].decode("utf-8", "replace"))
+def first_row_of(stream: IO[bytes], name: str) -> tuple[list[str], list[str]]:
+    """The names of a table's columns, and the beginning of its first row. DataError if it has no such lines."""
+    lines = _lines(stream, name)
+    first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
+    if first.lstrip().startswith(b"{"):
+        content = parse_json(first, source=name, what="object", error=DataError)
+        return list(content), [_text(_json_field(value)[:200]) for value in content.values()]
+    separator = separator_of(first)
+    records = _csv_records([first], lines, separator, name)
+    header = [_text(each) for each in next(records)]
+    if any(is_picture(each) for each in header):
+        return _names_without_header(header, name), header
+    return header, [_text(each[:200]) for each in next(records, [])]

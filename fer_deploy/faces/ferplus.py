@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces.cache import stored
-from fer_deploy.faces.csv_table import at_row
 from fer_deploy.faces.dataset import SPLITS, VOTE_NAMES, Faces
+from fer_deploy.faces.pixel_text import at_row
 from fer_deploy.faces.splits import split_of
 from fer_deploy.files import decode_text, read_file, sha256_of, shown
 

@@ -2,15 +2,13 @@
 
 The normal suite interrupts a whole export once with each signal; FERDEPLOY_KILLS=20 does so 20 times, half of them at a
 random moment, the others as soon as it begins to write. Each is a test of its own, and `pytest -s` prints what came of
-it. The exports are children of a server that has imported everything, which halves the time. All times follow from
-one export that nothing disturbed. A kill at each file operation of the last step, which is over in milliseconds, is
-always tried.
+it. All times follow from one export that nothing disturbed. A kill at each file operation of the last step, which is
+over in milliseconds, is always tried.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -20,12 +18,10 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
-from fer_deploy.__main__ import main
 from fer_deploy.export.manifest import read_manifest
 from fer_deploy.export.verify import verify_file
 
@@ -115,14 +111,11 @@ def _contents(workspace: Path) -> dict[str, bytes]:
     }
 
 
-def _words(workspace: Path, name: str) -> list[str]:
+def _start(workspace: Path, *names: str) -> subprocess.Popen[str]:
     # Of one picture size, parity is checked in two cases instead of eleven.
-    return ["export", name, "--static", "nx48x48", "--data", "synthetic:70", "--workspace", str(workspace)]
-
-
-def _start(workspace: Path, name: str) -> subprocess.Popen[str]:
+    options = ("--static", "nx48x48", "--data", "synthetic:70", "--workspace", str(workspace))
     return subprocess.Popen(
-        [sys.executable, "-m", "fer_deploy", *_words(workspace, name)],
+        [sys.executable, "-m", "fer_deploy", "export", *names, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -140,50 +133,12 @@ def _entry_of_b(files: Mapping[str, bytes]) -> object:
     return json.loads(files["manifest.json"])["files"]["B.nx48x48.onnx"]
 
 
-SERVER = multiprocessing.get_context("forkserver")
-
-
-def _run_cli(words: list[str], output: Path, begun: Path) -> None:
-    """`ferdeploy` in a child of the server; `begun` appears when Ctrl-C is the program's to handle."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["ferdeploy", *words]
-    begun.touch()
-    main()
-
-
-@dataclass(frozen=True)
-class Fork:
-    """An export that runs in a child of the server."""
-
-    process: ForkServerProcess
-    output: Path
-    begun: Path
-
-    def wait_until_begun(self) -> None:
-        while self.process.is_alive() and not self.begun.exists():
-            time.sleep(0.005)
-
-
-def _fork(workspace: Path, name: str) -> Fork:
-    SERVER.set_forkserver_preload(["fer_deploy.cli.export", "fer_deploy.export.plan", "fer_deploy.export.write"])
-    output, begun = workspace / "output.txt", workspace / "begun"
-    begun.unlink(missing_ok=True)
-    process = SERVER.Process(target=_run_cli, args=(_words(workspace, name), output, begun))
-    process.start()
-    return Fork(process, output, begun)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(workspace / "training", folder / "training")
-    export = _fork(folder, "B")
-    export.wait_until_begun()
     start = time.monotonic()
-    export.process.join()
-    assert export.process.exitcode == 0, export.output.read_text()
+    _finish(_start(folder, "B"))
     return Undisturbed(_contents(folder), time.monotonic() - start)
 
 
@@ -213,28 +168,25 @@ def test_an_interrupted_export_leaves_nothing_half_written(
 ) -> None:
     before = _contents(interrupted)
     while_writing = repeat % 2 == 1
-    after_s = 0.0 if while_writing else random.Random(f"{number.name} {repeat}").uniform(0, undisturbed.seconds)
-    export = _fork(interrupted, "B")
-    export.wait_until_begun()
+    after_s = 0.0 if while_writing else random.Random(f"{number.name} {repeat}").uniform(0.1, undisturbed.seconds)
     start = time.monotonic()
-    export.process.join(after_s)
-    while while_writing and export.process.is_alive() and not _new_partial_files(interrupted, before):
+    process = _start(interrupted, "B")
+    time.sleep(after_s)
+    while while_writing and process.poll() is None and not _new_partial_files(interrupted, before):
         time.sleep(0.001)
+    process.send_signal(number)
     after_s = time.monotonic() - start
-    if export.process.pid is not None and export.process.is_alive():
-        os.kill(export.process.pid, number)
-    export.process.join(undisturbed.limit_s)
-    code, output = export.process.exitcode, export.output.read_text()
+    output, _ = process.communicate(timeout=undisturbed.limit_s)
     left = _contents(interrupted)
     partial = _new_partial_files(interrupted, before)
     moment = "while writing" if while_writing else "at a random moment"
     print(
-        f"{number.name} after {after_s:.1f} of {undisturbed.seconds:.1f} s, {moment}: exit code {code}, "
+        f"{number.name} after {after_s:.1f} of {undisturbed.seconds:.1f} s, {moment}: exit code {process.returncode}, "
         f"{len(left)} files, {len(partial)} temporary"
     )
 
-    assert code in (0, 130, -number), output
-    if code == 130:
+    assert process.returncode in (0, 130, -number), output
+    if process.returncode == 130:
         assert "No half-written file is left" in output
     if number != signal.SIGKILL:
         assert not partial

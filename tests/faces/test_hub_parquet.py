@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from drawn_layouts import draw, encoded, listed, pixels, row_of_pixels, words
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, UnavailableError
-from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
-from fer_deploy.faces.hub_parquet import read_parquet, split_of_file
-from fer_deploy.faces.load import load_dataset
+from fer_deploy.faces.hub_parquet import list_parquet, split_of_file
 
 polars = pytest.importorskip("polars", reason="polars comes with fer-deploy[train]")
 
@@ -24,16 +24,16 @@ FILES = {"training": "train", "validation": "validation", "test": "test"}
 ALPHABETICAL = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """The order in which the hub numbers labels that came from folders: neutral is 4, where FER2013 has 6."""
 
-
-def encoded(image: np.ndarray[Any, Any], folder: Path) -> bytes:
-    path = folder / "one.png"
-    Image.fromarray(image).save(path)
-    return path.read_bytes()
+ALL = {(split, name): 1 for split in FILES for name in EMOTIONS}
 
 
-def columns_of(faces: Faces, folder: Path, names: tuple[str, ...] = ALPHABETICAL) -> dict[str, Any]:
-    pictures = [{"bytes": encoded(image, folder), "path": f"{row}.png"} for row, image in enumerate(faces.images)]
-    return {"image": pictures, "label": [names.index(EMOTIONS[label]) for label in faces.labels]}
+def columns_of(first: int = 0, names: tuple[str, ...] = ALPHABETICAL) -> dict[str, Any]:
+    """One picture of each class, as the `datasets` library writes them."""
+    numbers = range(len(names))
+    return {
+        "image": [{"bytes": encoded(first + number), "path": f"{number}.png"} for number in numbers],
+        "label": list(numbers),
+    }
 
 
 def metadata(names: tuple[str, ...] | None) -> dict[str, str]:
@@ -49,64 +49,148 @@ def write(path: Path, columns: dict[str, Any], names: tuple[str, ...] | None = A
     return path
 
 
-@pytest.fixture
-def hub(tmp_path: Path, small: Dataset) -> Path:
-    """A data set's folder as the hub has it."""
-    for split in SPLITS:
-        path = tmp_path / "set" / "data" / f"{FILES[split]}-00000-of-00001.parquet"
-        write(path, columns_of(small.split(split), tmp_path))
-    return tmp_path / "set"
+HUB = "data/{0}-00000-of-00001.parquet"
 
 
-def test_labels_are_taken_by_name_and_not_by_number(hub: Path, small: Dataset) -> None:
-    found = load_dataset(hub)
-    assert found.sha256 == small.sha256
-    assert found.notes == ()
-    assert [found.split(split).labels.tolist() for split in SPLITS] == [
-        small.split(split).labels.tolist() for split in SPLITS
-    ]
+@pytest.mark.parametrize(
+    "pattern",
+    [HUB, "data/{0}-00000-of-00001-3c8b9f0a1b2c3d4e.parquet", "default/{0}/0000.parquet", "{0}.parquet",
+     "default/partial-{0}/0000.parquet", "refs/convert/parquet/plain_text/{0}/0000.parquet", "fer_{0}.parquet"],
+)  # fmt: skip
+def test_labels_are_taken_by_name_whatever_the_files_are_called(tmp_path: Path, pattern: str) -> None:
+    for split in FILES.values():
+        write(tmp_path / "set" / pattern.format(split), columns_of())
+    listing = listed(tmp_path / "set")
+    assert words(listing) == ALL
+    assert listing.declared == ALPHABETICAL
+    assert "pictures from 'image' and labels from 'label' (names from the file's metadata)" in listing.notes[0]
+    assert words(listed(tmp_path / "set" / pattern.format("test"))) == ALL  # one file stands for its data set
 
 
-def test_one_file_stands_for_its_data_set(hub: Path, small: Dataset) -> None:
-    assert load_dataset(hub / "data" / "test-00000-of-00001.parquet").sha256 == small.sha256
+def test_shards_of_a_split_are_read_together(tmp_path: Path) -> None:
+    for shard in range(3):
+        write(tmp_path / f"train-{shard:05}-of-00003.parquet", columns_of(shard * 10))
+    listing = listed(tmp_path)
+    assert words(listing) == {("training", name): 3 for name in EMOTIONS}
+    assert listing.rows.tolist() == list(range(21))
+    assert listing.places[7] == "train-00001-of-00003.parquet, row 0"
+    assert len({picture.tobytes() for picture in pixels(listing)}) == 21
 
 
-def test_the_second_time_comes_from_the_cache(hub: Path, small: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_dataset(hub)
-    monkeypatch.setattr("fer_deploy.faces.find.read_parquet", None)
-    assert load_dataset(hub).sha256 == small.sha256
+def test_pictures_are_read_in_any_order_from_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fer_deploy.faces.hub_parquet.BLOCK_BYTES", 1)
+    names = ("a", "b")
+    columns = {"image": [encoded(number) for number in range(100)], "label": [number % 2 for number in range(100)]}
+    listing = listed(write(tmp_path / "train.parquet", columns, names))
+    assert listing.pictures.read is not None
+    for place in np.random.default_rng(0).permutation(100).tolist():
+        assert listing.pictures.read(place) == columns["image"][place]
 
 
-def whole(small: Dataset) -> tuple[Faces, list[str]]:
-    images = np.concatenate([small.split(split).images for split in SPLITS])
-    labels = np.concatenate([small.split(split).labels for split in SPLITS])
-    usage = [name for name, split in zip(("Training", "PublicTest", "PrivateTest"), SPLITS, strict=True)
-             for _ in range(len(small.split(split)))]  # fmt: skip
-    return Faces(images, labels, np.arange(len(images))), usage
+def lists(seed: int) -> list[list[int]]:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8)).tolist()
 
 
-@pytest.mark.parametrize("kind", ["pixels", "bytes", "names", "text numbers"])
-def test_the_other_columns_that_people_have(tmp_path: Path, small: Dataset, kind: str) -> None:
-    faces, usage = whole(small)
-    columns: dict[str, Any] = {"emotion": faces.labels.tolist(), "Usage": usage}
-    if kind == "bytes":
-        columns["img_bytes"] = [encoded(image, tmp_path) for image in faces.images]
-    else:
-        columns["pixels"] = [" ".join(map(str, image.ravel().tolist())) for image in faces.images]
-    if kind == "names":
-        columns["emotion"] = [EMOTIONS[label].upper() for label in faces.labels]
-    if kind == "text numbers":
-        columns["emotion"] = [str(label) for label in faces.labels]
-    found = load_dataset(write(tmp_path / "faces.parquet", columns, None))
-    assert found.sha256 == small.sha256
-    assert any("FER2013's order" in note for note in found.notes) == (kind in ("pixels", "bytes"))
+FORMS: dict[str, Callable[[int], Any]] = {
+    "img_bytes": encoded,
+    "image_bytes": lambda seed: encoded(seed, "JPEG"),
+    "photo": lambda seed: {"bytes": encoded(seed, "WEBP")},
+    "jpg": lambda seed: encoded(seed, "BMP"),
+    "pixels": row_of_pixels,
+    "image": lists,
+    "face": lambda seed: [lists(seed)],
+    "picture": lambda seed: np.random.default_rng(seed).integers(0, 256, (3, 8, 8)).tolist(),
+    "img": lambda seed: [[value / 256 for value in row] for row in lists(seed)],
+    "Image": lambda seed: base64.b64encode(encoded(seed)).decode(),
+    "Picture": lambda seed: "data:image/png;base64," + base64.b64encode(encoded(seed)).decode(),
+    "pixel_values": lambda seed: "[" + row_of_pixels(seed, separator=", ") + "]",
+}
 
 
-def test_a_set_without_validation_gets_one(hub: Path) -> None:
-    (hub / "data" / "validation-00000-of-00001.parquet").unlink()
-    found = load_dataset(hub)
-    assert [len(found.split(split)) for split in SPLITS] == [56, 7, 14]
-    assert "held out" in found.notes[0]
+@pytest.mark.parametrize("column", FORMS)
+def test_pictures_in_every_form(tmp_path: Path, column: str) -> None:
+    columns = {column: [FORMS[column](seed) for seed in range(7)], "emotion": list(EMOTIONS), "split": ["train"] * 7}
+    listing = listed(write(tmp_path / "faces.parquet", columns, None))
+    assert words(listing) == {("training", name): 1 for name in EMOTIONS}
+    read = pixels(listing)
+    assert {picture.shape for picture in read} == {(8, 8)}
+    if column in ("pixels", "image", "face", "pixel_values"):
+        assert all(np.array_equal(picture, lists(seed)) for seed, picture in enumerate(read))
+
+
+def test_pictures_in_a_column_for_each_pixel(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {
+        f"pixel{place}": [lists(seed)[place // 8][place % 8] for seed in range(7)] for place in range(64)
+    }
+    listing = listed(write(tmp_path / "train.parquet", {"label": list(EMOTIONS), **columns}, None))
+    assert all(np.array_equal(picture, lists(seed)) for seed, picture in enumerate(pixels(listing)))
+
+
+@pytest.mark.parametrize("form", [str, lambda name: {"bytes": None, "path": f"/somewhere/else/{name}"}])
+def test_files_that_only_name_their_pictures(tmp_path: Path, form: Callable[[str], Any]) -> None:
+    draw(tmp_path, *(f"pictures/{number}.png" for number in range(7)))
+    column = "path" if form is str else "image"
+    columns = {column: [form(f"pictures/{number}.png") for number in range(7)], "label": list(EMOTIONS)}
+    assert words(listed(write(tmp_path / "train.parquet", columns, None))) == {
+        ("training", name): 1 for name in EMOTIONS
+    }
+
+
+@pytest.mark.parametrize(
+    ("labels", "option", "classes"),
+    [
+        (["HAPPY", "Sad", "joy"], "", {"happy": 2, "sad": 1}),
+        (["1", "2", "2"], "raf-db", {"surprise": 1, "fear": 2}),
+        ([1.0, 2.0, 2.0], "raf-db", {"surprise": 1, "fear": 2}),
+        ([[1], [2], [2]], "raf-db", {"surprise": 1, "fear": 2}),
+        ([True, False, True], "", {"True": 2, "False": 1}),
+        (["froh", None, "böse"], "", {"froh": 1, "böse": 1}),
+    ],
+)
+def test_labels_in_every_form(tmp_path: Path, labels: list[Any], option: str, classes: dict[str, int]) -> None:
+    path = write(tmp_path / "train.parquet", {"image": [encoded(seed) for seed in range(3)], "label": labels}, None)
+    assert words(listed(path), option) == {("training", name): count for name, count in classes.items()}
+
+
+def test_numbers_without_names_are_not_guessed(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", columns_of(), None)
+    with pytest.raises(DataError, match="the labels are numbers without names"):
+        words(listed(path))
+    columns = {
+        "emotion": list(range(7)),
+        "pixels": [row_of_pixels(seed, 48) for seed in range(7)],
+        "Usage": ["Training"] * 7,
+    }
+    assert words(listed(write(tmp_path / "own.parquet", columns, None)))  # FER2013's own columns have its numbers
+
+
+def test_classes_that_no_row_has_and_rows_without_a_class(tmp_path: Path) -> None:
+    names = ("angry", "contempt", "happy")
+    path = write(
+        tmp_path / "train.parquet", {"image": [encoded(n) for n in range(5)], "label": [0, 2, -1, 2, None]}, names
+    )
+    listing = listed(path)
+    assert words(listing) == {("training", "angry"): 1, ("training", "happy"): 2}
+    assert str(listing.left_out) == "left out: 2 rows without a label"
+    assert listing.declared == names
+
+
+def test_the_order_of_other_classes_is_the_declared_one(tmp_path: Path) -> None:
+    names = ("negative", "neutral", "positive", "mixed")
+    listing = listed(write(tmp_path / "train.parquet", columns_of(0, names), names))
+    assert listing.labels == list(names)
+    assert listing.declared == names
+
+
+def test_persons_and_splits_may_be_columns(tmp_path: Path) -> None:
+    columns = {**columns_of(), "subset": ["train", "dev", "test"] * 2 + ["train"], "subject_id": list(range(7))}
+    listing = listed(write(tmp_path / "faces.parquet", columns))
+    assert Counter(listing.splits) == {"training": 3, "validation": 2, "test": 2}
+    assert list(listing.people or ()) == [str(number) for number in range(7)]
+
+
+def test_a_file_that_states_no_split_leaves_it_open(tmp_path: Path) -> None:
+    assert words(listed(write(tmp_path / "faces.parquet", columns_of()))) == {(None, name): 1 for name in EMOTIONS}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +199,7 @@ def test_a_set_without_validation_gets_one(hub: Path) -> None:
         ("data/train-00000-of-00002.parquet", "training"), ("data/test.parquet", "test"),
         ("fer/private_test/0000.parquet", "test"), ("PublicTest/part.parquet", "validation"),
         ("data/fer2013.parquet", None), ("validation.parquet", "validation"),
-        ("private_test.parquet", "test"), ("test_set_of_mine/faces.parquet", None),
+        ("private_test.parquet", "test"), ("data/latest.parquet", None),
     ],
 )  # fmt: skip
 def test_the_split_is_in_the_name(name: str, split: str | None) -> None:
@@ -126,21 +210,13 @@ def broken_label(columns: dict[str, Any]) -> None:
     columns["label"][3] = 7
 
 
-def no_label(columns: dict[str, Any]) -> None:
-    columns["label"][3] = None
-
-
-def negative_label(columns: dict[str, Any]) -> None:
-    columns["label"][3] = -1
-
-
 def endless_label(columns: dict[str, Any]) -> None:
     columns["label"] = [float(label) for label in columns["label"]]
     columns["label"][3] = float("inf")
 
 
-def true_labels(columns: dict[str, Any]) -> None:
-    columns["label"] = [label == 3 for label in columns["label"]]
+def no_labels(columns: dict[str, Any]) -> None:
+    columns["label"] = [-1] * 7
 
 
 def no_picture(columns: dict[str, Any]) -> None:
@@ -151,60 +227,69 @@ def not_a_picture(columns: dict[str, Any]) -> None:
     columns["image"][3]["bytes"] = b"text"
 
 
+def ragged_lists(columns: dict[str, Any]) -> None:
+    columns["image"] = [lists(0)] * 3 + [[[1, 2], [3]]] + [lists(0)] * 3
+
+
+def lists_above_255(columns: dict[str, Any]) -> None:
+    columns["image"] = [lists(0)] * 3 + [[[300] * 8] * 8] + [lists(0)] * 3
+
+
 def other_picture_column(columns: dict[str, Any]) -> None:
-    columns["photo"] = columns.pop("image")
+    columns["drawing"] = [1] * 7
+    del columns["image"]
 
 
 def other_label_column(columns: dict[str, Any]) -> None:
-    columns["mood"] = columns.pop("label")
+    columns["what"] = columns.pop("label")
+
+
+def other_split(columns: dict[str, Any]) -> None:
+    columns["split"] = ["train"] * 3 + ["secret"] * 4
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (broken_label, r"train\.parquet, row 3: the label '7' is none of the seven"),
-        (no_label, r"train\.parquet, row 3: the label 'None'"),
-        (negative_label, r"train\.parquet, row 3: the label '-1'"),
-        (endless_label, r"train\.parquet, row 3: the label 'inf'"),
-        (true_labels, r"train\.parquet, row \d+: the label '(True|False)'"),
-        (no_picture, r"train\.parquet, row 3 has no picture"),
-        (not_a_picture, r"train\.parquet, row 3: .*not a picture"),
-        (other_picture_column, r"train\.parquet has no column of pictures .*: its columns are 'label', 'photo'"),
-        (other_label_column, r"train\.parquet has no column of labels .*: its columns are 'image', 'mood'"),
+        (broken_label, r"train\.parquet, row 3: the label 7 is not 0 to 6 \(angry, disgust"),
+        (endless_label, r"train\.parquet, row 3: the label inf is neither a word nor a whole number"),
+        (no_labels, r"none of its 7 rows has a label"),
+        (no_picture, r"train\.parquet, row 3 has no picture, only the name /elsewhere/3\.png, and no such file is th"),
+        (not_a_picture, r"x: a text file, not a picture"),
+        (ragged_lists, r"train\.parquet, row 3: its lists are no picture"),
+        (lists_above_255, r"train\.parquet, row 3: its pixels lie from 300 to 300: expected 0 to 255"),
+        (other_picture_column, r"train\.parquet has no column of pictures .*: its columns are 'label', 'drawing'"),
+        (other_label_column, r"train\.parquet has no column of labels .*: its columns are 'image', 'what'"),
+        (other_split, r"train\.parquet, row 3: the split 'secret' is not train, validation or test"),
     ],
 )
-def test_every_fault_names_file_and_row(
-    tmp_path: Path, small: Dataset, change: Callable[[dict[str, Any]], None], message: str
-) -> None:
-    columns = columns_of(small.validation, tmp_path)
+def test_every_fault_names_file_and_row(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    columns = columns_of()
     change(columns)
     path = write(tmp_path / "train.parquet", columns)
     with pytest.raises(DataError, match=message) as caught:
-        read_parquet([path], "set")
+        words(list_parquet([path], "set"))
     assert "\n" not in str(caught.value)
 
 
-def test_names_that_are_none_of_the_seven(tmp_path: Path, small: Dataset) -> None:
-    path = write(tmp_path / "train.parquet", columns_of(small.validation, tmp_path), (*ALPHABETICAL, "contempt"))
-    with pytest.raises(DataError, match=r"train\.parquet: its label 'contempt' is none of the seven expressions"):
-        read_parquet([path], "set")
+def test_several_configurations_are_not_mixed(tmp_path: Path) -> None:
+    for configuration in ("small", "large"):
+        write(tmp_path / configuration / "train" / "0000.parquet", columns_of())
+    with pytest.raises(DataError, match=r"several configurations of a data set \(large, small\): name the folder of"):
+        listed(tmp_path)
+    assert words(listed(tmp_path / "small")) == {("training", name): 1 for name in EMOTIONS}
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.99])
-def test_a_file_that_is_cut_short(tmp_path: Path, small: Dataset, keep: float) -> None:
-    path = write(tmp_path / "train.parquet", columns_of(small.validation, tmp_path))
+def test_a_file_that_is_cut_short(tmp_path: Path, keep: float) -> None:
+    path = write(tmp_path / "train.parquet", columns_of())
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(DataError, match=r"train\.parquet is not a readable Parquet file"):
-        read_parquet([path], "set")
+        list_parquet([path], "set")
 
 
-def test_a_file_that_states_no_split(tmp_path: Path, small: Dataset) -> None:
-    path = write(tmp_path / "faces.parquet", columns_of(small.validation, tmp_path))
-    with pytest.raises(DataError, match=r"faces\.parquet states no split"):
-        load_dataset(path)
-
-
-def test_without_polars_the_remedy_is_said(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_polars_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train.parquet", columns_of())
     real_import = builtins.__import__
 
     def without_polars(name: str, *rest: Any) -> Any:
@@ -214,4 +299,4 @@ def test_without_polars_the_remedy_is_said(hub: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, "__import__", without_polars)
     with pytest.raises(UnavailableError, match=r"pip install 'fer-deploy\[train\]'"):
-        read_parquet(sorted((hub / "data").iterdir()), "set")
+        list_parquet([path], "set")

@@ -88,7 +88,7 @@ def test_a_table_known_by_name_comes_before_pictures_and_pictures_before_any_tab
 def test_without_a_validation_split_one_is_held_out_and_noted(tmp_path: Path, small: Dataset) -> None:
     found = load_dataset(write_tree(tmp_path / "pictures", small, folders=("train", None, "test")))
     assert [len(found.split(split)) for split in SPLITS] == [56, 7, 14]
-    assert "7 training pictures, one in eight of each class, were drawn for it" in found.notes[0]
+    assert "7 training pictures, one in eight of each class, were drawn for it" in " ".join(found.notes)
     both = sorted(pixel_keys(found.training) + pixel_keys(found.validation))
     assert both == sorted(pixel_keys(small.training))
     renamed = load_dataset(
@@ -207,15 +207,15 @@ def as_pictures_without_a_tree(folder: Path) -> Path:
         (lambda folder: folder / ("x" * 300), "cannot be read: File name too long|no such file"),
         (lambda folder: folder / "gone.csv", "no data set at .*gone.csv: there is no such file or folder"),
         (lambda folder: "~nosuchuser/fer2013.csv", "no data set at ~nosuchuser/fer2013.csv: there is no such user"),
-        (lambda folder: folder, "holds no data set: neither fer2013.csv"),
+        (lambda folder: folder, "holds no data set: it is empty: expected a folder for each class"),
         (as_empty, r"fer2013.csv is empty \(0 bytes\)"),
         (as_parquet_magic, "x.parquet is not a readable Parquet file"),
-        (as_picture, "face.png is a picture: FER2013 is a table"),
+        (as_picture, "face.png is a picture: name the folder that holds a folder of pictures for each class"),
         (as_pipe, "pipe is neither a file nor a folder"),
         (as_loop, "loop"),
-        (as_partial, "holds no data set"),
+        (as_partial, "train.csv has a header and no rows"),
         (as_two, r"holds several data sets \(a.csv, b.csv\)"),
-        (as_pictures_without_a_tree, "a.zip holds neither a table of faces nor train and test folders"),
+        (as_pictures_without_a_tree, r"a.zip holds no data set: found 1 files \(1 .png\) in folders such as faces"),
     ],
 )  # fmt: skip
 def test_other_files_are_refused_in_one_line(tmp_path: Path, make, message: str) -> None:
@@ -256,8 +256,8 @@ def test_a_table_that_changes_while_it_is_read_is_not_cached(
     monkeypatch.setenv("FERDEPLOY_CACHE", str(tmp_path / "cache"))
     path = Path(shutil.copy(small_table, tmp_path / "faces.csv"))
 
-    def meddle(stream, name):
-        found = csv_table.read_table(stream, name)
+    def meddle(opener):
+        found = csv_table.read_table(opener)
         with path.open("ab") as file:
             file.write(b"\n")
         return found
