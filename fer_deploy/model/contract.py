@@ -175,6 +175,13 @@ def read_model_file(path: str | os.PathLike[str], *, maximum_bytes: int = MAXIMU
     Give the engine these bytes, not the path: a file that was exchanged after the check then changes nothing, and the
     engine cannot open further files beside it.
     """
+    text = os.fsdecode(path)
+    if not os.path.lexists(path) and os.path.basename(text) == text and not text.endswith(".onnx"):  # noqa: PTH119
+        run = printable(text)[:80]
+        raise ModelFileError(
+            f"{run}: no such file: name an exported file, such as exports/{run}.onnx: "
+            f"`ferdeploy export {run}` writes one"
+        )
     content = read_file(path, maximum_bytes=maximum_bytes, what="model", error=ModelFileError)
     return content, check_model_bytes(content, source=shown(path), maximum_bytes=maximum_bytes)
 

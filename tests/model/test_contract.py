@@ -310,6 +310,10 @@ def test_size_is_checked_before_the_file_is_read(tmp_path: Path) -> None:
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="no such file"):
         check_model_file(tmp_path / "none.onnx")
+    with pytest.raises(
+        ModelFileError, match=r"no such file: name an exported file, such as exports/B\.onnx: `ferdeploy"
+    ):
+        check_model_file("B")
     with pytest.raises(ModelFileError, match="a folder, not a model"):
         check_model_file(tmp_path)
 
