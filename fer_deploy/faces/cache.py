@@ -145,8 +145,11 @@ def _pixels(file: IO[bytes], count: int) -> NDArray[np.uint8]:
     """The first `count` bytes of a file, in memory or mapped."""
     if count > IN_MEMORY:
         return np.memmap(file, np.uint8, "r", shape=(count,))
+    pixels = np.empty(count, np.uint8)
     file.seek(0)
-    return np.frombuffer(bytearray(file.read(count)), np.uint8)
+    if file.readinto(pixels.data) != count:  # type: ignore[attr-defined]  # binary files have it, and IO does not say so
+        raise OSError("the file is shorter than it was")
+    return pixels
 
 
 def _save(path: Path, build: Build) -> None:
