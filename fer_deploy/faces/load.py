@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
 from fer_deploy.faces.threads import Progress, no_progress
 from fer_deploy.files import shown
-from fer_deploy.labels import FER2013, LabelMap, understand
+from fer_deploy.labels import FER2013, LabelMap, Understood, understand
 
 VARIABLE = "FERDEPLOY_DATA"
 """The environment variable that names the default data set."""
@@ -107,7 +107,8 @@ def _load(request: DataRequest, workspace: Path, progress: Progress) -> Dataset:
         drawn = synthetic_dataset(_synthetic_count(str(source)))
         return drawn if request.labels is None else _relabelled(drawn, request)
     with source_errors(found.name):
-        return _assembled(found, read_listing(found, progress=progress), request)
+        read = read_listing(found, check=lambda listing: _rows(listing, found.name, request), progress=progress)
+        return _assembled(found, read, request)
 
 
 def _relabelled(dataset: Dataset, request: DataRequest) -> Dataset:
@@ -146,21 +147,36 @@ def _synthetic_count(source: str) -> int:
     return int(number)
 
 
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """How the rows of a listing are understood: their classes, which are kept, and what stays in one split."""
+
+    understood: Understood
+    kept: NDArray[np.int64]
+    groups: list[str | None] | None
+    group_name: str
+
+
+def _rows(listing: Listing, name: str, request: DataRequest) -> _Rows:
+    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
+    understood = understand(
+        listing.labels, declared=listing.declared, label_map=label_map, name=name, places=listing.places
+    )
+    kept = np.flatnonzero(understood.numbers >= 0)
+    return _Rows(understood, kept, *_grouped(listing, kept, request.split))
+
+
 def _assembled(found: Found, read: ReadListing, request: DataRequest) -> Dataset:
     """The data set from a listing and its pictures: labels are understood, missing splits drawn, FER2013 judged."""
     listing = read.listing
-    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
-    understood = understand(
-        listing.labels, declared=listing.declared, label_map=label_map, name=found.name, places=listing.places
-    )
-    kept = np.flatnonzero(understood.numbers >= 0)
+    rows = _rows(listing, found.name, request)
+    understood, kept = rows.understood, rows.kept
     stated = np.array([_NUMBERS[split] for split in listing.splits], np.int8)[kept]
     labels, pictures = understood.numbers[kept], read.pictures.take(kept)
     votes = None if listing.votes is None else listing.votes[kept]
     faces = Faces(pictures, labels, listing.rows[kept], votes, classes=len(understood.labels))
     official = _judged(_parts(faces, stated), understood.labels, found.name, request)
-    groups, group_name = _grouped(listing, kept, request.split)
-    drawn = draw_splits(stated, Rows(labels, pictures, groups, group_name), request.split, name=found.name)
+    drawn = draw_splits(stated, Rows(labels, pictures, rows.groups, rows.group_name), request.split, name=found.name)
     splits = _parts(faces, drawn.splits)
     if votes_file := _votes_file(found, request, official=official):
         with source_errors(shown(votes_file)):
@@ -183,7 +199,7 @@ def _assembled(found: Found, read: ReadListing, request: DataRequest) -> Dataset
     )
     return replace(
         dataset,
-        label_map=None if label_map is None or official else label_map.to_dict(),
+        label_map=None if request.labels is None else request.labels.to_dict(),
         labels_source=understood.source,
         drawn=drawn.record,
         colour=read.colour,

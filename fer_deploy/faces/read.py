@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +43,15 @@ class ReadListing:
     notes: tuple[str, ...]
 
 
-def read_listing(found: Found, *, progress: Progress = no_progress) -> ReadListing:
+def read_listing(
+    found: Found, *, check: Callable[[Listing], object] = lambda _listing: None, progress: Progress = no_progress
+) -> ReadListing:
     """List what was found, and read all its pictures, or take both from the cache.
+
+    Args:
+        found: the data set.
+        check: raises if the listing cannot be used. It is called before pictures are read, which may take minutes.
+        progress: called while pictures are read.
 
     Raises:
         DataError: the source cannot be understood or changes while it is read, or pictures cannot be read: all of these
@@ -56,11 +63,13 @@ def read_listing(found: Found, *, progress: Progress = no_progress) -> ReadListi
         contents = None
     else:
         listing = found.read()
+        check(listing)
         contents = _content_digests(listing, progress)
         key = _key(listing, contents)
 
     def build(write: Write) -> dict[str, NDArray[Any]]:
         now = listing if listing is not None else found.read()
+        check(now)
         arrays = _store(now, contents, write, progress)
         if found.key is not None and found.key() != key:  # the cache must match the source
             raise DataError(f"{found.name} changed while it was read: start again when no program writes to it")

@@ -114,7 +114,10 @@ class TrainingData:
         )
         face_sets, unlabelled_sha256 = [labelled], ""
         if recipe.distillation is not None and recipe.distillation.unlabelled:
-            unlabelled = read_unlabelled(workspace / recipe.distillation.unlabelled, dataset, message=message)
+            side = labelled.at(size).shape[-1]
+            unlabelled = read_unlabelled(
+                workspace / recipe.distillation.unlabelled, dataset, side=side, message=message
+            )
             unlabelled_sha256 = hashlib.sha256(unlabelled.data).hexdigest()
 
             def at_side(size: int) -> NDArray[np.uint8]:

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from fer_deploy.errors import DataError
-from fer_deploy.faces.synthetic import synthetic_dataset
+from fer_deploy.faces.decode import resize
+from fer_deploy.faces.synthetic import colour_faces, synthetic_dataset
 from fer_deploy.faces.unlabelled import read_unlabelled
+from fer_deploy.pictures import to_grey
 
 
 def test_pictures_are_read_in_the_order_of_their_names_once_each(tmp_path: Path) -> None:
@@ -48,3 +50,14 @@ def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     with pytest.raises(DataError, match=r"torn\.jpg"):
         read_unlabelled(tmp_path, dataset)
+
+
+def test_faces_for_larger_networks_are_resized_from_their_originals(tmp_path: Path) -> None:
+    few = synthetic_dataset(70)
+    drawn = colour_faces([0, 1], height=120, width=90, seed=3)
+    for number, pixels in enumerate(drawn):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    Image.fromarray(few.test.images[0]).save(tmp_path / "copy.png")
+    found = read_unlabelled(tmp_path, few, side=96)
+    assert found.shape == (2, 96, 96)
+    assert np.array_equal(found[1], resize(to_grey(drawn[1]), 96, 96))
