@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.faces.cache import IN_MEMORY, Write, stored
 from fer_deploy.faces.decode import resize
-from fer_deploy.faces.store import Pictures
+from fer_deploy.faces.store import AT_ONCE, Pictures
 from fer_deploy.faces.threads import Progress, in_order, no_progress
 
 
@@ -38,6 +38,9 @@ def pictures_at(pictures: Pictures, input_size: int, *, progress: Progress = no_
             return pictures.array()
     keys = hashlib.sha256(b"".join(pictures.keys())).hexdigest()
 
+    mean_area = int(pictures.sizes.prod(axis=1).mean()) if len(pictures) else 1
+    often = max(1, AT_ONCE // mean_area)  # pictures after which memory that holds parts of the mapped file is let go
+
     def build(write: Write) -> dict[str, NDArray[np.uint8]]:
         def work(number: int) -> NDArray[np.uint8]:
             return resize(pictures[number], side, side)
@@ -46,7 +49,7 @@ def pictures_at(pictures: Pictures, input_size: int, *, progress: Progress = no_
             in_order(work, len(pictures), what=f"resizing pictures to {side} pixels", progress=progress)
         ):
             write(picture)
-            if number % 1000 == 999:
+            if number % often == 0:
                 pictures.release()
         return {}
 
