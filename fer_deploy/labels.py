@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -184,6 +184,13 @@ FER2013 = LabelMap("fer2013")
 """The numbering of FER2013's own tables, whose columns are emotion, pixels and Usage."""
 
 
+def label_map_for(label_map: LabelMap | None, *, fer2013_numbers: bool) -> LabelMap | None:
+    """What the user wrote, with FER2013's numbering where the source has it and the user names no other."""
+    if not fer2013_numbers or (label_map is not None and label_map.numbering is not None):
+        return label_map
+    return FER2013 if label_map is None else replace(label_map, numbering=FER2013.numbering)
+
+
 @dataclass(frozen=True, eq=False)
 class Understood:
     """The classes of a data set.
@@ -296,7 +303,8 @@ class _Meaning:
             if word is None or not (numbered or _expression(word)):
                 word = _normal(raw)
             number = _number(word)
-            keys = [_key(raw), _key(word), _key(_expression(word) or word)]
+            numbered_word = numbering.get(number) if number is not None else None
+            keys = [_key(raw), _key(word), _key(numbered_word or _expression(word) or word)]
             named = next((pairs[key] for key in keys if key in pairs), None)
             if named is not None:
                 words[raw] = None if named == LEFT_OUT else named

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
-from fer_deploy.labels import FER2013, NUMBERINGS, LabelMap, Understood, check_labels, understand
+from fer_deploy.labels import FER2013, NUMBERINGS, LabelMap, Understood, check_labels, label_map_for, understand
 
 
 def read(raw: str, labels: str = "", declared: str = "", places: list[str] | None = None) -> Understood:
@@ -79,6 +79,15 @@ def test_what_labels_become(raw: str, labels: str, declared: str, classes: tuple
 )
 def test_what_was_done_is_noted(raw: str, labels: str, declared: str, note: str) -> None:
     assert any(each.startswith(note) for each in read(raw, labels, declared).notes)
+
+
+def test_fer2013s_own_numbers_stay_where_only_some_labels_are_mapped() -> None:
+    assert label_map_for(None, fer2013_numbers=True) == FER2013
+    assert label_map_for(None, fer2013_numbers=False) is None
+    some = label_map_for(LabelMap.parse("6=-,happy=good,sad=bad,angry=bad"), fer2013_numbers=True)
+    assert named(read("3,4,0,6", str(some))) == ["good", "bad", "bad", "-"]
+    other = LabelMap.parse("raf-db")
+    assert label_map_for(other, fer2013_numbers=True) == other
 
 
 def test_the_seven_under_their_own_names_need_no_note() -> None:

@@ -30,7 +30,7 @@ from fer_deploy.faces.store import Pictures
 from fer_deploy.faces.synthetic import DEFAULT_TRAINING, synthetic_dataset
 from fer_deploy.faces.threads import Progress, no_progress
 from fer_deploy.files import shown
-from fer_deploy.labels import FER2013, LabelMap, Understood, understand
+from fer_deploy.labels import LabelMap, Understood, label_map_for, understand
 
 VARIABLE = "FERDEPLOY_DATA"
 """The environment variable that names the default data set."""
@@ -158,7 +158,7 @@ class _Rows:
 
 
 def _rows(listing: Listing, name: str, request: DataRequest) -> _Rows:
-    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
+    label_map = label_map_for(request.labels, fer2013_numbers=listing.fer2013_numbers)
     understood = understand(
         listing.labels, declared=listing.declared, label_map=label_map, name=name, places=listing.places
     )

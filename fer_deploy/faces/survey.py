@@ -35,7 +35,7 @@ from fer_deploy.faces.summary import (
     summarise,
 )
 from fer_deploy.faces.threads import Progress, in_order, no_progress
-from fer_deploy.labels import FER2013, understand
+from fer_deploy.labels import label_map_for, understand
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,7 @@ def _survey_refused(listing: Listing, request: DataRequest, refusal: DataError, 
 
 def _labels_of(listing: Listing, request: DataRequest) -> tuple[tuple[str, ...], NDArray[np.int64], str, list[str]]:
     """The labels, each picture's class, where they come from, and what is wrong with them."""
-    label_map = request.labels or (FER2013 if listing.fer2013_numbers else None)
+    label_map = label_map_for(request.labels, fer2013_numbers=listing.fer2013_numbers)
     try:
         understood = understand(
             listing.labels, declared=listing.declared, label_map=label_map, name=listing.name, places=listing.places
