@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import os
 import re
 import sys
@@ -36,6 +37,7 @@ Examples:
   ferdeploy train B --data fer2013.csv     one variant
   ferdeploy train all --time-limit 9m      the study's eleven, nine minutes at a time
   ferdeploy train my.toml --epochs 20      your own recipe, 20 epochs over all its stages
+  ferdeploy train B --data faces/ --labels raf-db     your own data; `ferdeploy data faces/` shows it first
   ferdeploy train A --set stage.0.optimiser.lr=5e-3 --name A-slow
   ferdeploy train lite0-96-taught --with-teachers     first its teachers
   ferdeploy train all --side-by-side 4     four runs at a time on one large GPU
@@ -101,7 +103,7 @@ def keep_freed_memory() -> bool:
     TrainingRequest,
     (
         "initialisation", "epochs", "batch_size", "changes", "run_name", "share", "seed", "seeds", "with_teachers",
-        "time_limit", "at_once",
+        "time_limit", "at_once", "log",
     ),
     flags={"initialisation": "--init", "changes": "--set", "run_name": "--name", "at_once": "--side-by-side"},
     kinds={
@@ -145,16 +147,22 @@ def command(
             import torch
 
             from fer_deploy.cli.train_display import TrainingCall, report_plan, train_with_display
-            from fer_deploy.training.plan import plan_runs
+            from fer_deploy.training.plan import labels_of_plan, plan_runs
         except ModuleNotFoundError as error:
             raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
         plan = plan_runs(names, workspace=workspace, request=request)
+        data = dataclasses.replace(data, labels=labels_of_plan(plan, data.labels))
+        if request.log is not None:
+            from fer_deploy.training.tensorboard import event_writer
+
+            event_writer()  # before the data is read
         dataset = load_data(data, workspace=workspace).with_share(request.share)
         if threads is not None:
             torch.set_num_threads(threads)
         call = TrainingCall(
             workspace=workspace, data=data, device=device, threads=threads, restart=restart, share=request.share,
             at_once=request.at_once, deadline=None if request.time_limit is None else began + request.time_limit,
+            log=request.log,
         )  # fmt: skip
         report_plan(plan, dataset, call)
         failed = train_with_display(plan, dataset, call)

@@ -20,9 +20,11 @@ from rich.table import Table
 from fer_deploy.cli.console import ProgressBar, duration, report_console
 from fer_deploy.errors import FerDeployError, TrainingError
 from fer_deploy.faces import DataRequest, Dataset
+from fer_deploy.faces.summary import UNBALANCED
 from fer_deploy.machine import available_cores
-from fer_deploy.recipes import Recipe
+from fer_deploy.recipes import Loss, Recipe
 from fer_deploy.training.curves import draw_curves
+from fer_deploy.training.data import check_labels_of, summary_of
 from fer_deploy.training.devices import choose_device, join_processes, launcher_number
 from fer_deploy.training.estimate import epochs_left, measure_rate
 from fer_deploy.training.fit import Outcome, Settings, train
@@ -30,13 +32,15 @@ from fer_deploy.training.plan import PlannedRun
 from fer_deploy.training.queue import End, QueueResult, TrainingProcess, run_in_order, run_side_by_side
 from fer_deploy.training.record import required
 from fer_deploy.training.run import Run
-from fer_deploy.training.watcher import BatchReport, EpochRow, Silent, Watcher
+from fer_deploy.training.watcher import BatchReport, EpochRow, Silent, Watcher, Watchers
 
 SECONDS_BETWEEN_CURVES = 60.0
 """Drawing takes a third of a second, and a small network's epoch not much longer."""
 
 SECONDS_TO_CLOSE = 2.0
 """Part of a time limit that is reserved for drawing the curves and leaving."""
+
+DEFAULT_WEIGHTS = Loss().class_weights
 
 SECONDS_TO_START = 3.0
 """No run is started when less than this is left."""
@@ -55,6 +59,8 @@ class TrainingCall:
     at_once: int
     deadline: float | None
     """The time of `time.monotonic` before which all must have ended."""
+    log: str | None = None
+    """`tensorboard`, or None."""
 
     def seconds_left(self) -> float | None:
         """Until the deadline; None without one."""
@@ -82,8 +88,11 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
 
     Raises:
         UnavailableError: the device is absent.
+        RecipeError: a recipe does not fit the data's labels.
     """
     device = choose_device(call.device)
+    for run in plan:
+        check_labels_of(run.recipe, dataset)
     if not _writes():
         return
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
@@ -94,24 +103,44 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
     )
     for note in dataset.notes:
         say(f"note: {escape(note)}")
+    left = [run.epochs if call.restart else epochs_left(run.recipe, call.folder(run)) for run in plan]
+    if any(left):
+        _report_summary(plan, dataset)
     estimated = call.deadline is None
     table = Table(box=None, padding=(0, 2), header_style="bold")
     for heading in ("run", "stages", "epochs", "faces to see", *(["time, about"] if estimated else [])):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
     faces = len(dataset.training) - left_out
     rates: dict[str, float] = {}
-    for run in plan:
-        epochs = run.epochs if call.restart else epochs_left(run.recipe, call.folder(run))
+    for run, epochs in zip(plan, left, strict=True):
         most = "≤ " if any(stage.patience or stage.goal for stage in run.recipe.stages) else ""
         cells = [run.name, str(len(run.recipe.stages)), f"{most}{epochs}", f"{most}{epochs * faces:,}"]
         if estimated:
             first = run.recipe.stages[0]
             key = repr((run.recipe.network, first.batch_size, first.precision))
             if epochs and key not in rates:
-                rates[key] = measure_rate(run.recipe, device=device)
+                rates[key] = measure_rate(run.recipe, device=device, classes=len(dataset.labels))
             cells.append(most + duration(epochs * faces / rates[key]) if epochs else "done")
         table.add_row(*cells)
     report_console().print(table)
+
+
+def _report_summary(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
+    """Print what is in the data and whatever is unusual about it, with the remedy for unequal classes."""
+    summary = summary_of(dataset)
+    for line in summary.short():
+        say(f"data: {escape(line)}")
+    balance = summary.balance
+    remedied = all(
+        stage.sampler == "balanced" or stage.loss.class_weights != DEFAULT_WEIGHTS
+        for run in plan
+        for stage in run.recipe.stages
+    )
+    if not dataset.official and balance is not None and balance[1] >= UNBALANCED * max(1, balance[3]) and not remedied:
+        say(
+            "data: rare classes count more with --set 'stage.*.loss.class_weights=balanced' or "
+            "--set 'stage.*.sampler=balanced', and with --set best_by=macro-f1"
+        )
 
 
 def train_with_display(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall) -> int:
@@ -183,6 +212,7 @@ def _side_by_side(plan: Sequence[PlannedRun], call: TrainingCall, stop: Stop) ->
 
             options = ["--threads", str(threads), "--device", call.device, "--share", str(call.share)]
             options += call.data.arguments()
+            options += [] if call.log is None else ["--log", call.log]
             left = call.seconds_left()
             options += [] if left is None else ["--time-limit", f"{left:.1f}s"]
             return TrainingProcess(
@@ -201,7 +231,13 @@ def _watching(run: PlannedRun, call: TrainingCall) -> Iterator[Watcher]:
         yield Silent()
         return
     with ProgressBar(stderr=False) as bar:
-        yield TrainingDisplay(run.name, call.folder(run), bar)
+        display = TrainingDisplay(run.name, call.folder(run), bar)
+        if call.log is None:
+            yield display
+            return
+        from fer_deploy.training.tensorboard import TensorBoardLog
+
+        yield Watchers(display, TensorBoardLog(call.folder(run)))
 
 
 class TrainingDisplay(Silent):
@@ -260,6 +296,9 @@ def _report_end(run: PlannedRun, outcome: Outcome, workspace: Path) -> None:
     opened = Run.open(outcome.folder)
     epoch = required(opened.record, "best.epoch", outcome.folder / "run.json")
     accuracy = f"{opened.validation_accuracy:.2%} validation accuracy at epoch {epoch}"
+    macro_f1 = opened.record["best"].get("validation_macro_f1")
+    if macro_f1 is not None:
+        accuracy = f"{macro_f1:.2%} validation macro-F1 and {accuracy}"
     if outcome.status == "already complete":
         say(f"[bold]{run.name}[/] is already complete: {accuracy}. --restart trains it again.")
         return

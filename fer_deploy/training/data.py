@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,9 +22,13 @@ from fer_deploy.errors import DataError, RecipeError, one_line
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.faces.store import SIZE
 from fer_deploy.faces.unlabelled import read_unlabelled
+from fer_deploy.labels import LabelMap
 from fer_deploy.recipes import Recipe, Stage
 from fer_deploy.training.losses import balanced_weights, weights_for
 from fer_deploy.training.targets import soft_labels
+
+if TYPE_CHECKING:
+    from fer_deploy.faces.summary import Summary
 
 LARGEST_SHARE = 0.5
 """Faces that need more than this share of a GPU's free memory stay on the CPU; each batch is copied from there."""
@@ -187,6 +193,13 @@ def check_labels_of(recipe: Recipe, dataset: Dataset) -> None:
             f"{recipe.name}: its classes are {_listed(recipe.classes)}, and {dataset.name} was read with "
             f"{_listed(labels)}: read the data with the recipe's classes, or remove them from the recipe"
         )
+    wanted = recipe.data_labels()
+    used = LabelMap.from_dict(dict(dataset.label_map or ({"numbering": "fer2013"} if dataset.official else {})))
+    if wanted is not None and not (set(wanted.pairs) <= set(used.pairs) and wanted.numbering in (None, used.numbering)):
+        raise RecipeError(
+            f"{recipe.name}: {dataset.name} was read without the recipe's label_map: read the data with "
+            f"--labels {one_line(str(wanted), limit=120)}, or with labels=recipe.data_labels() in Python"
+        )
     if recipe.labels == "ferplus" and not set(EMOTIONS) <= set(labels):
         raise RecipeError(
             f'{recipe.name}: labels = "ferplus" needs the seven expressions, and {dataset.name} has '
@@ -198,6 +211,16 @@ def check_labels_of(recipe: Recipe, dataset: Dataset) -> None:
                 weights_for(stage.loss.class_weights, labels)
             except ValueError as error:
                 raise RecipeError(f"{recipe.name}: stage.{number}.loss.class_weights: {error}") from error
+
+
+def summary_of(dataset: Dataset) -> Summary:
+    """A data set's summary, computed once: it takes seconds for 30,000 pictures."""
+    if dataset not in _SUMMARIES:
+        _SUMMARIES[dataset] = dataset.summary()
+    return _SUMMARIES[dataset]
+
+
+_SUMMARIES: WeakKeyDictionary[Dataset, Summary] = WeakKeyDictionary()
 
 
 def _listed(labels: tuple[str, ...]) -> str:

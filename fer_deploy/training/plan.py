@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from fer_deploy.ensemble import member_runs
 from fer_deploy.errors import RecipeError, RunError
+from fer_deploy.labels import LabelMap
 from fer_deploy.recipes import Recipe, apply_settings, load_recipe
 from fer_deploy.study import STUDY_ENSEMBLES, STUDY_VARIANTS
 from fer_deploy.training.record import read_record, recorded_recipe, required
@@ -74,6 +75,45 @@ def plan_runs(names: Sequence[str], *, workspace: Path, request: TrainingRequest
             if name not in before:
                 _require(name, run, workspace)
     return planned
+
+
+def labels_of_plan(plan: Sequence[PlannedRun], given: LabelMap | None) -> LabelMap | None:
+    """How the data's labels are read for a plan: by its recipes and `--labels` together.
+
+    Runs that others of the plan depend on may name neither classes nor a map: they are trained on the same labels.
+
+    Args:
+        plan: the runs, which share the data.
+        given: `--labels`.
+
+    Raises:
+        RecipeError: recipes want different labels, or one of them contradicts `--labels`.
+    """
+    dependencies = {name for run in plan for name in run.depends_on()}
+    maps = [(run, run.recipe.data_labels()) for run in plan]
+    stated = [(run, wanted) for run, wanted in maps if wanted is not None or run.name not in dependencies]
+    for run, wanted in stated[1:]:
+        if wanted != stated[0][1]:
+            raise RecipeError(
+                f"{stated[0][0].name} and {run.name} read the data's labels differently (classes, label_map): train "
+                "each in a call of its own"
+            )
+    wanted = stated[0][1] if stated else None
+    if wanted is None or given is None:
+        return wanted or given
+    for what, ours, theirs in (
+        ("numbering", wanted.numbering, given.numbering), ("classes", wanted.classes, given.classes)
+    ):  # fmt: skip
+        if ours and theirs and ours != theirs:
+            raise RecipeError(f"--labels {given}: {stated[0][0].name} has other {what} ({wanted}): keep one of the two")
+    try:
+        return LabelMap(
+            wanted.numbering or given.numbering,
+            tuple(dict.fromkeys((*wanted.pairs, *given.pairs))),
+            wanted.classes or given.classes,
+        )
+    except ValueError as error:
+        raise RecipeError(f"--labels {given} with {stated[0][0].name} ({wanted}): {error}") from error
 
 
 def _recipes(names: Sequence[str], workspace: Path, request: TrainingRequest) -> list[Recipe]:

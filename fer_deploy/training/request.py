@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,5 @@ class TrainingRequest:
     """Stop, saved, within this time: 90s, 9m, 1h30m."""
     at_once: int = 1
     """Train N runs at the same time on the device, each in its own process. For small networks on a large GPU."""
+    log: Literal["tensorboard"] | None = None
+    """Also log each run for TensorBoard, in training/NAME/tensorboard. Needs the extra `tensorboard`."""

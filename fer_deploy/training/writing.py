@@ -22,7 +22,7 @@ from fer_deploy.files import open_regular, write_json
 from fer_deploy.models.cost import Cost
 from fer_deploy.recipes import Recipe, recipe_to_dict
 from fer_deploy.training.checkpoint import Checkpoint, write_checkpoint
-from fer_deploy.training.data import TrainingData
+from fer_deploy.training.data import TrainingData, summary_of
 from fer_deploy.training.devices import Processes, describe_device
 from fer_deploy.training.losses import balanced_weights
 from fer_deploy.training.progress import Progress
@@ -173,6 +173,7 @@ class RunWriter:
                 facts[name] = dict(value)
         if any(stage.loss.class_weights == "balanced" for stage in self.recipe.stages):
             facts["class_weights"] = list(balanced_weights(self.data.counts))
+        facts["summary"] = summary_of(self.dataset).to_dict()
         if self.data.unlabelled_sha256:
             facts["unlabelled_faces"] = len(self.data) - self.data.labelled
             facts["unlabelled_sha256"] = self.data.unlabelled_sha256
