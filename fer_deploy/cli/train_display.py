@@ -253,6 +253,10 @@ class TrainingDisplay(Silent):
         self._drawn = 0.0
         self._by_macro_f1 = False
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Move the live line."""
+        self._bar.update(what, done, total)
+
     def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
         """Print where it runs."""
         self._by_macro_f1 = recipe.best_by == "macro-f1"

@@ -21,6 +21,7 @@ from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError, RecipeError, one_line
 from fer_deploy.faces import Dataset, Faces
 from fer_deploy.faces.store import SIZE
+from fer_deploy.faces.threads import Progress, no_progress
 from fer_deploy.faces.unlabelled import read_unlabelled
 from fer_deploy.labels import LabelMap
 from fer_deploy.recipes import Recipe, Stage
@@ -97,11 +98,12 @@ class TrainingData:
         workspace: Path,
         device: torch.device,
         message: Callable[[str], None] = lambda _line: None,
+        progress: Progress = no_progress,
     ) -> TrainingData:
         """The faces that a recipe uses of a data set and, for its unlabelled faces, of a workspace.
 
         Training faces whose pixels equal a validation or test face are left out. `message` is called with a line about
-        the unlabelled faces.
+        the unlabelled faces, and `progress` while faces are resized.
 
         Raises:
             DataError: no training or no validation face remains, or the folder of unlabelled faces cannot be used.
@@ -116,7 +118,7 @@ class TrainingData:
         if not len(validation):
             raise _no_faces(dataset, dataset.validation, "choose the best epoch by")
         labelled = FaceSet(
-            len(training), lambda size: _pictures(training, size), lambda: training.images_sha256, device
+            len(training), lambda size: _pictures(training, size, progress), lambda: training.images_sha256, device
         )
         face_sets, unlabelled_sha256 = [labelled], ""
         if recipe.distillation is not None and recipe.distillation.unlabelled:
@@ -138,7 +140,7 @@ class TrainingData:
             labelled=len(training),
             face_sets=tuple(face_sets),
             unlabelled_sha256=unlabelled_sha256,
-            validation_images=_on_device(_pictures(validation, size), device),
+            validation_images=_on_device(_pictures(validation, size, progress), device),
             validation_targets=validation_targets.to(device),
         )
 
@@ -233,12 +235,13 @@ def _labelled(faces: Faces, dataset: Dataset, recipe: Recipe) -> tuple[Faces, to
     return faces if has_target.all() else faces.take(has_target), targets
 
 
-def _pictures(faces: Faces, input_size: int) -> NDArray[np.uint8]:
+def _pictures(faces: Faces, input_size: int, progress: Progress) -> NDArray[np.uint8]:
     """Faces for a network of this input size, uint8 (n, side, side).
 
     Faces of FER2013's size are never reduced: a smaller network sees them reduced after augmentation.
     """
-    return faces.at(max(input_size, SIZE) if faces.pictures.uniform == (SIZE, SIZE) else input_size)
+    side = max(input_size, SIZE) if faces.pictures.uniform == (SIZE, SIZE) else input_size
+    return faces.at(side, progress=progress)
 
 
 def _resized(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

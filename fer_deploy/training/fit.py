@@ -223,7 +223,12 @@ class _Training:
         device = choose_device(order.settings.device)
         processes = join_processes(device)
         data = TrainingData.of(
-            order.dataset, recipe, workspace=order.workspace, device=device, message=order.watcher.message
+            order.dataset,
+            recipe,
+            workspace=order.workspace,
+            device=device,
+            message=order.watcher.message,
+            progress=order.watcher.preparing,
         )
         torch.manual_seed(seed_at(order.settings.seed, "initialisation"))
         network = make_network(recipe.network, classes=len(data.labels))

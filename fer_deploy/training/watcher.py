@@ -72,6 +72,9 @@ class BatchReport:
 class Watcher(Protocol):
     """Receives the progress of a run."""
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Before training: `done` of `total` pictures are resized; `what` has words for it."""
+
     def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
         """Training begins or, after `epochs_done` epochs, resumes."""
 
@@ -97,6 +100,9 @@ class Watcher(Protocol):
 class Silent:
     """A watcher that ignores everything; the base of others."""
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Nothing."""
+
     def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
         """Nothing."""
 
@@ -121,6 +127,11 @@ class Watchers:
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
+
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """To all."""
+        for watcher in self._watchers:
+            watcher.preparing(what, done, total)
 
     def started(self, recipe: Recipe, *, device: str, epochs_done: int) -> None:
         """To all."""
