@@ -30,9 +30,10 @@ mixing = { mixup_alpha = 0.4 }
 """
 
 
-def test_two_processes_follow_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["shuffled", "balanced"])
+def test_two_processes_follow_one(sampler: str, tmp_path: Path) -> None:
     recipe = tmp_path / "pair.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE + f'sampler = "{sampler}"\n')
     arguments = ["train", str(recipe), "--data", "synthetic:70", "--device", "cpu", "--threads", "1", "--workspace"]
     for name, start in (("one", []), ("two", LAUNCHER)):
         done = subprocess.run(
