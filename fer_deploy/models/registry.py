@@ -17,6 +17,7 @@ from fer_deploy.models.inception import INCEPTION_NETWORKS
 from fer_deploy.models.mobile import MOBILE_NETWORKS
 from fer_deploy.models.plain import PLAIN_NETWORKS
 from fer_deploy.models.study import STUDY_NETWORKS
+from fer_deploy.models.timm_networks import LARGEST_NUMBER, build_timm, is_timm, timm_options
 
 _entries: dict[str, NetworkEntry] = {}
 
@@ -48,13 +49,15 @@ def network_entry(name: str) -> NetworkEntry:
 
 
 def network_options(name: str, options: Mapping[str, Any]) -> Any:
-    """The checked options of network `name`: an instance of its frozen options dataclass.
+    """The checked options of network `name`: an instance of its frozen options dataclass; of timm's networks a dict.
 
     Lists are accepted as tuples and whole numbers as floats, as TOML and JSON write them.
 
     Raises:
         RecipeError: an option is unknown (with the nearest one), or has a wrong type or value.
     """
+    if is_timm(name):
+        return timm_options(name, options)
     entry = network_entry(name)
     hints = typing.get_type_hints(entry.options_type)
     known = [field.name for field in fields(entry.options_type)]
@@ -69,17 +72,26 @@ def network_options(name: str, options: Mapping[str, Any]) -> Any:
         raise RecipeError(f"network '{name}': {error}") from error
 
 
-def build_network(name: str, *, classes: int = 7, **options: Any) -> nn.Module:
+def build_network(name: str, *, classes: int = 7, input_size: int = 48, **options: Any) -> nn.Module:
     """Build network `name` with its own default initialisation, in training mode.
+
+    Args:
+        name: of `NETWORKS`, or `timm/` and the name of a classification network of timm.
+        classes: outputs.
+        input_size: side of the faces in pixels. Only networks of timm with parameters for each position depend on it.
+        options: the network's options.
 
     Returns:
         A module from float32 faces (n, 1, s, s), normalised to [-1, 1], to float32 logits (n, classes).
 
     Raises:
-        RecipeError: the name, an option or the number of classes is not valid.
+        RecipeError: the name, an option or the number of classes is not valid, or a network of timm does not take
+            faces of that size.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise RecipeError(f"network '{name}': classes must be a whole number of at least 1, got {classes!r}")
+    if is_timm(name):
+        return build_timm(name, classes=classes, input_size=input_size, options=options)
     checked = network_options(name, options)
     return network_entry(name).build(classes, checked)
 
@@ -90,10 +102,6 @@ def _nearest(word: str, known: typing.Iterable[str]) -> str:
         return "; it has no options"
     close = difflib.get_close_matches(word, names, n=1)
     return f": did you mean '{close[0]}'?" if close else f"; there is {', '.join(names)}"
-
-
-LARGEST_NUMBER = 65_536
-"""Largest whole number that an option of a network may have: channels or layers."""
 
 
 def _checked(network: str, key: str, value: Any, wanted: Any) -> Any:
