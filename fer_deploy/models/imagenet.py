@@ -109,7 +109,7 @@ def from_timm(pretrained: Pretrained) -> ImageNetWeights:
             check_reachable(constants.ENDPOINT)  # the hub's own client would retry for most of a minute
         source = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as error:
-        raise UnreachableError(f"no download: {_cause(error)}") from error
+        raise UnreachableError(f"no download: {cause_of(error)}") from error
     epsilon = next(module.eps for module in source.modules() if isinstance(module, nn.BatchNorm2d))
     words = f"ImageNet weights timm {model}"
     return ImageNetWeights(state=source.state_dict(), epsilon=epsilon, words=words, by_order=False)
@@ -125,7 +125,7 @@ def from_torchvision(pretrained: Pretrained) -> ImageNetWeights:
             check_reachable(weights.url)
         state: dict[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
-        raise UnreachableError(f"no download: {_cause(error)}") from error
+        raise UnreachableError(f"no download: {cause_of(error)}") from error
     # Both networks that come from torchvision have batch norm's epsilon at 1e-3.
     return ImageNetWeights(state=state, epsilon=1e-3, words=f"ImageNet weights torchvision {weights}", by_order=True)
 
@@ -141,7 +141,7 @@ def check_reachable(address: str) -> None:
         urllib.request.urlopen(request, timeout=REACH_SECONDS).close()
 
 
-def _cause(error: BaseException) -> str:
+def cause_of(error: BaseException) -> str:
     """The first line of an error's reason."""
     lines = str(getattr(error, "reason", None) or error).strip().splitlines()
     return one_line(lines[0] if lines else type(error).__name__)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 from torch import nn
 
 from fer_deploy.models.entry import NetworkEntry, require_share
@@ -27,6 +26,8 @@ class InceptionOptions:
 
 
 def _inception_v3(classes: int, options: InceptionOptions) -> nn.Module:
+    import timm
+
     network: Any = timm.create_model(
         "inception_v3", pretrained=False, in_chans=1, num_classes=classes, drop_rate=options.dropout
     )

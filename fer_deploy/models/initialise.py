@@ -11,7 +11,9 @@ from torch import nn
 
 from fer_deploy.errors import RecipeError
 from fer_deploy.models.imagenet import find_weights
-from fer_deploy.models.registry import network_entry
+from fer_deploy.models.registry import NETWORKS
+from fer_deploy.models.timm_networks import timm_source
+from fer_deploy.models.timm_weights import load_timm_imagenet
 from fer_deploy.models.transfer import transfer
 from fer_deploy.models.weights_file import load_weights_file
 
@@ -25,7 +27,8 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
 
             - "default": the weights that it was built with are kept.
             - "xavier": Xavier-uniform weights and zero biases on linear layers only.
-            - "imagenet": ImageNet weights with a new last layer, see `imagenet.find_weights` and `transfer.transfer`.
+            - "imagenet": ImageNet weights with a new last layer, see `imagenet.find_weights` and `transfer.transfer`,
+              and for networks of timm `timm_weights`.
             - the path of a .safetensors file, see `weights_file.load_weights_file`.
         name: the network's name in the registry.
 
@@ -42,6 +45,8 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
     if how == "xavier":
         return _xavier(network, name)
     if how == "imagenet":
+        if (source := timm_source(network)) is not None:
+            return load_timm_imagenet(network, source)
         return transfer(network, find_weights(name))
     path = Path(how)
     if path.suffix != ".safetensors":
@@ -50,7 +55,7 @@ def initialise(network: nn.Module, how: str | Path, *, name: str) -> str:
 
 
 def _xavier(network: nn.Module, name: str) -> str:
-    pooled = network_entry(name).pooled_convolutions
+    pooled = NETWORKS[name].pooled_convolutions if name in NETWORKS else ()
     for key, module in network.named_modules():
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and key in pooled):
             nn.init.xavier_uniform_(module.weight)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import timm
 from torch import nn
 
 from fer_deploy.models.entry import NetworkEntry, Pretrained, require_share
@@ -79,6 +78,8 @@ class DeeperLiteOptions(LiteOptions):
 
 
 def _from_timm(model: str, classes: int, options: MobileOptions, **extra: Any) -> nn.Module:
+    import timm
+
     network: nn.Module = timm.create_model(
         model,
         pretrained=False,

@@ -12,6 +12,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -37,6 +38,24 @@ RESERVED = frozenset({"in_chans", "num_classes", "device", "dtype", "cfg", "args
 _NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
 _TRIED = 400
 """Networks on the meta device whose outcome is remembered."""
+
+
+@dataclass(frozen=True, eq=False)
+class TimmSource:
+    """What a network of timm was built from. The network has it as its attribute `timm_source`."""
+
+    model: str
+    """timm's name, with its tag if it was given."""
+    input_size: int
+    """Side of the faces in pixels."""
+    arguments: Mapping[str, Any]
+    """Of `timm.create_model`."""
+
+
+def timm_source(network: nn.Module) -> TimmSource | None:
+    """What a network of timm was built from; None for other networks."""
+    source = getattr(network, "timm_source", None)
+    return source if isinstance(source, TimmSource) else None
 
 
 def is_timm(name: str) -> bool:
@@ -97,8 +116,6 @@ def timm_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def build_timm(name: str, *, classes: int, input_size: int, options: Mapping[str, Any]) -> nn.Module:
     """Build a network of timm for grey faces, with timm's own initialisation, in training mode.
 
-    Its attribute `timm_arguments` holds what it was built with, for `timm_weights`.
-
     Args:
         name: `timm/...`.
         classes: outputs.
@@ -117,7 +134,7 @@ def build_timm(name: str, *, classes: int, input_size: int, options: Mapping[str
     _check_fit(name, model, classes, input_size, checked)
     arguments = {**checked, **sized, "in_chans": 1, "num_classes": classes}
     network = _created(model, **arguments)
-    network.timm_arguments = arguments  # type: ignore[assignment]
+    network.timm_source = TimmSource(model, input_size, arguments)  # type: ignore[assignment]
     return network
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fer_deploy.errors import RunError, one_line
 from fer_deploy.files import open_regular, sha256_of
 from fer_deploy.models.reduce import HEAD, reduced_lite
+from fer_deploy.models.timm_networks import timm_source
+from fer_deploy.models.timm_weights import is_published, last_names, load_timm_file
 from fer_deploy.models.transfer import last_layer
 
 BORROWED = ("borrowed", "people")
@@ -22,7 +24,8 @@ def load_weights_file(network: nn.Module, path: Path, *, name: str) -> str:
 
     Every name and shape must agree, except for a last layer with another number of classes, which is kept as it was
     built. A Lite also starts from a larger one: from its first stages and, where blocks are thinner, from the channels
-    that matter (`reduce`). A head of another width is then kept as it was built.
+    that matter (`reduce`). A head of another width is then kept as it was built. A network of timm also starts from the
+    weights that timm publishes (`timm_weights`).
 
     Returns:
         A line that describes the weights.
@@ -32,7 +35,13 @@ def load_weights_file(network: nn.Module, path: Path, *, name: str) -> str:
     """
     source = _read(path)
     wanted = network.state_dict()
-    last, _ = last_layer(network)
+    # A run's weights file always has the same name: its folder and its hash, which is also in its record, identify it.
+    origin = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…"
+    built = timm_source(network)
+    if built is not None and is_published(network, source):
+        load_timm_file(network, built, path, source)
+        return f"{origin}, stem summed over its channels, a new last layer"
+    last = last_names(network) if built is not None else last_layer(network)[0]
     words, new_head = "", False
     if name.startswith("efficientnet-lite"):
         whole = source
@@ -47,8 +56,7 @@ def load_weights_file(network: nn.Module, path: Path, *, name: str) -> str:
         if key not in source and not (new_head and key in last):
             raise RunError(f"{path}: holds no '{key}', so it is not of network '{name}' with these options")
     chosen = _checked(source, wanted, last=last, path=path, name=name)
-    # A run's weights file always has the same name: its folder and its hash, which is also in its record, identify it.
-    words = f"weights of {Path(path.parent.name, path.name).as_posix()}, SHA-256 {sha256_of(path)[:12]}…{words}"
+    words = origin + words
     if not last <= set(chosen):
         chosen = {key: value for key, value in chosen.items() if key not in last}
         words += "" if new_head else ", a new last layer"

@@ -122,7 +122,7 @@ def make_network(network: Network, *, classes: int = len(EMOTIONS)) -> nn.Module
     """
     options: dict[str, Any] = dict(network.options)
     try:
-        return build_network(network.name, classes=classes, **options)
+        return build_network(network.name, classes=classes, input_size=network.input_size, **options)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and NO_MEMORY not in str(error):
             raise
