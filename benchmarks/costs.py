@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def measure(network: Network) -> KnownCost:
     """The cost of one face."""
     options: dict[str, Any] = dict(network.options)
-    cost = measure_cost(build_network(network.name, **options), size=network.input_size)
+    cost = measure_cost(build_network(network.name, input_size=network.input_size, **options), size=network.input_size)
     return KnownCost(cost.gflops, cost.parameters, cost.activations)
 
 

@@ -20,6 +20,10 @@ Examples:
   ferdeploy variants --all        also their teachers, and the workspace's training/recipes/
   ferdeploy variants B            one recipe in full, as TOML to copy and change
   ferdeploy variants my.toml      check a recipe of your own, and show its cost
+  ferdeploy variants 'timm/*vgg*' networks of timm that a recipe can name
+
+A recipe can name any classification network of timm:
+  network = { name = "timm/resnet18", input_size = 64 }
 """
 
 NOTES = (
@@ -30,13 +34,14 @@ NOTES = (
 
 
 @click.command("variants", epilog=EPILOG)
-@click.argument("names", nargs=-1, metavar="[NAME | FILE.toml]...")
+@click.argument("names", nargs=-1, metavar="[NAME | FILE.toml | timm/PATTERN]...")
 @click.option("--all", "everything", is_flag=True, help="Also list teachers and the workspace's own recipes.")
 @workspace_option
 def command(names: tuple[str, ...], everything: bool, workspace: Path) -> None:
     """Show the networks and recipes that can be trained.
 
-    Without NAME: a table. With names: each recipe in full, every stage and number, as TOML.
+    Without NAME: a table. With names: each recipe in full, every stage and number, as TOML. A pattern that begins with
+    timm/ lists the networks of timm that match it.
     """
     from fer_deploy.cli.errors import error_line
     from fer_deploy.recipes import list_experiments, list_recipes, load_recipe
@@ -45,7 +50,10 @@ def command(names: tuple[str, ...], everything: bool, workspace: Path) -> None:
 
     with error_line():
         for name in names:
-            _print_recipe(load_recipe(name, workspace=workspace))
+            if name.startswith("timm/"):
+                _print_timm(name)
+            else:
+                _print_recipe(load_recipe(name, workspace=workspace))
         if not names:
             experiments = [name for name in list_experiments(workspace) if name not in list_recipes()]
             available = [*list_recipes(), *experiments]
@@ -54,6 +62,14 @@ def command(names: tuple[str, ...], everything: bool, workspace: Path) -> None:
             others = len(available) - len(listed)
             more = f" --all: {others} more." if others else ""
             click.echo(f"`ferdeploy variants NAME` shows a recipe in full.{more}")
+
+
+def _print_timm(pattern: str) -> None:
+    """The networks of timm that match a pattern, one a line. RecipeError with the nearest name if there is none."""
+    from fer_deploy.models.timm_networks import list_timm, timm_model
+
+    names = list_timm(pattern) or [f"timm/{timm_model(pattern)}"]
+    click.echo("\n".join(names))
 
 
 def _costs(networks: Iterable[Network]) -> dict[str, KnownCost]:
@@ -70,7 +86,8 @@ def _costs(networks: Iterable[Network]) -> dict[str, KnownCost]:
             for number, (key, network) in enumerate(unknown.items()):
                 bar.update("measuring networks", number, len(unknown))
                 options: dict[str, Any] = dict(network.options)
-                cost = measure_cost(build_network(network.name, **options), size=network.input_size)
+                size = network.input_size
+                cost = measure_cost(build_network(network.name, input_size=size, **options), size=size)
                 costs[key] = KnownCost(cost.gflops, cost.parameters, cost.activations)
     return costs
 

@@ -94,6 +94,7 @@ def measure_cost(network: nn.Module, *, size: int = 48) -> Cost:
             multiply_adds = flops.total()
             activations = ActivationCountAnalysis(network, face)
             activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+            activations.set_op_handle("aten::_convolution_mode", _elements_written)
             written = activations.total()
         except Exception as error:  # an operator's shapes that fvcore does not know raise whatever its handle does
             raise RecipeError(
@@ -141,6 +142,10 @@ def _check_complete(counted: Mapping[str, float], torch_flops: float, uncounted:
 
 def _elements_read(inputs: list[Any], _outputs: list[Any]) -> int:
     return math.prod(inputs[0].type().sizes())
+
+
+def _elements_written(_inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    return Counter({"conv": math.prod(outputs[0].type().sizes())})
 
 
 def _attention(inputs: list[Any], _outputs: list[Any]) -> Counter[str]:
