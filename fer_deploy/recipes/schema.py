@@ -34,7 +34,7 @@ class Network:
     """The network."""
 
     name: str
-    """Name of the network, such as `efficientnet-b0` or `plain`."""
+    """Name of the network, such as `efficientnet-b0` or `plain`, or of any network of timm, such as `timm/resnet18`."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     """Arguments of the network's builder, such as `widths` and `depths` of `plain`."""
     input_size: int = 48
