@@ -25,7 +25,7 @@ BAR = 20
 """Characters of the longest bar."""
 
 LISTED = 20
-"""Unreadable files and pairs of copies that are printed; --json has all of them."""
+"""Unreadable files and pairs of copies that are printed; --json has all unreadable ones."""
 
 EPILOG = """\b
 Examples:
