@@ -296,20 +296,18 @@ class _Meaning:
         """For each raw label its word, None where it is left out."""
         pairs = {_key(raw): name for raw, name in self.label_map.pairs}
         numbering = NUMBERINGS[self.label_map.numbering].names if self.label_map.numbering else {}
-        numbered = all(_without_number(raw) is not None for raw in self.counts)
+        classes = {_key(name) for name in self.label_map.classes}
         words: dict[str, str | None] = {}
-        for raw in self.counts:
-            word = _without_number(raw)
-            if word is None or not (numbered or _expression(word)):
-                word = _normal(raw)
+        for raw, bare in _without_numbers(self.counts).items():
+            word = _normal(raw) if _key(raw) in classes else bare
             number = _number(word)
-            numbered_word = numbering.get(number) if number is not None else None
+            numbered_word = numbering.get(number) if isinstance(number, int) else None
             keys = [_key(raw), _key(word), _key(numbered_word or _expression(word) or word)]
             named = next((pairs[key] for key in keys if key in pairs), None)
             if named is not None:
                 words[raw] = None if named == LEFT_OUT else named
             elif number is not None:
-                words[raw] = numbering.get(number, str(number))
+                words[raw] = numbering.get(number, str(number)) if isinstance(number, int) else str(number)
             else:
                 words[raw] = word
         return words
@@ -330,11 +328,21 @@ def _refuse_unclear(
     meaning: Mapping[str, str | None], counts: Mapping[str, int], label_map: LabelMap, name: str, first: _First
 ) -> None:
     """Refuse labels that are empty, or numbers to which nothing gives a meaning."""
-    empty = [raw for raw, word in meaning.items() if word == ""]
+    classes = [_key(each) for each in label_map.classes] + [_key(each) for _, each in label_map.pairs]
+    empty = [
+        raw for raw, word in meaning.items() if word is not None and _key(word) in _MISSING and word not in classes
+    ]
     if empty:
         missing = sum(counts[raw] for raw in empty)
-        raise DataError(f"{name}: {missing:,} of {sum(counts.values()):,} pictures have no label{first(empty[0])}")
-    classes = [_key(each) for each in label_map.classes] + [_key(each) for _, each in label_map.pairs]
+        written = _shown(empty[0].strip())
+        remedy = (
+            f", but {written}: leave them out with --labels {written}=-, or name their class: --labels {written}=CLASS"
+            if written
+            else ": label them, or remove them from the data"
+        )
+        raise DataError(
+            f"{name}: {missing:,} of {sum(counts.values()):,} pictures have no label{first(empty[0])}{remedy}"
+        )
     numbers = [raw for raw, word in meaning.items() if word and _number(word) is not None and _key(word) not in classes]
     if not numbers:
         return
@@ -370,7 +378,8 @@ def _ordered(labels: set[str], declared: tuple[str, ...] | None) -> tuple[tuple[
     """The classes in their order, and where the order comes from."""
     if labels <= set(EMOTIONS):
         return tuple(label for label in EMOTIONS if label in labels), "the expressions in FER2013's order"
-    keys = [_key(_without_number(name) or name) for name in declared or ()]
+    keys = [_key(name) for name in declared or ()]
+    keys += [_key(_without_number(name) or name) for name in declared or ()]
     keys += [_key(_expression(name) or name) for name in declared or ()]
     if declared and all(_key(label) in keys for label in labels):
         order = sorted(labels, key=lambda label: keys.index(_key(label)) % len(declared))
@@ -403,10 +412,11 @@ def _notes(
     declared: tuple[str, ...] | None,
     label_map: LabelMap,
 ) -> Iterable[str]:
+    spelling_of = {raw: _key(word) for raw, word in _without_numbers(final).items()}
     spellings: dict[str, Counter[str]] = {}
     for raw, word in final.items():
         if word is not None:
-            spellings.setdefault(word, Counter())[_spelling(raw)] += counts[raw]
+            spellings.setdefault(word, Counter())[spelling_of[raw]] += counts[raw]
     renamed = [
         f"{_shown(spelling)} as {label}"
         for label, found in sorted(spellings.items())
@@ -426,22 +436,42 @@ def _notes(
     elif unused := [label for label in labels if label not in spellings]:
         yield f"there are no pictures of {_listed([_shown(label) for label in unused])}"
     if declared and not label_map.classes:
-        known = {_key(label) for label in labels} | {_spelling(raw) for raw in final}
+        known = {_key(label) for label in labels} | {*spelling_of.values(), *map(_key, final)}
         if unused := [name for name in declared if not {_key(name), _key(_expression(name) or name)} & known]:
             yield f"classes that the data declares and does not use are left out: {_listed(list(map(_shown, unused)))}"
-    occurring = {key for raw in final for key in (_key(raw), _spelling(raw), _key(_expression(raw) or raw))}
+    occurring = {key for raw in final for key in (_key(raw), spelling_of[raw], _key(_expression(raw) or raw))}
     if unmatched := [raw for raw, _ in label_map.pairs if _key(raw) not in occurring]:
         yield f"labels that --labels names and the data lacks: {_listed(list(map(_shown, unmatched)))}"
 
 
-_NUMBER = re.compile(r"(?:(?:class|label|emotion|expression)[\s_-]*)?([+-]?[0-9]{1,9})(?:\.0*)?", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"(?:(?:class|label|emotion|expression)[\s_-]*)?([+-]?(?:\d{1,9}(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2})?)", re.IGNORECASE
+)
 _PREFIX = re.compile(r"[0-9]{1,4}\s*[-_.:)\s]\s*(?=[^\W\d_])(.+)")
 
 
-def _number(text: str) -> int | None:
-    """The whole number that a raw label is ("3", "3.0", "03", "class 3"); None for any other text."""
+_MISSING = frozenset({"", "nan", "<na>", "n/a", "null"})
+"""How programs write a label that is missing."""
+
+
+def _number(text: str) -> int | float | None:
+    """The number that a raw label is ("3", "3.0", "03", "3e+00", "class 3", in any digits); None for other text."""
     match = _NUMBER.fullmatch(text.strip())
-    return int(match.group(1)) if match else None
+    value = float(match.group(1)) if match else None
+    return int(value) if value is not None and value.is_integer() else value
+
+
+def _without_numbers(raw_labels: Iterable[str]) -> dict[str, str]:
+    """The word of each raw label: without the number before it where all have one, or where the word is an expression.
+
+    Numbers that tell two labels apart belong to their words: 1 face, 2 faces, 3 faces.
+    """
+    bare = {raw: _without_number(raw) for raw in raw_labels}
+    different = {(_key(word), _key(raw)) for raw, word in bare.items() if word is not None}
+    dropped = None not in bare.values() and len({word for word, _ in different}) == len(different)
+    return {
+        raw: word if word is not None and (dropped or _expression(word)) else _normal(raw) for raw, word in bare.items()
+    }
 
 
 def _without_number(raw: str) -> str | None:
@@ -454,10 +484,6 @@ def _expression(word: str) -> str | None:
     """The name of the expression that a word means, in any case and spelling: one of the seven or contempt."""
     number = emotion_index(word)
     return EMOTIONS[number] if number is not None else CONTEMPT if _key(word) == CONTEMPT else None
-
-
-def _spelling(raw: str) -> str:
-    return _key(_without_number(raw) or raw)
 
 
 def _key(text: str) -> str:

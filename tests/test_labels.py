@@ -54,6 +54,17 @@ ALL = "neutral,surprise,sad,happy,fear,disgust,angry"
         ("anger,joy,calm", "bad,good,angry=bad,happy=good,calm=-", "", ("bad", "good"), "bad,good,-"),
         ("0_angry,1_happy", "angry=bad,happy=good", "", ("bad", "good"), "bad,good"),
         ("0,1", "0,1", "", ("0", "1"), "0,1"),
+        # Numbers that tell labels apart belong to them.
+        ("1 face,2 faces,3 faces", "", "", ("1 face", "2 faces", "3 faces"), "1 face,2 faces,3 faces"),
+        ("60 years,18 years", "", "60 years,18 years", ("60 years", "18 years"), "60 years,18 years"),
+        ("18 years,60 years", "18 years=young,60 years=old", "", ("old", "young"), "young,old"),
+        ("0_bored,1_awake", "1_awake,0_bored", "", ("1_awake", "0_bored"), "0_bored,1_awake"),
+        # Numbers as programs write them.
+        ("1e+00,2.000e0", "raf-db", "", ("fear", "surprise"), "surprise,fear"),
+        ("١,２", "raf-db", "", ("fear", "surprise"), "surprise,fear"),
+        ("0.5,-.5", "0.5=good,-0.5=bad", "", ("bad", "good"), "good,bad"),
+        ("nan,happy,sad", "nan=-", "", ("happy", "sad"), "-,happy,sad"),
+        ("null,happy", "null,happy", "", ("null", "happy"), "null,happy"),
     ],
 )  # fmt: skip
 def test_what_labels_become(raw: str, labels: str, declared: str, classes: tuple[str, ...], pictures: str) -> None:
@@ -106,6 +117,9 @@ def test_the_seven_under_their_own_names_need_no_note() -> None:
         ("happy,joy", "", r"2 to 1,000 classes, not 1 \('happy'\): the labels are happy \(1 picture\), joy \(1\)"),
         ("8,9", "ferplus", r"not 0"),
         ("happy,,sad", "", r"1 of 3 pictures have no label \(first in line 4\)"),
+        ("nan,happy,NaN", "", r"2 of 3 pictures have no label .first in line 3., but nan: .*--labels nan=-"),
+        ("0.31,-0.72", "", r"numbers without names: -0.72 \(1 picture\), 0.31"),
+        ("١,２", "", r"numbers without names"),
         ("happy," + "x" * 101, "", r"1 to 100 printable characters"),
         ("happy,a\x1bb", "", r"printable characters"),
     ],

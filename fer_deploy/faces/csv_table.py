@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fer_deploy.errors import DataError, one_line
-from fer_deploy.faces.columns import LABELS, PATHS, PIXELS, SPLITS, SURE_SPLITS, Columns, find_columns, plain_name
+from fer_deploy.faces.columns import LABELS, PATHS, PIXELS, SPLITS, Columns, find_columns, plain_name
 from fer_deploy.faces.file_sets import is_picture
 from fer_deploy.faces.listing import Listing, PictureSource
 from fer_deploy.faces.pixel_text import PixelReader, at_row, shown_text
@@ -166,6 +166,7 @@ class _Filler:
         self.table: FaceTable | None = None
         self.pixels: PixelReader | None = None
         self.blank = False
+        self.foreign = ""
         self.texts: dict[bytes, str] = {}
 
     def add(self, fields: list[bytes]) -> None:
@@ -208,6 +209,12 @@ class _Filler:
         if self.pixels is not None:
             self.table.pixels, scaled = self.pixels.done()
             notes += scaled
+        if self.foreign:
+            example = shown_text(self.foreign.encode())
+            notes.append(
+                f"the table is not UTF-8: it was read as Windows-1252, such as {example}: if that is wrong, save it "
+                "as UTF-8"
+            )
         self.table.notes = tuple(notes)
         return self.table
 
@@ -231,6 +238,8 @@ class _Filler:
         text = self.texts.get(value)
         if text is None:
             text = self.texts[value] = _text(value)
+            if not self.foreign and value.strip(_AROUND) != text.encode():
+                self.foreign = text
         return text
 
     def _split(self, value: bytes) -> str | None:
@@ -239,10 +248,10 @@ class _Filler:
         if split is None:
             assert self.table is not None
             column = self.table.columns.names[self.table.columns.split or 0]
-            sure = "" if plain_name(column) in SURE_SPLITS else f": rename the column {column!r} if it is no split"
             raise DataError(
                 f"{self._where()}: the split {shown_text(text.encode())} is not train, validation or test (or "
-                f"Training, PublicTest, PrivateTest){sure}"
+                f"Training, PublicTest, PrivateTest): write one of these, or rename the column {column!r} if it is "
+                "no split"
             )
         return split
 
@@ -287,6 +296,8 @@ def _lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
 
 def _split_records(first: list[bytes], lines: Iterator[bytes], separator: bytes) -> Iterator[list[bytes]]:
     for line in chain(first, lines):
+        if line.count(b'"') % 2:  # a line break in quotes
+            raise _QuotedError
         yield line.split(separator)
 
 

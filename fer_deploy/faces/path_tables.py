@@ -98,7 +98,13 @@ def read_tables(files: FileSet, tables: Sequence[NamedTable]) -> Listing:
     if all(table.has_pixels for table in tables):
         return replace(_joined([(each, table.split) for table, each in read], files.name),
                        left_out=files.without(table.file for table in tables))  # fmt: skip
-    return list_paths(files, [(each, table) for table, each in read if not table.has_pixels])
+    if with_pixels := [shown(table.file) for table in tables if table.has_pixels]:
+        others = [shown(table.file) for table in tables if not table.has_pixels]
+        raise DataError(
+            f"{files.name}: {', '.join(with_pixels[:3])} holds pixels, and {', '.join(others[:3])} names files: "
+            "expected tables of one kind: name the one to read"
+        )
+    return list_paths(files, [(each, table) for table, each in read])
 
 
 def _joined(tables: Sequence[tuple[FaceTable, str | None]], name: str) -> Listing:
@@ -117,6 +123,7 @@ def _joined(tables: Sequence[tuple[FaceTable, str | None]], name: str) -> Listin
     notes.append("the splits are the tables' names: " + ", ".join(f"{table.name} {own}" for table, own in tables))
     labels = [label for part in parts for label in part.labels]
     places = [f"{table.name}, row {row}" for table, _ in tables for row in range(len(table.labels))]
+    people = [person for table, _ in tables for person in table.people or [""] * len(table.labels)]
     return replace(
         parts[0],
         name=name,
@@ -125,7 +132,7 @@ def _joined(tables: Sequence[tuple[FaceTable, str | None]], name: str) -> Listin
         places=places,
         rows=np.arange(len(labels)),
         pictures=type(parts[0].pictures).decoded(pixels),
-        people=None,
+        people=people if any(people) else None,
         columns={},
         fer2013_numbers=all(part.fer2013_numbers for part in parts),
         notes=tuple(notes),
@@ -144,7 +151,8 @@ def list_paths(files: FileSet, tables: Sequence[tuple[FaceTable, NamedTable]]) -
     splits: list[str | None] = []
     people: list[str] = []
     notes: list[str] = []
-    others: dict[str, list[str]] = {}
+    columns = dict.fromkeys(column for table, _ in tables for column in table.others)
+    others: dict[str, list[str]] = {column: [] for column in columns}
     missing: list[str] = []
     find = Finder(files)
     for table, named in tables:
@@ -163,10 +171,9 @@ def list_paths(files: FileSet, tables: Sequence[tuple[FaceTable, NamedTable]]) -
             names.append(name)
             labels.append(label)
             splits.append(split or split_of_folders(name))
-            if table.people:
-                people.append(table.people[row])
-            for column, values in table.others.items():
-                others.setdefault(column, []).append(values[row])
+            people.append(table.people[row] if table.people else "")
+            for column in columns:
+                others[column].append(table.others[column][row] if column in table.others else "")
     _refuse_missing(files.name, missing, len(names), tables[0][0])
     if missing:
         left_out.counts["rows whose picture is not there"] = len(missing)
@@ -182,8 +189,8 @@ def list_paths(files: FileSet, tables: Sequence[tuple[FaceTable, NamedTable]]) -
         splits,
         notes=dict.fromkeys(notes),
         left_out=left_out,
-        people=people if len(people) == len(names) and people else None,
-        columns={column: values for column, values in others.items() if len(values) == len(names)},
+        people=people if any(people) else None,
+        columns=others,
     )
 
 

@@ -218,6 +218,12 @@ def test_words_come_before_numbers_and_persons_are_read() -> None:
     assert table.labels == ["froh", "böse"]
     assert (table.paths, table.people, table.pixels) == (["a.jpg", "b.jpg"], ["anna", "bert"], None)
     assert table.others["age"] == ["20", "30"]
+    assert any("not UTF-8: it was read as Windows-1252, such as 'böse'" in note for note in table.notes)
+
+
+def test_line_breaks_in_quotes_belong_to_their_field() -> None:
+    table = table_of('path,label\n"a.jpg","very\nhappy, so"\n"b.jpg","sad"\n')
+    assert (table.paths, table.labels) == (["a.jpg", "b.jpg"], ["very\nhappy, so", "sad"])
 
 
 def test_json_lines() -> None:

@@ -238,6 +238,22 @@ def test_tables_of_files_in_other_encodings(tmp_path: Path, encoding: str) -> No
     assert listed(tmp_path).labels == ["fröhlich", "müde"]
 
 
+def test_persons_that_only_some_tables_name_stay_with_their_pictures(tmp_path: Path) -> None:
+    draw(tmp_path, "a.png", "b.png", "c.png")
+    text(tmp_path, "train.csv", "path,label,subject,camera", "a.png,happy,anna,left", "b.png,sad,bert,right")
+    text(tmp_path, "test.csv", "path,label", "c.png,sad")
+    listing = listed(tmp_path)
+    known = dict(zip(listing.places, zip(listing.people or (), listing.columns["camera"], strict=True), strict=True))
+    assert known == {"a.png": ("anna", "left"), "b.png": ("bert", "right"), "c.png": ("", "")}
+
+
+def test_tables_of_pixels_and_tables_of_files_are_not_mixed(tmp_path: Path) -> None:
+    table_of_files(tmp_path, "path,label", "train.csv", "{0},{1}")
+    table_of_pixels(tmp_path, "test.csv")
+    with pytest.raises(DataError, match=r"test\.csv holds pixels, and train\.csv names files: .*name the one to read"):
+        listed(tmp_path)
+
+
 def test_an_archive_for_each_split(tmp_path: Path) -> None:
     for split, kind in (("train", "zip"), ("test_set", "gztar")):
         tree(tmp_path / split, "{label}/{number}.png", splits=("",), count=1)
