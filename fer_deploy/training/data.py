@@ -202,7 +202,7 @@ def check_labels_of(recipe: Recipe, dataset: Dataset) -> None:
             f"{recipe.name}: {dataset.name} was read without the recipe's label_map: read the data with "
             f"--labels {one_line(str(wanted), limit=120)}, or with labels=recipe.data_labels() in Python"
         )
-    if recipe.labels == "ferplus" and not set(EMOTIONS) <= set(labels):
+    if recipe.labels == "ferplus" and labels != EMOTIONS:
         raise RecipeError(
             f'{recipe.name}: labels = "ferplus" needs the seven expressions, and {dataset.name} has '
             f"{_listed(labels)}: remove that line from the recipe"

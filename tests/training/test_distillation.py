@@ -117,7 +117,7 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     """Every face once a view, none that equals a validation or test face; weight and temperature as the recipe says."""
     images = few_faces.training.images.copy()
     images[:5] = few_faces.test.images[:5]  # these five are no training faces then
-    dataset = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, images=images))
+    dataset = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, pictures=images))
     shutil.copytree(finished / "training", tmp_path / "training")
     shown: list[bytes] = []
     used: list[tuple[float, float, float]] = []
@@ -166,6 +166,10 @@ def test_teachers_see_training_faces_alone_and_their_answers_are_learned_from(
     assert {tuple(load_file(path)["probabilities"].shape) for path in kept} == {(275, 7)}
 
 
+def face_set(images: torch.Tensor, dataset: Dataset) -> FaceSet:
+    return FaceSet(len(images), lambda _size: images.numpy(), lambda: dataset.sha256, torch.device("cpu"))
+
+
 def test_cached_views_are_shown_again_mirrored(finished: Path, few_faces: Dataset) -> None:
     """The student sees each kept view and its mirror image in turn, with the same answer; never mirrored where the
     recipe never mirrors."""
@@ -175,7 +179,7 @@ def test_cached_views_are_shown_again_mirrored(finished: Path, few_faces: Datase
 
     def shown(epoch: int, augmentation: Augmentation) -> tuple[torch.Tensor, torch.Tensor]:
         lesson, answers = teachers.for_epoch(
-            [FaceSet(images, few_faces.sha256)], augmentation, epoch=epoch, message=lambda line: None
+            [face_set(images, few_faces)], augmentation, epoch=epoch, message=lambda line: None
         )
         assert lesson is not None
         assert answers is not None
@@ -213,7 +217,7 @@ def test_other_teachers_show_other_views_and_the_same_ones_the_same(finished: Pa
     def views(*names: str) -> torch.Tensor:
         teachers = Teachers(Distillation(teachers=names, views=2), workspace=finished, device=torch.device("cpu"))
         lesson, _ = teachers.for_epoch(
-            [FaceSet(images, few_faces.sha256)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
+            [face_set(images, few_faces)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
         )
         assert lesson is not None
         return lesson.views
@@ -284,7 +288,7 @@ def test_answers_to_mixtures_and_to_unmixed_faces_are_cached_apart(finished: Pat
         taught = Distillation(teachers=("small",), views=2, mixup_alpha=alpha)
         teachers = Teachers(taught, workspace=finished, device=torch.device("cpu"))
         _, answers = teachers.for_epoch(
-            [FaceSet(images, few_faces.sha256)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
+            [face_set(images, few_faces)], Augmentation(shift=0.1), epoch=0, message=lambda line: None
         )
         assert answers is not None
         return answers
