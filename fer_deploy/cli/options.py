@@ -226,14 +226,15 @@ _DATA_OPTIONS = (
     click.option(
         "--data",
         metavar="PATH",
-        help="fer2013.csv (plain, .gz, .zip, Kaggle's archive), icml_face_data.csv, a folder tree, a parquet file, or "
-        "'synthetic'. Default: $FERDEPLOY_DATA, then data/ in the workspace.",
+        help="A folder of folders (one for each label), a table of files or pixels (CSV, TSV, JSON Lines, Parquet), "
+        "fer2013.csv, a published data set as it was unpacked, an archive of any of these, or 'synthetic'. "
+        "Default: $FERDEPLOY_DATA, then data/ in the workspace.",
     ),
     click.option(
         "--labels",
         metavar="MAP",
-        help="What the labels mean: a known numbering (fer2013, raf-db, affectnet, ferplus), renamed or merged labels "
-        "(1=surprise,2=fear,calm=-; - leaves a label out), or the classes in order (sad,happy).",
+        help="What the labels mean: a known numbering (fer2013, raf-db, affectnet, ferplus, ck+), renamed or merged "
+        "labels (1=surprise,2=fear,calm=-; - leaves a label out), or the classes in order (sad,happy).",
     ),
     click.option(
         "--split",

@@ -42,6 +42,9 @@ SECONDS_TO_CLOSE = 2.0
 
 DEFAULT_WEIGHTS = Loss().class_weights
 
+FEW_STEPS = 100
+"""Fewer steps leave a network's batch norms near their initial statistics: it validates no better than chance."""
+
 SECONDS_TO_START = 3.0
 """No run is started when less than this is left."""
 
@@ -97,20 +100,19 @@ def report_plan(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall
         return
     counts = ", ".join(f"{len(dataset.split(name)):,} {name}" for name in ("training", "validation", "test"))
     left_out = int(dataset.copies.sum())
-    say(
-        f"[bold]{escape(dataset.name)}[/]: {counts} faces; {left_out:,} training faces that equal a "
-        "validation or test face are left out"
-    )
+    copies = f"; {left_out:,} training faces that equal a validation or test face are left out" if left_out else ""
+    say(f"[bold]{escape(dataset.name)}[/]: {counts} faces{copies}")
     for note in dataset.notes:
         say(f"note: {escape(note)}")
     left = [run.epochs if call.restart else epochs_left(run.recipe, call.folder(run)) for run in plan]
+    faces = len(dataset.training) - left_out
     if any(left):
         _report_summary(plan, dataset)
+        _report_few_steps([run for run, epochs in zip(plan, left, strict=True) if epochs], faces)
     estimated = call.deadline is None
     table = Table(box=None, padding=(0, 2), header_style="bold")
     for heading in ("run", "stages", "epochs", "faces to see", *(["time, about"] if estimated else [])):
         table.add_column(heading, justify="left" if heading == "run" else "right", no_wrap=True)
-    faces = len(dataset.training) - left_out
     rates: dict[str, float] = {}
     for run, epochs in zip(plan, left, strict=True):
         most = "≤ " if any(stage.patience or stage.goal for stage in run.recipe.stages) else ""
@@ -141,6 +143,20 @@ def _report_summary(plan: Sequence[PlannedRun], dataset: Dataset) -> None:
             "data: rare classes count more with --set 'stage.*.loss.class_weights=balanced' or "
             "--set 'stage.*.sampler=balanced', and with --set best_by=macro-f1"
         )
+
+
+def _report_few_steps(plan: Sequence[PlannedRun], faces: int) -> None:
+    """Name the runs that take too few steps to learn, as a small data set in large batches does, and the remedy."""
+    for run in plan:
+        stages = run.recipe.stages
+        steps = sum(stage.length * max(1, faces // stage.batch_size) for stage in stages)
+        if steps < FEW_STEPS:
+            largest = max(stage.batch_size for stage in stages)
+            remedy = "smaller batches (--batch-size 16) or more --epochs" if largest > 16 else "more --epochs"
+            say(
+                f"note: {escape(run.name)} takes {steps:,} steps in all (batches of {largest} of {faces:,} faces), "
+                f"which is too few for most networks to learn: use {remedy}"
+            )
 
 
 def train_with_display(plan: Sequence[PlannedRun], dataset: Dataset, call: TrainingCall) -> int:

@@ -118,6 +118,7 @@ def test_every_page_shows_the_same_sections() -> None:
         assert expected in titles
     empty = replace(made, rows=(), pairs=(), warnings=())
     assert [section.title for section in sections(empty)] == ["The study's published figures"]
+    assert sections(replace(empty, labels=("calm", "merry"))) == []  # the study's figures are about seven labels
 
 
 def test_the_web_page_marks_recorded_figures() -> None:

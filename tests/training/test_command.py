@@ -62,6 +62,16 @@ def start(*arguments: str | Path, workspace: Path, before: Sequence[str] = ()) -
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("batch", "remedy"), [(64, "--batch-size 16"), (16, "use more --epochs")])
+def test_a_run_of_too_few_steps_is_named_with_the_remedy(batch: int, remedy: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, "short", epochs=1)
+    result = run(recipe, "--batch-size", str(batch), workspace=tmp_path)
+    assert result.exit_code == 0, result.output
+    (note,) = (line for line in result.output.splitlines() if "too few" in line)
+    assert "short takes" in note
+    assert remedy in note
+
+
 def test_notes_about_the_data_are_shown(tmp_path: Path) -> None:
     done = run(write_recipe(tmp_path, "one", epochs=1), workspace=tmp_path)
     assert done.exit_code == 0, done.output

@@ -105,7 +105,7 @@ def sections(report: Report, *, by: SortKey = "accuracy") -> list[Section]:
         Section("Loading, in a fresh process", table=_loading(rows)),
         Section("Where the time goes on a device", table=_device_times(rows)),
         Section("How it was computed", items=tuple(f"{row.label}: {row.note}" for row in rows if row.note)),
-        Section("The study's published figures", notes=(STUDY_REFERENCE,), table=_study()),
+        Section("The study's published figures", notes=(STUDY_REFERENCE,), table=_study(report.labels)),
     )
     return [_printable(section) for section in candidates if section.items or (section.table and section.table.rows)]
 
@@ -285,7 +285,10 @@ def _device_times(rows: Sequence[Row]) -> Table:
     )
 
 
-def _study() -> Table:
+def _study(labels: Sequence[str]) -> Table | None:
+    """The study's table; None for other labels than the seven that it scores."""
+    if tuple(labels) != EMOTIONS:
+        return None
     heading = ("study's model", "accuracy %", "GFLOPs", "efficiency", "remark")
     rows = tuple(
         (row.name, f"{row.accuracy * 100:.2f}", f"{row.gflops:.5f}", f"{row.efficiency:.2f}", row.remark)
