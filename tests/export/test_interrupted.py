@@ -84,13 +84,14 @@ def test_a_kill_at_any_file_operation_leaves_whole_files(tmp_path: Path) -> None
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Undisturbed:
     """An export of B that nothing disturbed.
 
     Attributes:
         files: its files' contents, by name.
-        seconds: how long it took.
+        seconds: how long it took, or the last interrupted one that ended before its signal: machines slow down and
+            speed up.
         limit_s: an export that takes longer hangs, also if the machine has more to do by then.
     """
 
@@ -180,8 +181,11 @@ def test_an_interrupted_export_leaves_nothing_half_written(
     left = _contents(interrupted)
     partial = _new_partial_files(interrupted, before)
     moment = "while writing" if while_writing else "at a random moment"
+    took = undisturbed.seconds
+    if process.returncode == 0:
+        undisturbed.seconds = after_s
     print(
-        f"{number.name} after {after_s:.1f} of {undisturbed.seconds:.1f} s, {moment}: exit code {process.returncode}, "
+        f"{number.name} after {after_s:.1f} of {took:.1f} s, {moment}: exit code {process.returncode}, "
         f"{len(left)} files, {len(partial)} temporary"
     )
 
