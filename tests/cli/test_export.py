@@ -61,7 +61,7 @@ def test_an_ensemble_alone_writes_the_fused_file_with_the_studys_weights(workspa
 def test_the_table_fits_80_columns(workspace: Path) -> None:
     done = _run("B", "--ensemble", "B,E", "--precision", "fp32,fp16", *DATA, workspace=workspace, columns=80)
     assert done.exit_code == 0, done.output
-    header = done.output.splitlines()[0]
+    header = next(line for line in done.output.splitlines() if not line.startswith("note: "))
     assert header.split("  ")[0] == "file"
     assert [" ".join(title.split()) for title in header.split("  ") if title.strip()] == [
         *("file", "kB", "nodes", "max |Δp|", "mean |Δp|", "flips", "valid. %", "test %")
