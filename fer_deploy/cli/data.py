@@ -108,7 +108,7 @@ def _show(console: Console, survey: Survey) -> None:
             say(line)
         for first, second in (*summary.copies.examples, *summary.near_copies.examples)[:LISTED]:
             say(f"  {first} = {second}")
-    if summary.left_out:
+    if summary.left_out and not any(note.startswith("left out: ") for note in summary.notes):
         say("left out: " + ", ".join(f"{count:,} {reason}" for reason, count in summary.left_out.items()))
     if summary.unreadable:
         say(f"unreadable: {len(summary.unreadable):,} pictures", "red")

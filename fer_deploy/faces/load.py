@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
+from fer_deploy.faces.columns import PEOPLE, plain_name
 from fer_deploy.faces.dataset import SPLITS, Dataset, Faces
 from fer_deploy.faces.ferplus import add_votes, votes_beside
 from fer_deploy.faces.find import HELP, find
@@ -236,6 +237,8 @@ def _grouped(
     if by is not None and by.casefold() in columns:
         column = columns[by.casefold()]
         return [column[row] or None for row in kept], f"{by}, a column"
+    if listing.people is not None and (by is None or plain_name(by) in PEOPLE):
+        return [listing.people[row] or None for row in kept], "person, a column"
     if by is not None:
         places = [listing.places[row] for row in kept]
         groups = groups_by(by, places)
@@ -248,8 +251,6 @@ def _grouped(
             )
         rest = f" ({unmatched:,} do not match and are drawn by picture)" if unmatched else ""
         return groups, f"by={by}{rest}"
-    if listing.people is not None:
-        return [listing.people[row] or None for row in kept], "person, a column"
     known_people = people_in([listing.places[row] for row in kept])
     return (known_people[0], f"person (file names as in {known_people[1]})") if known_people else (None, "")  # type: ignore[return-value]
 

@@ -257,6 +257,6 @@ def _note(split: int, pictures: int, share: float, rows: Rows, groups: int, requ
     part = "one in eight" if share == 1 / HELD_OUT else f"{100 * share:.3g}%"
     how = f"{part} of each class"
     if rows.groups is not None:
-        how = f"about {part}, all of {groups:,} groups by {rows.group_name}"
+        how = f"about {part}, {groups:,} group{'' if groups == 1 else 's'} by {rows.group_name}"
     seed = f" (seed {request.seed})" if request.seed else ""
     return f"there is no {SPLITS[split]} split: {pictures:,} training pictures, {how}, were drawn for it{seed}"

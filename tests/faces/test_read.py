@@ -277,6 +277,7 @@ def test_persons_are_known_by_a_column_by_names_or_by_a_rule(monkeypatch: pytest
     plain = {"splits": none, "labels": [WORDS[number // 8] for number in range(24)]}
     cases = [
         (plain | {"people": who}, None, "person, a column"),
+        (plain | {"people": who}, "by=subject", "person, a column"),
         (plain | {"columns": {"Subject": who}}, "by=subject", "subject, a column"),
         (plain | {"places": [f"{w}_001_{n:08}.png" for n, w in enumerate(who)]}, None, "file names as in CK+"),
         (plain | {"places": [f"{n}-of-{w}.png" for n, w in enumerate(who)]}, r"by=of-(\w+)", r"by=of-(\w+)"),
