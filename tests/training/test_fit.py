@@ -181,7 +181,7 @@ def test_ferplus_trains_on_votes_and_needs_them(tmp_path: Path, few_faces: Datas
 def test_copies_of_later_faces_are_left_out(tmp_path: Path, few_faces: Dataset, small_recipe: Recipe) -> None:
     images = few_faces.training.images.copy()
     images[:5] = few_faces.test.images[:5]
-    copied = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, images=images))
+    copied = dataclasses.replace(few_faces, training=dataclasses.replace(few_faces.training, pictures=images))
     recipe = dataclasses.replace(small_recipe, stages=small_recipe.stages[1:])
     record = train(recipe, copied, workspace=tmp_path, settings=CPU).run().record
     assert record["data"]["copies_left_out"] == 5
