@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,6 +156,7 @@ def command(
     with error_line(on_interrupt="No half-written file is left; run the same command again."):
         from fer_deploy.errors import ParityError, UnavailableError, install
 
+        data = _as_trained(data, [*names, *(member for members in ensembles for member in members)], workspace)
         dataset = open_data(data, workspace=workspace)
         try:
             from fer_deploy.export.plan import plan_ensemble, plan_run
@@ -205,6 +207,21 @@ def _warn(console: Console, strict: bool, message: str) -> None:
     if strict:
         raise ExportError(f"{message} (--strict)")
     console.print(f"[yellow]note:[/] {escape(printable(message))}", highlight=False)
+
+
+def _as_trained(data: DataRequest, members: Sequence[str], workspace: Path) -> DataRequest:
+    """The request, with the label map that all these runs were trained with if the user gives none."""
+    folders = [workspace / "training" / member.partition("~")[0] for member in members]
+    if data.source is None or data.labels is not None or not all((folder / "run.json").is_file() for folder in folders):
+        return data
+    from fer_deploy.errors import UnavailableError, install
+
+    try:
+        from fer_deploy.training.run import Run
+    except ModuleNotFoundError as error:
+        raise UnavailableError(f"{error.name} is not installed: {install('train')}") from error
+    label_maps = {Run.open(folder).label_map for folder in folders}
+    return replace(data, labels=label_maps.pop()) if len(label_maps) == 1 else data
 
 
 def _data_for(plan: Plan, dataset: Dataset | None, data: DataRequest, warn: Callable[[str], None]) -> Dataset | None:

@@ -132,6 +132,11 @@ def draw_splits(stated: NDArray[np.int8], rows: Rows, request: SplitRequest | No
         order = _ordered(groups, rows.pictures, request.seed, split)
         wanted = _wanted(totals, shares[split], np.bincount(rows.labels[splits == TRAINING], minlength=len(totals)))
         chosen = _nearest(order, wanted, keep=missing[-1] != split) if by_group else _fitting(order, wanted)
+        if not chosen:
+            raise DataError(
+                f"{name}: no picture can be drawn for the {SPLITS[split]} split, because one of each class remains for "
+                "training: expected a class of 3 different pictures or more, or other shares with --split"
+            )
         for group in chosen:
             splits[group.rows] = split
         taken = {id(group) for group in chosen}

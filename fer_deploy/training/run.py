@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import RecipeError, RunError, one_line
 from fer_deploy.files import read_file, write_bytes
+from fer_deploy.labels import LabelMap
 from fer_deploy.models import build_network, initialise
 from fer_deploy.models.transfer import last_layer
 from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes
@@ -81,6 +82,15 @@ class Run:
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of the network's outputs: the record's `data.labels`, or the seven without them."""
         return _labels_of(self.record)
+
+    @property
+    def label_map(self) -> LabelMap | None:
+        """How the labels of its data were read; None where they needed no map."""
+        content = (self.record.get("data") or {}).get("label_map")
+        try:
+            return None if content is None else LabelMap.from_dict(content)
+        except ValueError as error:
+            raise RunError(f"{self.folder}/run.json: data.label_map: {error}") from error
 
     @property
     def input_size(self) -> int:

@@ -116,10 +116,10 @@ def test_the_choice_is_that_of_earlier_versions() -> None:
 
 
 def test_a_class_with_one_face_keeps_it_for_training() -> None:
-    few = synthetic_faces(8, seed=3)  # two angry faces, one of each other class
-    splits = draw(few, np.zeros(8, np.int8)).splits
+    few = Faces(synthetic_faces(9, seed=3).images, np.array([0, 0, 0, 1, 2, 3, 4, 5, 6]), np.arange(9))
+    splits = draw(few, np.zeros(9, np.int8)).splits
     assert counts(few, splits, 0) == [1, 1, 1, 1, 1, 1, 1]
-    assert sum(counts(few, splits, 1) + counts(few, splits, 2)) == 1
+    assert counts(few, splits, 1) == counts(few, splits, 2) == [1, 0, 0, 0, 0, 0, 0]
 
 
 def test_rows_without_a_split_beside_others_are_training_rows(faces: Faces) -> None:
@@ -138,6 +138,15 @@ def test_what_states_all_splits_is_not_drawn_again(faces: Faces) -> None:
     assert drawn.splits.tolist() == stated.tolist()
     assert drawn.notes == ("--split draws nothing: the data set states all three splits",)
     assert draw(faces, stated).notes == ()
+
+
+def test_a_split_for_which_no_picture_can_be_drawn_is_refused(faces: Faces) -> None:
+    places = np.unique(faces.labels, return_index=True)[1]
+    one_each = faces.take(places)
+    with pytest.raises(DataError, match=r"^data: no picture can be drawn for the test split.*3 different pictures"):
+        draw(one_each, unstated(one_each))
+    with pytest.raises(DataError, match=r"for the validation split.*other shares with --split"):
+        draw(faces.take(np.arange(14)), np.full(14, -1, np.int8), "1/1/98")
 
 
 def test_without_training_pictures_nothing_can_be_drawn(faces: Faces) -> None:

@@ -91,7 +91,7 @@ def road(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     (workspace / "mine.toml").write_text(RECIPE.format(size=case.input_size), encoding="utf-8")
     at = ("--workspace", workspace, "--device", "cpu")
     road.run("train", workspace / "mine.toml", *road.data, *at)
-    road.run("export", "mine", *road.data, "--workspace", workspace)
+    road.run("export", "mine", "--data", path, "--workspace", workspace)  # the run knows its label map
     return road
 
 
