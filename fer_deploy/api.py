@@ -61,11 +61,16 @@ def load_data(
     Raises:
         DataError: there is no data, or it cannot be used. One line that names the file or row.
         ValueError: `labels` or `split` is not in its grammar.
+        TypeError: one of them is of another type, such as a list.
     """
     from fer_deploy.faces.load import load_dataset
     from fer_deploy.faces.request import DataRequest, SplitRequest
     from fer_deploy.labels import LabelMap
 
+    if not isinstance(labels, str | LabelMap | None):
+        raise TypeError(f"labels must be text such as 'sad,happy' or a LabelMap, not {type(labels).__name__}")
+    if not isinstance(split, str | SplitRequest | None):
+        raise TypeError(f"split must be text such as '80/10/10' or a SplitRequest, not {type(split).__name__}")
     request = DataRequest(
         source,
         labels=LabelMap.parse(labels) if isinstance(labels, str) else labels,
@@ -129,11 +134,14 @@ def train(
         UnavailableError: the device, the initial weights or PyTorch is absent.
     """
     _require_pipeline()
+    from fer_deploy.faces.dataset import Dataset
     from fer_deploy.recipes import Recipe
     from fer_deploy.training.fit import Settings
     from fer_deploy.training.fit import train as fit
     from fer_deploy.training.watcher import Watchers
 
+    if not isinstance(data, Dataset):
+        raise TypeError(f"data must be what load_data returns, not {type(data).__name__}")
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, workspace=workspace)
     settings = Settings(seed=seed, epochs=epochs, device=device, restart=restart)
     with _training_display(name or chosen.name, Path(workspace), progress) as display:

@@ -148,3 +148,12 @@ def test_every_function_and_argument_is_documented(name: str) -> None:
     for parameter in inspect.signature(function).parameters:
         assert f"{parameter}: " in text, f"{name}: {parameter}"
     assert "Raises:" in text or name == "verify"
+
+
+def test_arguments_of_other_types_are_refused_in_one_line() -> None:
+    with pytest.raises(TypeError, match="labels must be text such as 'sad,happy'"):
+        api.load_data("synthetic:50", labels=["sad", "happy"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="split must be text such as '80/10/10'"):
+        api.load_data("synthetic:50", split=(80, 10, 10))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="data must be what load_data returns, not str"):
+        api.train("plain", "faces/")  # type: ignore[arg-type]
