@@ -47,11 +47,14 @@ class Scheduler:
         self._optimiser = optimiser
         self._left = total_steps - 1
         if schedule.name == "one-cycle":
+            steps = max(total_steps, 2)
+            # A warm-up of exactly one step has no length for PyTorch, which divides by it.
+            warm_up = schedule.warm_up - 1e-9 if schedule.warm_up * steps == 1 else schedule.warm_up
             self._one_cycle = torch.optim.lr_scheduler.OneCycleLR(
                 optimiser,
                 max_lr=stage.optimiser.lr,
-                total_steps=max(total_steps, 2),
-                pct_start=schedule.warm_up,
+                total_steps=steps,
+                pct_start=warm_up,
                 anneal_strategy="cos",
                 div_factor=schedule.start_divisor,
                 final_div_factor=schedule.final_divisor,

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from drawn_data import EIGHT, encoded, faces_of, folder_tree, numbered_tree, table_of_paths
 from PIL import Image
 
+from fer_deploy.cli import cli
 from fer_deploy.errors import DataError
 from fer_deploy.faces.request import DataRequest
 from fer_deploy.faces.sheet import CELL, COLUMNS, Band, spread, write_sheet
@@ -54,6 +56,14 @@ def test_all_that_is_wrong_is_shown_at_once(tmp_path: Path) -> None:
     assert summary.labels == tuple("1234567")
     assert [(split.name, split.pictures) for split in summary.splits] == [("training", 28), ("test", 14)]
     assert len(survey.pictures_of(0, 3)) == 3
+
+
+def test_the_command_shows_what_was_left_out_once(tmp_path: Path) -> None:
+    folder = folder_tree(tmp_path / "faces", each=3)
+    (folder / "notes.txt").write_text("taken in May")
+    result = CliRunner().invoke(cli, ["data", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("left out: 1 *.txt") == 1
 
 
 def test_unreadable_pictures_alone_are_one_problem(tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def test_plateau_lowers_the_rate_after_its_patience() -> None:
     assert rates[3 + 12] == 2.5e-5
 
 
+@pytest.mark.parametrize("warm_up", [0.1, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("total_steps", [1, 2, 4, 9, 10, 11])
+def test_one_cycle_takes_a_warm_up_of_any_length(total_steps: int, warm_up: float) -> None:
+    optimiser = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.01)
+    stage = Stage(epochs=1, optimiser=Optimiser(lr=0.01), schedule=Schedule(name="one-cycle", warm_up=warm_up))
+    scheduler = Scheduler(optimiser, stage, total_steps=total_steps)
+    rates = [scheduler.lr]
+    for _ in range(total_steps - 1):
+        optimiser.step()
+        scheduler.after_step()
+        rates.append(scheduler.lr)
+    assert all(0 < rate <= 0.01 + 1e-12 for rate in rates)
+    assert total_steps * warm_up != 1 or rates[0] == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize(
     "schedule", [Schedule(), Schedule(name="one-cycle", cycle_momentum=True), Schedule(name="plateau", patience=1)]
 )
