@@ -147,7 +147,10 @@ def _refuse_doubles(
     for several in trees.values():
         if len(several) > 1:
             listed = ", ".join(sorted(shown("/".join(root)) or "." for root in several)[:4])
-            raise DataError(f"{name} holds several trees of pictures ({listed}): name the one to read")
+            raise DataError(
+                f"{name} holds several trees of pictures ({listed}): name the one to read, or, if they are persons, "
+                "name all pictures in a table with the columns path, label and person"
+            )
 
 
 def _splits_of_files(pictures: Sequence[str]) -> list[str | None] | None:

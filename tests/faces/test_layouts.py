@@ -247,6 +247,12 @@ def test_persons_that_only_some_tables_name_stay_with_their_pictures(tmp_path: P
     assert known == {"a.png": ("anna", "left"), "b.png": ("bert", "right"), "c.png": ("", "")}
 
 
+def test_folders_of_persons_above_the_classes_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    draw(tmp_path, "anna/happy/1.png", "anna/sad/2.png", "bert/happy/3.png", "bert/sad/4.png")
+    with pytest.raises(DataError, match=r"several trees of pictures \(anna, bert\): .*path, label and person"):
+        listed(tmp_path)
+
+
 def test_tables_of_pixels_and_tables_of_files_are_not_mixed(tmp_path: Path) -> None:
     table_of_files(tmp_path, "path,label", "train.csv", "{0},{1}")
     table_of_pixels(tmp_path, "test.csv")
