@@ -365,7 +365,7 @@ def test_a_full_disk_does_not_lose_what_was_measured(workspace: Path, monkeypatc
 def test_a_file_with_an_absurd_recorded_accuracy_is_a_row_with_the_reason(workspace: Path, accuracy: str) -> None:
     (workspace / "exports" / "odd.onnx").write_bytes(tiny_model(name="odd", accuracy=accuracy))
     result = bench(workspace, *FAST, "--no-timing")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, result.output
     assert "odd on ort-cpu: " in result.stdout
     assert "accuracy must be a number from 0 to 1" in " ".join(result.stdout.split())
     rows = json.loads((workspace / "benchmarks" / "report.json").read_text("utf-8"))["rows"]

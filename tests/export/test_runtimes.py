@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -56,7 +57,7 @@ def folder(
     """The exports of the tests, and an int8 file beside them."""
     target = tmp_path_factory.mktemp("runtimes")
     shutil.copytree(exports["B.onnx"].path.parent, target, dirs_exist_ok=True)
-    quantised = to_int8(model, dataset.training.take(range(64)), settings=Int8Settings())  # type: ignore[arg-type]
+    quantised = to_int8(model, dataset.training.take(np.arange(64)), settings=Int8Settings())
     content = quantised.SerializeToString(deterministic=True)
     (target / "B.int8.onnx").write_bytes(content)
     import onnxruntime

@@ -94,10 +94,10 @@ def test_the_copy_with_one_test_split_is_known(official: Splits) -> None:
     both = tuple(a + b for a, b in zip(OFFICIAL_COUNTS["validation"], OFFICIAL_COUNTS["test"], strict=True))
     merged = {"training": official["training"], "validation": Faces.empty(), "test": blank(both)}
     refuse_damaged(merged, "archive")
-    assert is_merged_copy(merged)
+    assert is_merged_copy({split: faces.counts for split, faces in merged.items()})
     assert not is_official(merged)
     merged["test"] = blank((both[0] - 1, both[1] + 1, *both[2:]))
-    assert not is_merged_copy(merged)
+    assert not is_merged_copy({split: faces.counts for split, faces in merged.items()})
     with pytest.raises(DataError, match="PrivateTest has 957 faces of angry, and FER2013 has 958"):
         refuse_damaged(merged, "archive")
 
