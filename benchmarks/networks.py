@@ -1,6 +1,6 @@
 """Take networks of timm through training, export, verification and timing, and write docs/networks.md.
 
-Each network trains for a few steps on drawn faces, which says nothing about its accuracy on people. It shows that the
+Each network trains for a few steps on drawn faces, which proves nothing about its accuracy on people. It shows that the
 network trains, that the file agrees with PyTorch, and what it costs.
 
     python benchmarks/networks.py                       # all, about a minute each on one idle core

@@ -4,7 +4,7 @@
 
 Each file of `exports/` gets the metadata that `ferdeploy export` would write now, with the accuracy that it was
 released with. The manifest gets the new hash and size and, from `benchmarks/report.json`, the recall and calibration
-that its card shows. Golden vectors stay as they are. The copy inside the package is replaced with its file.
+that its card shows. Golden vectors do not change. The copy inside the package is replaced with its file.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@
     print(verify(file.path, data=data).verdict)
     report = bench(file.path, data=data, quick=True)
 
-Each function runs the code of the command of its name, and writes the same files. Errors are `FerDeployError`. Progress
-is shown in terminals and notebooks, and nowhere else; `progress=False` turns it off. What a function needs is imported
-when it is called.
+Each function runs the code of the command of its name, and writes the same files. Errors are `FerDeployError`; an
+argument of a wrong type or grammar is a TypeError or ValueError. Progress is shown in terminals and notebooks only;
+`progress=False` turns it off. What a function needs is imported when it is called.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The classes of a data set: how its raw labels (words, numbers, names of folders) become the labels of a network.
 
-Words need no help: `understand` finds the seven expressions under all their spellings, and takes other words as they
-stand. Numbers mean nothing by themselves, since every data set numbers its classes differently, and are never guessed:
-a `LabelMap`, written `raf-db` or `1=surprise,2=fear` on the command line or in a recipe, gives their meaning.
+Words need no help: `understand` finds the seven expressions under all their spellings, and keeps other words
+unchanged. Numbers mean nothing by themselves, since every data set numbers its classes differently. They are never
+guessed: a `LabelMap`, written `raf-db` or `1=surprise,2=fear` on the command line or in a recipe, gives their meaning.
 """
 
 from __future__ import annotations
@@ -242,9 +242,9 @@ def understand(
     Args:
         raw_labels: the label of each picture as its source has it: a word, the name of a folder, or a number.
         declared: the classes that the source lists, in their order (`ClassLabel` names); None if it lists none.
-        label_map: what the user wrote; None for nothing.
+        label_map: of `--labels` or a recipe; None without one.
         name: the data set's name, for errors.
-        places: where each label is written, for errors: "row 12"; None if that helps nobody.
+        places: where each label is written, for errors: "row 12"; None to leave it out.
 
     Raises:
         DataError: labels are numbers without a numbering, or are missing, or are none of the classes that the map

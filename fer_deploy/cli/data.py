@@ -90,7 +90,7 @@ def _show(console: Console, survey: Survey) -> None:
     def say(line: str, style: str | None = None) -> None:
         console.print(printable(line), style=style, markup=False, soft_wrap=True)
 
-    say(f"{summary.name}: {summary.pictures:,} pictures, {len(summary.labels)} classes", "bold")
+    say(f"{summary.name}: {summary.pictures:,} pictures, {len(summary.labels):,} classes", "bold")
     for note in summary.notes:
         say(f"  {note}")
     if summary.label_source:

@@ -80,7 +80,7 @@ CLOSED: set[str] = set()
 
 
 def check_stdout() -> None:
-    """Refuse to compute results that nobody could read: UnavailableError where standard output is closed."""
+    """Refuse to compute results that would be lost: UnavailableError where standard output is closed."""
     if "stdout" in CLOSED:
         raise UnavailableError("standard output is closed, so the results would be lost: name a file with --output")
 

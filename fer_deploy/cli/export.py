@@ -225,7 +225,7 @@ def _as_trained(data: DataRequest, members: Sequence[str], workspace: Path) -> D
 
 
 def _data_for(plan: Plan, dataset: Dataset | None, data: DataRequest, warn: Callable[[str], None]) -> Dataset | None:
-    """The faces for a plan's files. Data that nobody asked for by name is left out where its labels are others."""
+    """The faces for a plan's files. Default data with other labels than the plan's is left out."""
     if dataset is None or data.source is not None or dataset.labels == plan.labels:
         return dataset
     warn(f"{plan.name}: it has other labels than {dataset.name}, which is not used: give its own data with --data")

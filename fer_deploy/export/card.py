@@ -34,8 +34,8 @@ def write_card(name: str, *, folder: Path) -> Path:
 
     Args:
         name: the model's name, as in `B+E`.
-        folder: the exports folder, with its manifest. The runs' records, for what the card tells of the data, are
-            expected in `training/` beside it.
+        folder: the exports folder, with its manifest. The runs' records, which describe the data, are expected in
+            `training/` next to it.
 
     Returns:
         The upload folder.

@@ -1,4 +1,4 @@
-"""The text of a model card. What it says about licence, data and limits depends on the data of the runs.
+"""The text of a model card. What it states about licence, data and limits depends on the data of the runs.
 
 FER2013's terms and limits are known and stated. Those of any other data are its owner's: nothing is claimed about them,
 and the card ends in a list of what the owner should add.

@@ -1,4 +1,4 @@
-"""Data sets of faces for training and evaluation: FER2013 in every common layout, FER+ votes, and drawn faces."""
+"""Data sets of faces with any labels: readers of every common layout, splits, FER+ votes, and synthetic faces."""
 
 from __future__ import annotations
 

@@ -29,19 +29,19 @@ from fer_deploy.files import lock, open_regular, replacing
 from fer_deploy.machine import cache_folder, memory_bytes
 
 FORMAT = 3
-"""Raised whenever the same key may stand for other content."""
+"""Increased whenever the same key may identify other content."""
 
 IN_MEMORY = 256 << 20
 """Bytes of pixels up to which a file is read into memory, and its checksum verified; more are mapped."""
 
 SHARE_OF_DISK = 4
-"""The cache may take one part in this many of what is free together with what the cache takes, or `LEAST`."""
+"""The cache may take 1 / this of the disk's free space and its own size together, but always `LEAST`."""
 
 LEAST = 1 << 30
 """Bytes that the cache may always take; FER2013 takes 83 MB."""
 
 ABANDONED = 24 * 3600
-"""Seconds without a change after which an unfinished file is what a killed process left."""
+"""Seconds without a change after which an unfinished file counts as left by a killed process."""
 
 _MAGIC = b"ferfaces"
 _TRAILER = len(_MAGIC) + 8
@@ -238,7 +238,7 @@ class _Memory:
 
 
 def _files(folder: Path, *, but: Path) -> list[tuple[float, int, Path]]:
-    """The finished files of the cache with their last use and size, the oldest use first."""
+    """The finished files of the cache with their last use and size, least recently used first."""
     found = []
     for path in [*folder.glob("*.faces"), *folder.glob("*.npz")]:  # .npz: of earlier versions
         if path != but:

@@ -188,7 +188,9 @@ def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO
         with zipfile.ZipFile(stream) as archive, _in_zip(archive, name) as opened:
             yield opened
     else:
-        remedy = "" if ": " in kind else ": expected a table that begins with emotion,pixels,Usage, or Parquet"
+        remedy = (
+            "" if ": " in kind else ": expected a table with a line of column names, such as label,pixels, or Parquet"
+        )
         raise DataError(f"{name} is {_in_words(kind)}{remedy}")
 
 
@@ -246,7 +248,7 @@ def refuse_bomb(unpacked: int, packed: int, name: str) -> None:
     """Raise DataError if `packed` bytes that unpack to `unpacked` bytes are more than a data set of faces can be."""
     if unpacked > LARGEST_UNPACKED:
         raise DataError(
-            f"{name} unpacks to more than {LARGEST_UNPACKED / 2**30:.0f} GiB: it is not a data set of 48x48 faces"
+            f"{name} unpacks to more than {LARGEST_UNPACKED / 2**30:.0f} GiB: unpack it yourself and name the table"
         )
     if unpacked > _RATIO_COUNTS_FROM and unpacked > packed * LARGEST_RATIO:
         raise DataError(f"{name} unpacks to over {LARGEST_RATIO} times its size: it is refused as a zip bomb")
@@ -310,4 +312,4 @@ def _is_usable(name: str) -> bool:
 
 
 def _in_words(kind: str) -> str:
-    return {"empty": "empty", "binary": "neither a table nor an archive", "parquet": "a parquet file"}.get(kind, kind)
+    return {"empty": "empty", "binary": "neither a table nor an archive", "parquet": "a Parquet file"}.get(kind, kind)

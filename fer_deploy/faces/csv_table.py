@@ -116,7 +116,7 @@ def _read(stream: IO[bytes], name: str, *, quoted: bool) -> FaceTable:
     first = next(lines, b"").removeprefix(b"\xef\xbb\xbf")
     if not first.strip():
         raise DataError(
-            f"{name} is empty or begins with an empty line: FER2013's table begins with emotion,pixels,Usage"
+            f"{name} is empty or begins with an empty line: expected a line of column names, such as label,pixels"
         )
     if first.lstrip().startswith(b"{"):
         return _read_json_lines(chain([first], lines), name)
@@ -183,7 +183,7 @@ class _Filler:
                 self.pixels = PixelReader(self.name, header=self.has_header)
         table, columns = self.table, self.table.columns
         if len(table.labels) == MOST_ROWS:
-            raise DataError(f"{self.name} has more than {MOST_ROWS:,} rows: FER2013 has 35,887")
+            raise DataError(f"{self.name} has more than {MOST_ROWS:,} rows: divide it into several data sets")
         splits = None if columns.split is None else self._split(fields[columns.split])
         table.splits.append(splits)
         if self.pixels is not None:
@@ -204,7 +204,7 @@ class _Filler:
         """The table. DataError if it has no rows."""
         if self.table is None:
             find_columns(self.header, self.name)  # its error comes first
-            raise DataError(f"{self.name} has a header and no rows: FER2013 has 35,887")
+            raise DataError(f"{self.name} has a header and no rows: expected a row for each picture")
         notes = [self.table.columns.note] if self.table.columns.note else []
         if self.pixels is not None:
             self.table.pixels, scaled = self.pixels.done()

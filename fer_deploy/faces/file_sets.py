@@ -121,7 +121,7 @@ def is_picture(name: str) -> bool:
 
 
 def files_in(folder: Path, left_out: LeftOut) -> list[str]:
-    """The relative names (with /) of the files in a folder and its subfolders, by the rule of `files.walk`.
+    """The relative names (with /) of the files in a folder and its subfolders, by the rule of `folders.walk`.
 
     Raises:
         DataError: a folder cannot be read, or there are more than two million files.

@@ -26,8 +26,8 @@ from fer_deploy.files import open_regular, sha256_of, shown
 from fer_deploy.folders import LeftOut
 
 HELP = (
-    "get fer2013.csv from Kaggle (Challenges in Representation Learning: Facial Expression Recognition Challenge) and "
-    "name it with --data, or use --data synthetic, which needs nothing"
+    "name a folder that has a folder of pictures for each label, or a table such as Kaggle's fer2013.csv, or take "
+    "'synthetic', which draws faces: docs/data.md shows every layout that is read"
 )
 
 EXPECTED = (
@@ -106,7 +106,9 @@ def _find_in_folder(folder: Path) -> Found:
             return Found(files.name, read)
     only = choose_only(files.names, _ARCHIVES, files.name)
     if only is None:
-        raise NoDataError(f"{shown(folder)} holds no data set: {_seen(files, reasons)}: {EXPECTED}, or {HELP}")
+        raise NoDataError(
+            f"{shown(folder)} holds no data set: {_seen(files, reasons)}: {EXPECTED}; 'synthetic' draws faces"
+        )
     return find(folder / only)
 
 

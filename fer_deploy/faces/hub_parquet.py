@@ -112,9 +112,9 @@ def list_parquet(files: Sequence[Path], name: str) -> Listing:
     described = [_describe(path) for path in files]
     total = sum(file.rows for file in described)
     if total > MOST_ROWS:
-        raise DataError(f"{name} has more than {MOST_ROWS:,} rows: FER2013 has 35,887")
+        raise DataError(f"{name} has more than {MOST_ROWS:,} rows: divide it into several data sets")
     if not total:
-        raise DataError(f"{name} has no rows: FER2013 has 35,887")
+        raise DataError(f"{name} has no rows: expected a row for each picture")
     left_out = LeftOut()
     kept: list[tuple[int, int]] = []
     labels: list[str] = []

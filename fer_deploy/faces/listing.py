@@ -62,7 +62,7 @@ class Listing:
         pictures: the pixels, or how to read them.
         people: who is in each picture, if the source tells: a person's pictures stay in one split.
         columns: other columns of a table, as text, by name, for `--split by=NAME`; empty for folders.
-        declared: the classes in order, if the source declares them (a parquet file's ClassLabel names).
+        declared: the classes in order, if the source declares them (the ClassLabel names of a Parquet file).
         fer2013_numbers: whether labels are numbers in FER2013's order for certain, as in FER2013's own table.
         votes: uint8 (n, 10) FER+ votes in the order of `VOTE_NAMES`, or None.
         notes: how the source was understood, one sentence each.

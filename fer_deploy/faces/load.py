@@ -113,7 +113,7 @@ def _load(request: DataRequest, workspace: Path, progress: Progress) -> Dataset:
 
 
 def _relabelled(dataset: Dataset, request: DataRequest) -> Dataset:
-    """A drawn data set with the labels that the user asked for."""
+    """A drawn data set with the labels of the request."""
     parts = [dataset.split(split) for split in SPLITS]
     pictures = np.concatenate([faces.images for faces in parts])
     listing = Listing(

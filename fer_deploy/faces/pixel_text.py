@@ -91,7 +91,9 @@ class PixelReader:
         first = self._rows
         self._rows += len(self._waiting)
         if self._rows * self._count > MOST_PIXELS:
-            raise DataError(f"{self._name} has more than {MOST_PIXELS // self._count:,} rows: FER2013 has 35,887")
+            raise DataError(
+                f"{self._name} has more than {MOST_PIXELS // self._count:,} rows: save the pictures as files"
+            )
         values = None
         if all(text.count(b" ") == self._count - 1 for text in self._waiting):
             values = _numbers(b" ".join(self._waiting) + b" ", len(self._waiting) * self._count)

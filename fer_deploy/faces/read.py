@@ -94,7 +94,7 @@ def _refuse(name: str, faulty: Sequence[Unreadable], count: int) -> DataError:
     more = f"; and {len(faulty) - LISTED:,} more" if len(faulty) > LISTED else ""
     return DataError(
         f"{name}: {len(faulty):,} of {count:,} pictures cannot be read: {named}{more}: replace or remove them "
-        "(`ferdeploy data` lists all)"
+        "(`ferdeploy data --json` lists all)"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a user asks for when a data set is read: the source, the labels, and how missing splits are drawn."""
+"""A request for a data set: the source, the labels, and how missing splits are drawn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SplitRequest:
         SplitRequest(shares=(70.0, 15.0, 15.0), by='subject', seed=3)
 
         Raises:
-            ValueError: one line that says what is wrong and what to write.
+            ValueError: one line: what is wrong and what to write.
         """
         values: dict[str, Any] = {}
         for part in re.split(r"\s+|,\s*(?=by=|seed=|[\d.]+/)", text.strip()):

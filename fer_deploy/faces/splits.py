@@ -62,6 +62,11 @@ class Rows:
     groups: Sequence[str | None] | None = None
     group_name: str = ""
 
+    @property
+    def grouping(self) -> str:
+        """What follows "groups" in a note: "by person", or "by=REGEX" of `--split`."""
+        return self.group_name if self.group_name.startswith("by=") else f"by {self.group_name}"
+
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -100,7 +105,7 @@ def draw_splits(stated: NDArray[np.int8], rows: Rows, request: SplitRequest | No
     Args:
         stated: int8 (n,), the place in `SPLITS` of each picture's split, -1 where the source states none.
         rows: the pictures.
-        request: what the user asked for; None for nothing.
+        request: shares, groups and seed; None: the defaults.
         name: the data set's name, for errors.
 
     Raises:
@@ -121,7 +126,7 @@ def draw_splits(stated: NDArray[np.int8], rows: Rows, request: SplitRequest | No
     groups, fixed = _groups(pool, rows)
     by_group = rows.groups is not None
     if by_group and len(groups) + len(fixed) <= len(missing):
-        reason = f"{len(groups) + len(fixed)} groups by {rows.group_name} are too few to draw {len(missing)} splits"
+        reason = f"{len(groups) + len(fixed)} groups {rows.grouping} are too few to draw {len(missing)} splits"
         if request.by is not None:
             raise DataError(f"{name}: {reason}: choose others with --split by=..., or leave by= out")
         notes.append(f"{reason}: they were drawn by picture")
@@ -153,7 +158,7 @@ def draw_splits(stated: NDArray[np.int8], rows: Rows, request: SplitRequest | No
 
 
 def _useless(request: SplitRequest) -> list[str]:
-    """The note for a user who asked for a split of data that have all."""
+    """The note for a `--split` that draws nothing, because the data have all splits."""
     return ["--split draws nothing: the data set states all three splits"] if request != SplitRequest() else []
 
 
@@ -262,6 +267,6 @@ def _note(split: int, pictures: int, share: float, rows: Rows, groups: int, requ
     part = "one in eight" if share == 1 / HELD_OUT else f"{100 * share:.3g}%"
     how = f"{part} of each class"
     if rows.groups is not None:
-        how = f"about {part}, {groups:,} group{'' if groups == 1 else 's'} by {rows.group_name}"
+        how = f"about {part}, {groups:,} group{'' if groups == 1 else 's'} {rows.grouping}"
     seed = f" (seed {request.seed})" if request.seed else ""
     return f"there is no {SPLITS[split]} split: {pictures:,} training pictures, {how}, were drawn for it{seed}"

@@ -84,7 +84,7 @@ class Pictures:
 
     @cached_property
     def uniform(self) -> tuple[int, int] | None:
-        """The height and width that all pictures have; None if they differ. No pictures have FER2013's size."""
+        """The height and width that all pictures have; None if they differ. An empty set counts as 48x48."""
         if self.shapes is None:
             height, width = self.pixels.shape[1:]
             return height, width
@@ -101,7 +101,7 @@ class Pictures:
         return self.uniform is not None and bool((np.diff(self.starts) == self.uniform[0] * self.uniform[1]).all())
 
     def release(self) -> None:
-        """Let go of the memory that holds parts of a mapped file. They are read again when they are needed."""
+        """Free the memory that holds parts of a mapped file; later reads load them again."""
         mapped: Any = self.pixels
         while isinstance(mapped, np.ndarray):
             mapped = mapped.base
@@ -145,7 +145,7 @@ class Pictures:
                 self.release()
 
     def keys(self) -> list[bytes]:
-        """A text of bytes for each picture: equal for exact copies, and only for them."""
+        """Bytes for each picture: equal for exact copies, and only for them."""
         if self.digests is not None and self.shapes is not None:
             return [
                 b"%dx%d " % (height, width) + digest.tobytes()

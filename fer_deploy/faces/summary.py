@@ -155,7 +155,7 @@ class Summary:
 
     def short(self) -> tuple[str, ...]:
         """What a person should see before training, one line each: the size, and whatever is unusual."""
-        lines = [f"{self.pictures:,} pictures, {described_sizes(self.sizes)}; {len(self.labels)} classes"]
+        lines = [f"{self.pictures:,} pictures, {described_sizes(self.sizes)}; {len(self.labels):,} classes"]
         balance = self.balance
         if balance is not None and balance[1] >= UNBALANCED * max(1, balance[3]):
             lines.append(described_balance(balance))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from fer_deploy.machine import available_cores
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much it is in all."""
+"""Called with the name of the step, the number of items that are done, and their total."""
 
 Result = TypeVar("Result")
 
@@ -19,7 +19,7 @@ AT_ONCE = 16
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:
-    """The progress of nobody who looks."""
+    """Show no progress."""
 
 
 def in_order(

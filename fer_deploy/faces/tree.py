@@ -49,11 +49,6 @@ def _split_of_file(name: str) -> str | None:
     return split_of(re.split(r"[_\-. ]", PurePosixPath(name).name, maxsplit=1)[0])
 
 
-def resized_note(count: int) -> str:
-    """The note about pictures that were not 48x48."""
-    return f"{count:,} pictures of another size were resized to {SIZE}x{SIZE}"
-
-
 def face_from_picture(content: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
     """A picture as a grey face, uint8 (48, 48), and whether it was resized. DataError, with `name`, if damaged."""
     grey = to_grey(read_picture(content, name=name, maximum_pixels=MOST_PIXELS).pixels)

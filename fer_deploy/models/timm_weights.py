@@ -30,7 +30,8 @@ def load_timm_imagenet(network: nn.Module, source: TimmSource) -> str:
 
     Raises:
         RecipeError: timm has no weights for the network.
-        UnavailableError: they are not in the cache and can't be downloaded; says what to do. The network is unchanged.
+        UnavailableError: they are not in the cache and can't be downloaded; the message states what to do. The network
+            is unchanged.
     """
     from huggingface_hub import constants
     from timm.models import get_pretrained_cfg

@@ -322,7 +322,7 @@ class Recipe:
     these is never scored as FER2013."""
     classes: tuple[str, ...] | None = field(default=None, metadata=LATER)
     """Names of the classes in their order, such as `["negative", "neutral", "positive"]`. Other labels are an error,
-    unless `label_map` says which class they are. By default the classes follow from the data."""
+    unless `label_map` gives their class. By default the classes follow from the data."""
     label_map: Mapping[str, str] | str | None = field(default=None, metadata=LATER)
     """Which of the data's labels is which class, such as `{ happy = "positive", sad = "negative", calm = "-" }`. `-`
     leaves the faces of a label out. Or a text as for `--labels`, such as `"raf-db"`, the numbering of a known data

@@ -210,7 +210,7 @@ class Place:
         return content
 
     def exists(self, name: str) -> bool:
-        """Whether the place holds this file. DataError, as `find`: no answer is not taken for absence."""
+        """Whether the place holds this file. DataError, as `find`, where that cannot be found out."""
         return self.find(name.encode()) is not None
 
     def names(self, beginning: str) -> list[str]:

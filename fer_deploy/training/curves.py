@@ -98,7 +98,7 @@ def _mark_stages(rows: list[dict[str, str]], first: Any, *others: Any) -> None:
 
 
 def _best(folder: Path, epochs: list[int], scores: list[float]) -> int:
-    """The index of the epoch whose weights were saved; without a record of it, of the highest one."""
+    """The index of the epoch whose weights were saved; without a record of it, of the highest score."""
     try:
         path = folder / "run.json"
         return epochs.index(required(read_record(path), "best.epoch", path))

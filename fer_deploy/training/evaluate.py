@@ -19,7 +19,7 @@ PRECISE_BN_FACES = 4096
 
 
 class Validation(NamedTuple):
-    """What a network is worth on the validation faces."""
+    """A network's figures on the validation faces."""
 
     loss: float
     """Mean cross-entropy."""

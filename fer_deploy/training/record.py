@@ -203,8 +203,8 @@ def is_complete(folder: Path, wanted: dict[str, Any]) -> bool:
     difference = _first_difference(_comparable(record.get("fingerprint"), path), _comparable(wanted, path))
     if difference:
         raise RunError(
-            f"{folder}: holds a run with another {difference}: train with the same value to resume it, choose another "
-            "name with --name, or replace the run with --restart"
+            f"{folder}: holds a run that differs in {difference}: train with the same value to resume it, choose "
+            "another name with --name, or replace the run with --restart"
         )
     return bool(record["status"] == "complete")
 

@@ -144,7 +144,7 @@ def draw_balanced(data: TrainingData, *, generator: torch.Generator) -> torch.Te
     """
     members = [torch.nonzero(data.classes == label).flatten() for label in range(len(data.labels))]
     members = [faces for faces in members if len(faces)]
-    shuffled = torch.randperm(len(members), generator=generator).tolist()  # who gets the remainder of the division
+    shuffled = torch.randperm(len(members), generator=generator).tolist()  # the first get one face more
     drawn = []
     for turn, place in enumerate(shuffled):
         faces = members[place]

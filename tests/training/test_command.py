@@ -151,7 +151,7 @@ def test_training_goes_on_past_a_failed_variant_and_exits_1(tmp_path: Path) -> N
     done = run(first, second, third, workspace=tmp_path)
     assert done.exit_code == 1
     assert re.search(
-        r"error: two: .*holds a run with another recipe\.stage\.0\.epochs \(the folder's: 3, yours: 2\)", done.output
+        r"error: two: .*holds a run that differs in recipe\.stage\.0\.epochs \(the folder's: 3, yours: 2\)", done.output
     )
     assert "error: 1 of 3 runs failed: two" in done.output
     assert "one complete:" in done.output

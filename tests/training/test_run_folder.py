@@ -65,10 +65,10 @@ def test_the_rounded_weights_have_the_recorded_accuracy(finished: Path, few_face
     [
         (
             {"recipe": "stage.0.optimiser.lr=1e-3"},
-            r"another recipe.stage.0.optimiser.lr \(the folder's: 0.004, yours: 0.001\)",
+            r"differs in recipe.stage.0.optimiser.lr \(the folder's: 0.004, yours: 0.001\)",
         ),
-        ({"seed": 1}, r"another seed \(the folder's: 0, yours: 1\)"),
-        ({"data": 140}, "another data"),
+        ({"seed": 1}, r"differs in seed \(the folder's: 0, yours: 1\)"),
+        ({"data": 140}, "differs in data"),
     ],
 )
 def test_another_run_in_the_folder_is_refused(
@@ -173,7 +173,7 @@ def test_a_run_older_than_a_key_of_the_schema_is_the_same_run(
     assert train(small_recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
     record["fingerprint"]["recipe"]["stage"][0]["epochs"] = 99
     path.write_text(json.dumps(record))
-    with pytest.raises(RunError, match=r"another recipe.stage.0.epochs \(the folder's: 99, yours: 4\)"):
+    with pytest.raises(RunError, match=r"differs in recipe.stage.0.epochs \(the folder's: 99, yours: 4\)"):
         train(small_recipe, few_faces, workspace=tmp_path, settings=CPU)
 
 

@@ -123,7 +123,7 @@ def test_a_run_recorded_before_goals_is_the_same_run(tmp_path: Path, few_faces: 
     path.write_text(json.dumps(record))
     assert train(recipe, few_faces, workspace=tmp_path, settings=CPU).status == "already complete"
     other = recipe_of(dataclasses.replace(recipe.stages[0], goal=0.5))
-    with pytest.raises(Exception, match=r"another recipe\.stage\.0\.goal"):
+    with pytest.raises(Exception, match=r"differs in recipe\.stage\.0\.goal"):
         train(other, few_faces, workspace=tmp_path, settings=CPU)
 
 
@@ -152,4 +152,4 @@ def test_without_a_name_b_and_e_are_trained_and_left_alone_once_complete(
     monkeypatch.setattr("fer_deploy.training.plan.load_recipe", load_recipe)
     refused = CliRunner().invoke(cli, words, env={"COLUMNS": "200"})
     assert refused.exit_code == 1  # the study's own recipes are other runs
-    assert refused.output.count("holds a run with another recipe") == 2
+    assert refused.output.count("holds a run that differs in recipe") == 2
