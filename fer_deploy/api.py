@@ -58,6 +58,10 @@ def load_data(
         workspace: the folder that may hold data/.
         progress: show a bar while pictures are read.
 
+    Returns:
+        Three splits of grey faces, uint8, each with its class; `labels` names the classes. `Faces.at(input_size)` gives
+        them as one array (n, side, side).
+
     Raises:
         DataError: there is no data, or it cannot be used. One line that names the file or row.
         ValueError: `labels` or `split` is not in its grammar.
@@ -115,7 +119,7 @@ def train(
 
     Args:
         recipe: the recipe, or what `load_recipe` takes.
-        data: the faces.
+        data: what `load_data` returns; its labels become the run's.
         name: the run's folder below training/; the recipe's name by default.
         seed: of every random draw.
         epochs: budget over all stages; the recipe's by default.
@@ -213,6 +217,9 @@ def verify(
         data: faces for the parity with the runs; drawn faces by default.
         workspace: holds training/ with the runs; by default the parent of the file's folder.
         progress: show a bar.
+
+    Returns:
+        Every check with its outcome, and the verdict: "proven", "sound but unproven" or "failed".
     """
     from fer_deploy.export.verify import verify_file
 

@@ -60,7 +60,7 @@ class Session(Protocol):
         """Wait until the device has done all its work."""
 
     def download(self, answer: Any) -> NDArray[np.float32]:
-        """Wait for the answer and return it as probabilities, float32 (n, 7), in host memory."""
+        """Wait for the answer and return it as probabilities, float32 (n, classes), in host memory."""
 
 
 @dataclass(frozen=True)

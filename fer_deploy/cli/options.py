@@ -41,7 +41,7 @@ class FiniteRange(click.FloatRange):
 class Millions(FiniteRange):
     """A whole number that people write in millions: `--megapixels 25` is 25,000,000 pixels.
 
-    Defaults are whole numbers already and stay as they are; help shows them in millions.
+    Defaults are whole numbers already and are not multiplied; help shows them in millions.
     """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

@@ -184,7 +184,7 @@ def _unpacked(stream: IO[bytes], name: str, *, nested: int) -> Iterator[tuple[IO
             yield opened
     elif kind == "zip":
         if nested:
-            raise DataError(f"{name} is an archive inside an archive: unpack it and name fer2013.csv")
+            raise DataError(f"{name} is an archive inside an archive: unpack it and name the table")
         with zipfile.ZipFile(stream) as archive, _in_zip(archive, name) as opened:
             yield opened
     else:
@@ -199,7 +199,7 @@ def _in_zip(archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], st
     members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
     chosen = choose_known(members) or choose_only(members, (".csv", ".csv.gz"), name)
     if chosen is None:
-        raise DataError(f"{name} holds no table of faces (fer2013.csv): name an archive that does")
+        raise DataError(f"{name} holds no table of faces: name an archive that does")
     member = members[chosen]
     label = f"{name}: {chosen}"
     refuse_bomb(member.file_size, member.compress_size, label)
@@ -237,7 +237,7 @@ def _in_tar(stream: IO[bytes], name: str) -> Iterator[tuple[IO[bytes], str]]:
                 return
     chosen = choose_only(names, (".csv",), name)
     if chosen is None:
-        raise DataError(f"{name} holds no table of faces (fer2013.csv): name an archive that does")
+        raise DataError(f"{name} holds no table of faces: name an archive that does")
     for member, archive in members_of(stream, check=check):
         if member.name == chosen and (opened := archive.extractfile(member)) is not None:
             yield opened, f"{name}: {shown(chosen)}"

@@ -16,7 +16,7 @@ from fer_deploy.errors import DataError
 from fer_deploy.faces.columns import find_columns, plain_name
 from fer_deploy.faces.containers import OTHER_FILES
 from fer_deploy.faces.csv_table import FaceTable, first_row_of, read_table
-from fer_deploy.faces.file_sets import FileSet, is_picture
+from fer_deploy.faces.file_sets import FileSet
 from fer_deploy.faces.levels import split_in
 from fer_deploy.faces.listing import Listing
 from fer_deploy.files import shown
@@ -267,8 +267,3 @@ class Finder:
         if len(found) > 1 and split is not None:
             found = [name for name in found if split_of_folders(name) == split] or found
         return found[0] if len(found) == 1 else None
-
-
-def is_table(name: str) -> bool:
-    """Whether a file is a table by its ending."""
-    return name.lower().endswith(ENDINGS) and not is_picture(name)

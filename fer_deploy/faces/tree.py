@@ -1,4 +1,4 @@
-"""Read faces from pictures in folders, on the disk or in an archive: the folders name the classes and the splits.
+"""List the pictures in folders, on the disk or in an archive: the folders name the classes and the splits.
 
 `faces.levels` tells which folder level is which. What does not belong to the tree is counted in a note.
 """

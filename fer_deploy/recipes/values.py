@@ -147,4 +147,4 @@ CONVERTERS: dict[Any, Callable[[Any, object, KeyPath], Any]] = {
     Mapping: _mapping,
     float: _number,
 }
-"""How each kind of annotation is converted; all others must match as they are."""
+"""How each kind of annotation is converted; all others must match without conversion."""

@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 SMALLEST = 64
-"""Weights of fewer numbers stay as they are: a Cast node would take more bytes than they save."""
+"""Weights of fewer numbers stay float32: a Cast node would take more bytes than they save."""
 
 
 def store_half(model: onnx.ModelProto) -> onnx.ModelProto:
