@@ -55,12 +55,11 @@ def load_dataset(
         workspace: the folder that may hold data/.
         votes: FER+'s fer2013new.csv; None takes the one beside the table, if there is one.
         labels: which raw label is which class; None: see `labels.understand`.
-        split: how splits that the source lacks are drawn; None: 80/10/10, seed 0.
+        split: how splits that the source lacks are drawn; None: see `SplitRequest`.
         progress: called while pictures are read, decoded and resized.
 
     Returns:
-        The data set. It is called FER2013 only if it is the official one. Without a validation split, one training face
-        in eight of each class is held out for it, and a note says so.
+        The data set. It is called FER2013 only if it is the official one. Notes state which splits were drawn, and how.
 
     Raises:
         DataError: there is no data, or it is damaged or incomplete. One line that names file and row.

@@ -126,7 +126,7 @@ def _content_digests(listing: Listing, progress: Progress) -> list[bytes]:
 
 
 def _key(listing: Listing, contents: Sequence[bytes]) -> str:
-    """Identifies the pixels of a listing's pictures: their bytes in their order."""
+    """The key of a listing's pictures in the cache: a hash of their bytes in their order."""
     whole = hashlib.sha256(b"".join(contents))
     pixels = listing.pictures.pixels
     return f"pictures {len(listing)} {None if pixels is None else pixels.shape[1:]} {whole.hexdigest()}"

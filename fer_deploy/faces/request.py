@@ -19,7 +19,7 @@ class SplitRequest:
     """How the splits that a data set lacks are drawn.
 
     Attributes:
-        shares: of training, validation and test, in any unit; None: 80/10/10.
+        shares: of training, validation and test, in any unit; None: 80/10/10, or one in eight if only one is missing.
         by: a column of the table, or a regular expression for file names. Pictures with the same value, or the same
             first group, stay in one split. None: by person where columns or file names tell, else by picture.
         seed: other seeds draw other splits.
@@ -84,7 +84,7 @@ class DataRequest:
     Attributes:
         source: a file or folder; 'synthetic' or 'synthetic:N'; None for the default data set.
         labels: which raw label is which class; None: see `labels.understand`.
-        split: how missing splits are drawn; None: 80/10/10, by person where that is known, seed 0.
+        split: how missing splits are drawn; None: `SplitRequest()`.
         votes: FER+'s fer2013new.csv; None: the one beside the table, if there is one.
     """
 
