@@ -90,3 +90,15 @@ def _unpacked() -> tuple[np.ndarray[Any, Any], ...]:
     pack = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pack)
     return pack.load()[:4]
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray on this machine, shared by all tests, since it takes seconds to start."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,4 +1,4 @@
-"""Small data sets of faces that the tiny model reads, and one Ray for all tests that need one."""
+"""Small data sets of faces that the tiny model reads."""
 
 from __future__ import annotations
 
@@ -86,15 +86,3 @@ def s3_bucket() -> Iterator[str]:
         filesystem.create_dir("bucket")
         yield address
         server.terminate()
-
-
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """One Ray on this machine, shared by all tests, since it takes seconds to start."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
