@@ -14,6 +14,7 @@ from typing import Any
 from fer_deploy.ensemble import CALIBRATION_BINS, STUDY_SOURCE
 from fer_deploy.errors import printable
 from fer_deploy.export.manifest import CardRecord
+from fer_deploy.export.plan import FER2013_NAME
 from fer_deploy.model.contract import ModelContract
 
 Records = Mapping[str, CardRecord]
@@ -115,10 +116,6 @@ ferdeploy knows nothing about the following. Complete it, and delete this sectio
 {initialisation}"""
 
 
-_FER2013 = r"FER2013(, \d+% of its training faces)?( with FER\+ labels)?"
-"""How a file's `trained_on` names FER2013."""
-
-
 @dataclass(frozen=True)
 class Card:
     """What a card is about."""
@@ -146,12 +143,12 @@ class Card:
     @property
     def on_fer2013(self) -> bool:
         """Whether any run of the model learned from FER2013."""
-        return re.search(rf"(^|, ){_FER2013}(, |$)", self.trained_on) is not None
+        return re.search(rf"(^|, ){FER2013_NAME}(, |$)", self.trained_on) is not None
 
     @property
     def on_other_data(self) -> bool:
         """Whether any run of the model learned from other data."""
-        return re.fullmatch(rf"{_FER2013}(, {_FER2013})*", self.trained_on) is None
+        return re.fullmatch(rf"{FER2013_NAME}(, {FER2013_NAME})*", self.trained_on) is None
 
     @property
     def license(self) -> str | None:

@@ -43,6 +43,9 @@ FER2013_LICENSE = "Apache-2.0 (code); weights for research use, see the data's t
 MAXIMUM_LICENSE = 200
 """Characters of a licence."""
 
+FER2013_NAME = r"FER2013(, \d+% of its training faces)?( with FER\+ labels)?"
+"""How a record or a file's `trained_on` names FER2013. Other data whose name begins so is not FER2013."""
+
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 
 
@@ -270,7 +273,7 @@ def data_name(run: Run) -> str:
 
 def is_fer2013(name: str) -> bool:
     """Whether a data set's name is FER2013's, whole or with a share of its training faces."""
-    return name == "FER2013" or name.startswith(("FER2013,", "FER2013 with"))
+    return re.fullmatch(FER2013_NAME, name) is not None
 
 
 def check_labels_of(data: Dataset, plan: Plan) -> None:

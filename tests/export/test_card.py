@@ -103,6 +103,12 @@ def test_a_stated_licence_is_in_the_file_and_on_the_card(
     assert "ferdeploy export --license" not in text
 
 
+@pytest.mark.parametrize("name", ["FER2013, mine.csv (not the official FER2013)", "FER2013 with glasses"])
+def test_data_whose_name_begins_as_fer2013s_has_not_its_licence(tmp_path: Path, name: str) -> None:
+    _card({"name": name}, tmp_path, labels=EMOTIONS)
+    assert "license" not in check_model_file(tmp_path / "exports" / "A.onnx").metadata
+
+
 def test_fer2013s_terms_and_limits_are_on_the_cards_of_its_models_alone(tmp_path: Path) -> None:
     text = _card({"name": "FER2013", "training_rows": 28006, "validation_rows": 3589}, tmp_path, labels=EMOTIONS)
     assert check_model_file(tmp_path / "exports" / "A.onnx").metadata["license"] == FER2013_LICENSE
