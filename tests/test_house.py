@@ -28,7 +28,7 @@ LAYERS = (
     ("recipes",),
     ("models",),
     ("faces",),
-    ("pictures", "files", "folders", "hosts", "machine", "study", "tars", "errors", "emotions", "labels"),
+    ("pictures", "files", "folders", "fonts", "hosts", "machine", "study", "tars", "errors", "emotions", "labels"),
 )
 """From the top down. A room imports from its own layer and from those below it; no two rooms import each other."""
 

@@ -16,7 +16,7 @@ from fer_deploy.errors import FerDeployError, MeasurementError, ModelFileError, 
 from fer_deploy.files import open_regular, shown
 from fer_deploy.model.contract import ModelContract, check_model_file
 from fer_deploy.model.names import PRECISIONS, ModelName, in_precision
-from fer_deploy.training.record import has_record, read_record
+from fer_deploy.training.record import has_record, labels_of, read_record
 
 Kind = Literal["file", "run", "foreign", "peer"]
 """file: one of our ONNX files. run: a run folder without one. foreign: another project's ONNX file. peer: a package."""
@@ -78,7 +78,7 @@ def _labels_of(run: Path) -> str | None:
 def _classes_of(run: Path) -> tuple[str, ...]:
     """The names of a run's classes: the seven where its record states none, or is damaged, as opening it reports."""
     try:
-        return tuple((read_record(run / "run.json").get("data") or {}).get("labels") or EMOTIONS)
+        return labels_of(read_record(run / "run.json"))
     except RunError:
         return EMOTIONS
 

@@ -245,7 +245,7 @@ def _read(inputs: Inputs, recognizer: Recognizer, settings: PredictSettings) -> 
     outputs = outputs_of(sources, draw=settings.draw, plot=settings.plot, others=others | results)
     has_video = any(source.is_video for source in sources)
     if settings.draw is not None:
-        from fer_deploy.reading.fonts import missing_notes
+        from fer_deploy.fonts import missing_notes
 
         for note in missing_notes(recognizer.labels):
             click.echo(f"{settings.draw}: {note}", err=True)

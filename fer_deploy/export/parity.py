@@ -17,7 +17,6 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from fer_deploy.errors import ExportError, ParityError, one_line
@@ -25,6 +24,7 @@ from fer_deploy.export import Progress
 from fer_deploy.export.graph import HALF_RANGE, FaceClassifier
 from fer_deploy.export.passes.members import show_members
 from fer_deploy.faces.dataset import SIZE, Faces
+from fer_deploy.faces.decode import resize
 from fer_deploy.model.contract import INPUT_NAME
 from fer_deploy.model.names import DYNAMIC, Shape
 from fer_deploy.model.session import pad_batch, start_session
@@ -380,8 +380,7 @@ def resized(images: NDArray[np.uint8], *, height: int, width: int) -> NDArray[np
     """Grey faces, uint8 (n, h, w), resized with Pillow to uint8 (n, height, width), or unchanged if they fit."""
     if (height, width) == images.shape[1:]:
         return images
-    size = (width, height)
-    return np.stack([np.asarray(Image.fromarray(face).resize(size, Image.Resampling.BILINEAR)) for face in images])
+    return np.stack([resize(face, height, width) for face in images])
 
 
 _TINTS = np.array([[1, 1, 1], [1, 0.8, 0.6], [0.5, 1, 0.7], [0.7, 0.4, 1]], np.float32)

@@ -28,7 +28,7 @@ from fer_deploy.errors import DataError
 from fer_deploy.files import lock, open_regular, replacing
 from fer_deploy.machine import cache_folder, memory_bytes
 
-FORMAT = 3
+FORMAT = 4
 """Increased whenever the same key may identify other content."""
 
 IN_MEMORY = 256 << 20

@@ -10,7 +10,7 @@ import codecs
 import gzip
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -135,11 +135,14 @@ def choose_only(names: Iterable[str], endings: tuple[str, ...], where: str) -> s
     tables = [name for name in names if _is_usable(name) and name.lower().endswith(endings)]
     tables = [name for name in tables if PurePosixPath(name).name.lower() not in OTHER_FILES]
     if len(tables) > 1:
-        listed = ", ".join(shown(name) for name in sorted(tables)[:4])
-        raise DataError(
-            f"{where} holds several data sets ({listed}) and none is called fer2013.csv: name the one to read"
-        )
+        raise several_data_sets(where, sorted(tables))
     return tables[0] if tables else None
+
+
+def several_data_sets(where: str, names: Sequence[str]) -> DataError:
+    """The error about a folder or archive with several data sets, of which the first few are named."""
+    listed = ", ".join(shown(name) for name in names[:4])
+    return DataError(f"{where} holds several data sets ({listed}) and none is called fer2013.csv: name the one to read")
 
 
 @contextmanager

@@ -153,7 +153,12 @@ def _refuse_doubles(
             )
 
 
+def split_in_name(picture: str) -> str | None:
+    """The split that the first word of a file's name states (`Training_12.jpg`, `test_0001.png`); None if none."""
+    return split_of(re.split(r"[_\-. ]", PurePosixPath(picture).name, maxsplit=1)[0])
+
+
 def _splits_of_files(pictures: Sequence[str]) -> list[str | None] | None:
-    """The splits by the first words of files (`Training_12.jpg`, `test_0001.png`), if every picture has one."""
-    found = [split_of(re.split(r"[_\-. ]", PurePosixPath(picture).name, maxsplit=1)[0]) for picture in pictures]
+    """The splits by the first words of files' names, if every picture has one."""
+    found = [split_in_name(picture) for picture in pictures]
     return found if found and None not in found and len(set(found)) > 1 else None

@@ -66,7 +66,19 @@ def load_dataset(
         UnavailableError: the source is Parquet and polars is not installed.
     """
     request = source if isinstance(source, DataRequest) else DataRequest(source, labels, split, votes)
-    return _load(request, workspace, progress or no_progress)
+    return load_with_listing(request, workspace=workspace, progress=progress or no_progress)[0]
+
+
+def load_with_listing(request: DataRequest, *, workspace: Path, progress: Progress) -> tuple[Dataset, Listing | None]:
+    """Read a data set as `load_dataset` does; also what its source lists, or None for drawn faces."""
+    source = _named_or_default(request.source, workspace)
+    found = find_data(source)
+    if found is None:
+        drawn = synthetic_dataset(_synthetic_count(str(source)))
+        return drawn if request.labels is None else _relabelled(drawn, request), None
+    with source_errors(found.name):
+        read = read_listing(found, check=lambda listing: _rows(listing, found.name, request), progress=progress)
+        return _assembled(found, read, request), read.listing
 
 
 def find_data(source: str | Path | None, *, workspace: Path = Path()) -> Found | None:
@@ -98,17 +110,6 @@ def _named_or_default(source: str | Path | None, workspace: Path) -> str | Path:
         where = named if os.environ.get(VARIABLE) else f"no --data, ${VARIABLE} or data/"
         raise DataError(f"no data set: {where}: {HELP}")
     return default
-
-
-def _load(request: DataRequest, workspace: Path, progress: Progress) -> Dataset:
-    source = _named_or_default(request.source, workspace)
-    found = find_data(source)
-    if found is None:
-        drawn = synthetic_dataset(_synthetic_count(str(source)))
-        return drawn if request.labels is None else _relabelled(drawn, request)
-    with source_errors(found.name):
-        read = read_listing(found, check=lambda listing: _rows(listing, found.name, request), progress=progress)
-        return _assembled(found, read, request)
 
 
 def _relabelled(dataset: Dataset, request: DataRequest) -> Dataset:

@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_deploy.errors import DataError
 from fer_deploy.faces.columns import find_columns, plain_name
-from fer_deploy.faces.containers import OTHER_FILES
+from fer_deploy.faces.containers import OTHER_FILES, several_data_sets
 from fer_deploy.faces.csv_table import FaceTable, first_row_of, read_table
 from fer_deploy.faces.file_sets import FileSet
 from fer_deploy.faces.levels import split_in
@@ -62,10 +62,7 @@ def tables_in(files: FileSet, reasons: list[str]) -> list[NamedTable]:
     several = [split for split, count in Counter(table.split for table in with_split).items() if count > 1]
     if len(found) <= 1 or (len(with_split) > 1 and not several):
         return with_split if len(with_split) > 1 else found
-    listed = ", ".join(shown(table.file) for table in found[:4])
-    raise DataError(
-        f"{files.name} holds several data sets ({listed}) and none is called fer2013.csv: name the one to read"
-    )
+    raise several_data_sets(files.name, [table.file for table in found])
 
 
 def _candidates(files: FileSet, reasons: list[str]) -> Iterator[NamedTable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -198,13 +199,14 @@ def _pictures(entry: Kept) -> Pictures:
 def _packed(listing: Listing) -> dict[str, NDArray[Any]]:
     """A listing without its pictures as arrays."""
     numbers: dict[str | None, int] = {None: -1} | {split: number for number, split in enumerate(SPLITS)}
-    notes = [*listing.notes, *([str(listing.left_out)] if listing.left_out.counts else [])]
     arrays: dict[str, NDArray[Any]] = {
         "labels": _texts(listing.labels),
         "splits": np.array([numbers[split] for split in listing.splits], np.int8),
         "places": _texts(listing.places),
         "rows": listing.rows,
-        "notes": _texts(notes),
+        "notes": _texts(listing.notes),
+        "left out": _texts(list(listing.left_out.counts)),
+        "left out counts": np.array(list(listing.left_out.counts.values()), np.int64),
         "fer2013 numbers": np.array(listing.fer2013_numbers),
     }
     if listing.people is not None:
@@ -217,8 +219,9 @@ def _packed(listing: Listing) -> dict[str, NDArray[Any]]:
 
 
 def _unpacked(name: str, arrays: Any, pictures: Pictures) -> Listing:
-    """The listing of `_packed`. What was left out is in its notes."""
+    """The listing of `_packed`."""
     votes = arrays.get("votes")
+    left_out = zip(_split(arrays["left out"]), arrays["left out counts"].tolist(), strict=True)
     columns = {key.removeprefix("column "): _split(arrays[key]) for key in arrays if key.startswith("column ")}
     splits: list[str | None] = [*SPLITS, None]  # the last is number -1
     return Listing(
@@ -234,7 +237,7 @@ def _unpacked(name: str, arrays: Any, pictures: Pictures) -> Listing:
         fer2013_numbers=bool(arrays["fer2013 numbers"]),
         votes=votes,
         notes=tuple(_split(arrays["notes"])),
-        left_out=LeftOut(),
+        left_out=LeftOut(Counter(dict(left_out))),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +28,7 @@ ROWS = 2
 _MANY_CLASSES = 20
 _GAP = 4
 _TITLE = 26
-_FONTS = (
-    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf",
-    "msyh.ttc", "YuGothM.ttc", "malgun.ttf", "wqy-zenhei.ttc", "WenQuanYi Zen Hei.ttf",
-)  # fmt: skip
-"""Fonts that systems have, for labels in scripts that Pillow's own font lacks."""
+_POINTS = 14
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,28 +99,10 @@ def _fitted(picture: NDArray[np.uint8]) -> Image.Image:
 
 def _drawable(text: str, number: int) -> tuple[str, ImageFont.FreeTypeFont | ImageFont.ImageFont]:
     """A text and a font that has its characters; the class's number instead where no font has them."""
-    from PIL import ImageFont
+    from fer_deploy.fonts import BUILT_IN, font_for, load_font
 
-    fonts = _fonts(14)
-    for font in fonts:
-        if _has_all(font, text):
-            return text, font
+    font = font_for(text)
+    if font is not None:
+        return text, load_font(font, _POINTS)
     plain = "".join(character for character in text.partition(":")[2] if character.isascii())
-    return f"class {number}:{plain}", ImageFont.load_default(14)
-
-
-def _fonts(size: int) -> Iterator[ImageFont.FreeTypeFont | ImageFont.ImageFont]:
-    from PIL import ImageFont
-
-    yield ImageFont.load_default(size)
-    for name in _FONTS:
-        try:
-            yield ImageFont.truetype(name, size)
-        except OSError:  # not on this system
-            continue
-
-
-def _has_all(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> bool:
-    """Whether a font can draw a text: a character that it lacks is drawn like one that no font has."""
-    missing = bytes(font.getmask("\uffff"))
-    return all(bytes(font.getmask(character)) != missing for character in set(text) if not character.isspace())
+    return f"class {number}:{plain}", load_font(BUILT_IN, _POINTS)

@@ -15,7 +15,7 @@ from fer_deploy.errors import DataError, printable
 from fer_deploy.faces.dataset import SPLITS, Dataset
 from fer_deploy.faces.decode import Decoded, decode
 from fer_deploy.faces.listing import Found, Listing
-from fer_deploy.faces.load import find_data, load_dataset
+from fer_deploy.faces.load import find_data, load_with_listing
 from fer_deploy.faces.near_copies import BITS, perceptual_hashes
 from fer_deploy.faces.request import DataRequest
 from fer_deploy.faces.sheet import Band, pictures_per_class, spread
@@ -68,15 +68,15 @@ def survey_data(request: DataRequest, *, workspace: Path = Path(), progress: Pro
     Raises:
         DataError: nothing there looks like a data set.
     """
-    found = find_data(request.source, workspace=workspace)
-    if found is None:
-        dataset = load_dataset(request, workspace=workspace, progress=progress)
-        return Survey(summarise(dataset), _from_dataset(dataset))
     try:
-        dataset = load_dataset(request, workspace=workspace, progress=progress)
+        dataset, listing = load_with_listing(request, workspace=workspace, progress=progress)
     except DataError as error:
+        found = find_data(request.source, workspace=workspace)
+        if found is None:
+            raise
         return _survey_refused(_listing(found), request, error, progress)
-    listing = _listing(found)
+    if listing is None:
+        return Survey(summarise(dataset), _from_dataset(dataset))
     place_of_row = dict(zip(listing.rows.tolist(), listing.places, strict=True))
     summary = summarise(dataset, place_of_row=lambda row: place_of_row.get(row, f"row {row}"))
     return Survey(replace(summary, left_out=dict(listing.left_out.counts)), _from_dataset(dataset))

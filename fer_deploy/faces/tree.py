@@ -5,23 +5,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import PurePosixPath
-
-import numpy as np
-from numpy.typing import NDArray
-
-from fer_deploy.faces.dataset import SIZE
-from fer_deploy.faces.file_sets import LARGEST_PICTURE as LARGEST_PICTURE
 from fer_deploy.faces.file_sets import FileSet
-from fer_deploy.faces.file_sets import files_in as files_in
-from fer_deploy.faces.levels import Levels
+from fer_deploy.faces.levels import Levels, split_in_name
 from fer_deploy.faces.listing import Listing
-from fer_deploy.faces.splits import split_of
-from fer_deploy.pictures import read_picture, to_grey
-
-MOST_PIXELS = 16_000_000
-"""Pixels that one picture may have before it is resized."""
 
 
 def tree_listing(files: FileSet, levels: Levels) -> Listing:
@@ -37,23 +23,9 @@ def tree_listing(files: FileSet, levels: Levels) -> Listing:
     if outside := len(files.pictures) - len(kept):
         left_out.counts["pictures outside the folders of classes"] = outside
     notes = [levels.note]
-    in_test = {name: _split_of_file(name) for name, split in zip(names, splits, strict=True) if split == "test"}
+    in_test = {name: split_in_name(name) for name, split in zip(names, splits, strict=True) if split == "test"}
     if "validation" not in splits and set(in_test.values()) == {"validation", "test"}:
         splits = [in_test.get(name, split) for name, split in zip(names, splits, strict=True)]
         notes.append("the test folder was split into PublicTest and PrivateTest by the names of its files")
     labels = [label for label in levels.labels if label is not None]
     return files.listing(names, labels, splits, notes=notes, left_out=left_out)
-
-
-def _split_of_file(name: str) -> str | None:
-    return split_of(re.split(r"[_\-. ]", PurePosixPath(name).name, maxsplit=1)[0])
-
-
-def face_from_picture(content: bytes, name: str) -> tuple[NDArray[np.uint8], bool]:
-    """A picture as a grey face, uint8 (48, 48), and whether it was resized. DataError, with `name`, if damaged."""
-    grey = to_grey(read_picture(content, name=name, maximum_pixels=MOST_PIXELS).pixels)
-    if grey.shape == (SIZE, SIZE):
-        return grey, False
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR)), True

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from fer_deploy.errors import DataError
 from fer_deploy.faces.dataset import Dataset, pixel_keys
 from fer_deploy.faces.decode import MOST_PIXELS, resize
+from fer_deploy.faces.file_sets import LARGEST_PICTURE, files_in
 from fer_deploy.faces.store import SIZE, Pictures
-from fer_deploy.faces.tree import LARGEST_PICTURE, files_in
 from fer_deploy.files import read_file, shown
 from fer_deploy.folders import LeftOut
 from fer_deploy.pictures import PICTURE_SUFFIXES, read_picture, to_grey

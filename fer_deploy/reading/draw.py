@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from fer_deploy.errors import DataError
 from fer_deploy.files import replacing
+from fer_deploy.fonts import BUILT_IN, drawable, font_for, load_font
 from fer_deploy.pictures import LUMA, Pixels
-from fer_deploy.reading.fonts import BUILT_IN, drawable, font_for, load_font
 from fer_deploy.recognizer import Recognition
 
 COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(

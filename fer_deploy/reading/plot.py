@@ -9,8 +9,8 @@ from typing import Any
 
 from fer_deploy.errors import UnavailableError, install
 from fer_deploy.files import replacing
+from fer_deploy.fonts import font_for, joins_letters, missing_notes, numbered
 from fer_deploy.reading.draw import colours_of
-from fer_deploy.reading.fonts import font_for, joins_letters, missing_notes, numbered
 from fer_deploy.reading.rows import FaceRow
 
 MAXIMUM_TRACKS = 6

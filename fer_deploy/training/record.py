@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import RecipeError, RunError, brief, one_line
 from fer_deploy.files import read_json, shown
 from fer_deploy.labels import check_labels
@@ -236,3 +237,8 @@ def _first_difference(old: Any, new: Any, where: str = "") -> str:
     if old == new:
         return ""
     return f"{where.rstrip('.')} (the folder's: {brief(old)}, yours: {brief(new)})"
+
+
+def labels_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a record; records without them are of runs with the seven."""
+    return tuple((record.get("data") or {}).get("labels") or EMOTIONS)

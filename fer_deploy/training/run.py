@@ -24,7 +24,7 @@ from fer_deploy.models import build_network, initialise
 from fer_deploy.models.transfer import last_layer
 from fer_deploy.recipes import Network, Recipe, list_experiments, list_recipes
 from fer_deploy.training.devices import NO_MEMORY
-from fer_deploy.training.record import REMEDY, has_record, read_record, recorded_recipe, required
+from fer_deploy.training.record import REMEDY, has_record, labels_of, read_record, recorded_recipe, required
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ class Run:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes, in the order of the network's outputs: the record's `data.labels`, or the seven without them."""
-        return _labels_of(self.record)
+        return labels_of(self.record)
 
     @property
     def label_map(self) -> LabelMap | None:
@@ -170,16 +170,11 @@ def first_weights(network: nn.Module, recipe: Recipe, labels: tuple[str, ...], *
     words = initialise(network, source, name=recipe.network.name)
     record = Path(source).with_name("run.json")
     if str(source).endswith(".safetensors") and has_record(record.parent):
-        before = _labels_of(read_record(record))
+        before = labels_of(read_record(record))
         if len(before) == len(labels) and before != labels:
             network.load_state_dict(fresh, strict=False)
             words += ", a new last layer: its labels are others"
     return words
-
-
-def _labels_of(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a record; records without them are of runs with the seven."""
-    return tuple((record.get("data") or {}).get("labels") or EMOTIONS)
 
 
 def list_runs(workspace: Path) -> list[Run]:

@@ -234,6 +234,7 @@ def test_what_a_reader_knows_comes_back_from_the_cache(monkeypatch: pytest.Monke
     assert first.labels == second.labels == ("low", "high", "middle")
     again = read_listing(Found("own", lambda: source, lambda: "key")).listing
     assert (again.people, again.columns, again.places) == (source.people, source.columns, source.places)
+    assert again.left_out.counts == left_out.counts
 
 
 @pytest.mark.parametrize("change", ["label", "shape"])

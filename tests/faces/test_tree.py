@@ -18,8 +18,8 @@ from fer_deploy.emotions import EMOTIONS
 from fer_deploy.errors import DataError
 from fer_deploy.faces import file_sets
 from fer_deploy.faces.dataset import SPLITS, Dataset
+from fer_deploy.faces.decode import decode
 from fer_deploy.faces.levels import split_in
-from fer_deploy.faces.tree import face_from_picture
 from fer_deploy.tars import LARGEST_RATIO
 
 OTHER_NAMES = ("Anger", "DISGUSTED", "fearful", "Happiness", "SAD", "suprise", "Neutral")
@@ -270,9 +270,9 @@ def test_grey_pictures_keep_their_exact_values_in_every_format(tmp_path: Path, s
     face = small.training.images[0]
     for name in ("a.png", "a.bmp", "a.pgm", "a.webp"):
         Image.fromarray(face).save(tmp_path / name, lossless=True)
-        found, resized = face_from_picture((tmp_path / name).read_bytes(), name)
-        assert np.array_equal(found, face)
-        assert not resized
+        found = decode((tmp_path / name).read_bytes(), name)
+        assert np.array_equal(found.grey, face)
+        assert not found.reduced
 
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
